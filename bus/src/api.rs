@@ -1,0 +1,273 @@
+//! The traits of a bus, and the words of their calls. One conformance suite holds for every
+//! implementation ([`conformance`](crate::conformance)).
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{
+    Epoch, Error, Offset, Position, PositionKey, RecordBatch, ShardId, Timestamp, TopicPartition,
+};
+
+/// How long records stay. `None` = no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Records older than this may go (by the newest timestamp of their batch).
+    pub age: Option<Duration>,
+    /// Oldest records may go while a partition holds more than this many bytes.
+    pub bytes: Option<u64>,
+}
+
+/// What a topic is made with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSpec {
+    /// The name, by Kafka's rules.
+    pub name: Arc<str>,
+    /// How many partitions, at least 1.
+    pub partitions: i32,
+    /// How long records stay.
+    pub retention: Retention,
+    /// The largest record, key and value and headers together. 1 MiB as on Kafka by default.
+    pub record_bytes_max: usize,
+}
+
+impl TopicSpec {
+    /// A topic with the default limits.
+    pub fn new(name: impl Into<Arc<str>>, partitions: i32) -> Self {
+        let retention = Retention::default();
+        Self { name: name.into(), partitions, retention, record_bytes_max: 1 << 20 }
+    }
+}
+
+/// A topic that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// What it was made with.
+    pub spec: TopicSpec,
+    /// Never reused: a topic deleted and made again has another.
+    pub id: u64,
+}
+
+/// Where a partition starts and ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watermarks {
+    /// The first offset that is there.
+    pub start: Offset,
+    /// One past the last durable record: the high watermark.
+    pub end: Offset,
+    /// Bytes of the batches held.
+    pub bytes: u64,
+}
+
+/// Where a trigger starts in a partition it has no position in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The first record there is.
+    Earliest,
+    /// What is appended from now on.
+    Latest,
+    /// The first record stamped at or after this time.
+    At(Timestamp),
+}
+
+/// A batch for one partition. The batch's own base offset is ignored: the bus assigns it.
+#[derive(Clone, Debug)]
+pub struct Append {
+    /// Where to.
+    pub to: TopicPartition,
+    /// What.
+    pub batch: RecordBatch,
+}
+
+/// Where an appended batch landed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The offset of its first record; the others follow without gaps.
+    pub base: Offset,
+}
+
+/// A position to commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PositionMove {
+    /// The input partition.
+    pub partition: TopicPartition,
+    /// Its new position. The epoch inside is that of the commit.
+    pub position: Position,
+}
+
+/// What a batch of work led to: all of it becomes durable and visible, or none.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// On whose behalf.
+    pub shard: ShardId,
+    /// The assignment that did the work.
+    pub epoch: Epoch,
+    /// Outputs, dead letters, later parked records and state changes. In order per partition.
+    pub appends: Vec<Append>,
+    /// Positions by input partition.
+    pub positions: Vec<PositionMove>,
+}
+
+/// What [`Bus::recover`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Every position the shard ever committed, by partition.
+    pub positions: Vec<(TopicPartition, Position)>,
+}
+
+/// A batch as it was read. Its first record is at or after the offset asked for.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// Where it lies.
+    pub partition: TopicPartition,
+    /// The records, in offset order.
+    pub batch: RecordBatch,
+}
+
+/// Reads assigned partitions from explicit offsets; made by [`Bus::reader`].
+#[async_trait]
+pub trait Reader: Send + Debug {
+    /// Waits until an assigned partition has records, then returns up to about `bytes_max` of
+    /// them, at least one batch, each partition's in offset order. Cancel safe: a dropped call
+    /// loses nothing. Only durable records are seen.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OffsetOutOfRange`] when retention passed the reader or the offset lies beyond
+    /// the end, [`Error::UnknownTopic`] when the topic was deleted, [`Error::Closed`].
+    async fn fetch(&mut self, bytes_max: usize) -> Result<Vec<Fetched>, Error>;
+}
+
+/// A bus: topics of partitioned records, and commits that tie appends to positions.
+///
+/// Rules, checked by [`conformance`](crate::conformance):
+///
+/// - what was acknowledged is durable, and is read back byte for byte, in order, once;
+/// - a commit is atomic: readers and [`recover`](Self::recover) see all of it or nothing;
+/// - a commit of an epoch below the newest that recovered or committed is refused and writes
+///   nothing;
+/// - within an epoch a position's `next` never decreases, and it never passes the end.
+#[async_trait]
+pub trait Bus: Send + Sync + Debug {
+    /// Makes a topic. Making one that exists with the same number of partitions returns it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TopicExists`], [`Error::TopicName`], [`Error::DiskFull`].
+    async fn create_topic(&self, spec: TopicSpec) -> Result<TopicInfo, Error>;
+
+    /// Deletes a topic and its records.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownTopic`].
+    async fn delete_topic(&self, name: &str) -> Result<(), Error>;
+
+    /// Every topic, by name.
+    ///
+    /// # Errors
+    ///
+    /// When the bus cannot be reached.
+    async fn topics(&self) -> Result<Vec<TopicInfo>, Error>;
+
+    /// The topic of this name, from memory: cheap enough to ask once per batch.
+    fn topic(&self, name: &str) -> Option<TopicInfo>;
+
+    /// Where a partition starts and ends.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`].
+    async fn watermarks(&self, partition: &TopicPartition) -> Result<Watermarks, Error>;
+
+    /// The offset at which `start` lies now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`].
+    async fn offset_for(&self, partition: &TopicPartition, start: Start) -> Result<Offset, Error>;
+
+    /// Appends as a source does: durable when it returns, each call atomic.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DiskFull`] below the reserve, [`Error::TooLarge`], [`Error::UnknownTopic`],
+    /// [`Error::UnknownPartition`], [`Error::Busy`], [`Error::Closed`].
+    async fn append(&self, appends: Vec<Append>) -> Result<Vec<Appended>, Error>;
+
+    /// The one commit: appends and positions as one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Fenced`], [`Error::Position`], and those of [`append`](Self::append), though the
+    /// reserve is open to it.
+    async fn commit(&self, commit: Commit) -> Result<Vec<Appended>, Error>;
+
+    /// Starts an assignment: from here on older epochs are fenced. Says where to go on, and hides
+    /// which copy is the truth.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Fenced`] when a newer epoch was seen.
+    async fn recover(&self, shard: ShardId, epoch: Epoch) -> Result<Recovered, Error>;
+
+    /// Committed positions of every shard, for lag and retention; no assignment needed.
+    ///
+    /// # Errors
+    ///
+    /// When the bus cannot be reached.
+    async fn positions(&self) -> Result<Vec<(PositionKey, Position)>, Error>;
+
+    /// Forgets a shard: its positions and its epoch. For triggers that were removed.
+    ///
+    /// # Errors
+    ///
+    /// When the bus cannot be written.
+    async fn forget_shard(&self, shard: ShardId) -> Result<(), Error>;
+
+    /// A reader of these partitions from these offsets.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`].
+    async fn reader(
+        &self,
+        assigned: Vec<(TopicPartition, Offset)>,
+    ) -> Result<Box<dyn Reader>, Error>;
+
+    /// Stops admitting, finishes what was admitted and lets go of the files.
+    async fn close(&self);
+}
+
+/// The node's own view of positions, quick to read and rebuilt from the bus if it is damaged.
+/// storage/ implements it on sled; the binary hands it to the bus, which never knows storage/.
+pub trait PositionLog: Send + Sync + Debug {
+    /// Writes these positions as one atomic batch, durable when it returns. Blocks on the disk.
+    /// A row that would move back within its epoch stays.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn record(
+        &self,
+        moves: &[(PositionKey, Position)],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+    /// Every row.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn load(
+        &self,
+    ) -> Result<Vec<(PositionKey, Position)>, Box<dyn std::error::Error + Send + Sync>>;
+
+    /// Drops every row, for a rebuild from the bus.
+    ///
+    /// # Errors
+    ///
+    /// The store's own.
+    fn clear(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}

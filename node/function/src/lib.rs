@@ -1,1 +1,20 @@
-//! TODO
+//! What a function is: its manifest, its package and its immutable revisions.
+//!
+//! `Manifest::load` turns `millrace.toml` into checked specs or into every mistake of the file
+//! at once; a package is a function's bytes by content; an explain page stands a page for every code
+//! that Millrace prints. The crate runs nothing and knows neither runtime nor cluster.
+
+mod diagnostic;
+mod manifest;
+mod names;
+mod units;
+
+pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
+pub use manifest::{
+    Batch, Delivery, FILE_NAME, Feed, Fresh, FunctionSpec, Instances, Manifest, Order,
+    PARTITIONS_MAX, Retention, Retry, Runtime, Start, Topic, TriggerSpec,
+};
+pub use names::{
+    NAME_CHARS_MAX, Name, NameError, TOPIC_CHARS_MAX, TopicNameError, check_topic_name,
+};
+pub use units::{UnitError, format_bytes, format_duration, parse_bytes, parse_duration};

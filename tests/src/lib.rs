@@ -1,1 +1,8 @@
-//! TODO
+//! The harness that whole-system tests share, and the promises that `cargo prove` shows to hold.
+//! Verdicts come from code of this crate alone: it reads journals with a decoder of its own.
+
+pub mod checker;
+pub mod harness;
+pub mod hidden;
+pub mod promise;
+pub mod workspace_tests;

@@ -1,0 +1,65 @@
+//! Finds and builds what the promises run: the node, the load generator, and the folders of the
+//! checkout. Everything lies beside the prove binary, in the same target directory and profile.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The root of the checkout.
+#[must_use]
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent").to_owned()
+}
+
+/// The target directory this binary was built into.
+#[must_use]
+pub fn target() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    let profile = own.parent().unwrap_or_else(|| Path::new("."));
+    // A test binary lies in `deps/`, one deeper.
+    let profile =
+        if profile.ends_with("deps") { profile.parent().unwrap_or(profile) } else { profile };
+    profile.parent().unwrap_or_else(|| Path::new("target")).to_owned()
+}
+
+/// A binary of the workspace, in release.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    target().join("release").join(name)
+}
+
+/// The node's binary.
+#[must_use]
+pub fn millrace() -> PathBuf {
+    binary("millrace")
+}
+
+/// Cargo, as it was called.
+#[must_use]
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root());
+    cargo
+}
+
+/// Builds what the promises run, so that none is shown for yesterday's code.
+///
+/// # Errors
+///
+/// When it does not build.
+pub fn build() -> Result<(), String> {
+    let mut cargo = cargo();
+    // The same selection of packages as the alias, so that features resolve the same.
+    cargo.args(["build", "--release", "--quiet", "--bin", "millrace", "--bin", "millrace-bench"]);
+    cargo.env("CARGO_TARGET_DIR", target());
+    match cargo.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("cargo build ended with {status}")),
+        Err(error) => Err(format!("could not start cargo: {error}")),
+    }
+}
+
+/// A component of the tests, as committed.
+#[must_use]
+pub fn component(name: &str) -> PathBuf {
+    root().join("tests/components").join(format!("{name}.wasm"))
+}

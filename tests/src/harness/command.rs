@@ -1,0 +1,72 @@
+//! Runs a command to its end, with a deadline, and keeps what it said.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::harness::wait;
+use crate::promise::{During, NotShown, broken};
+
+/// What a command that ended said.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// Its exit status; `None` when a signal ended it.
+    pub status: Option<i32>,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+    /// From start to end.
+    pub took: Duration,
+}
+
+impl Said {
+    /// Both streams, for messages and searches.
+    #[must_use]
+    pub fn all(&self) -> String {
+        format!("{}{}", self.stdout, self.stderr)
+    }
+}
+
+/// Runs `command` and waits for it; kills it when it takes longer than `within`.
+///
+/// # Errors
+///
+/// When it cannot be started or does not end in time.
+pub fn run(command: &mut Command, within: Duration) -> Result<Said, NotShown> {
+    let name = format!("{:?}", command.get_program());
+    let started_at = Instant::now();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().during(format!("start {name}"))?;
+    let stdout = gather(child.stdout.take());
+    let stderr = gather(child.stderr.take());
+    let ended = wait::until(within, || child.try_wait().ok().flatten());
+    let Some(status) = ended else {
+        end(&mut child);
+        let said = format!("{}{}", joined(stdout), joined(stderr));
+        return Err(broken(format!("{command:?} did not end within {within:?}; it said {said:?}")));
+    };
+    let took = started_at.elapsed();
+    Ok(Said { status: status.code(), stdout: joined(stdout), stderr: joined(stderr), took })
+}
+
+/// Kills a child and takes its status, so that it is gone.
+pub fn end(child: &mut Child) {
+    drop(child.kill());
+    drop(child.wait());
+}
+
+fn gather(stream: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut stream) = stream {
+            drop(stream.read_to_end(&mut bytes));
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn joined(gathered: JoinHandle<String>) -> String {
+    gathered.join().unwrap_or_default()
+}

@@ -1,0 +1,10 @@
+//! What every promise does with processes, files and time: find the binaries, start a node, wait
+//! for what it says, kill it and keep its logs.
+
+pub mod binaries;
+pub mod command;
+pub mod mounts;
+pub mod node;
+pub mod overlay;
+pub mod rng;
+pub mod wait;

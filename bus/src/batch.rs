@@ -287,6 +287,15 @@ impl RecordBatch {
         self.end - self.first
     }
 
+    /// Whether the view leaves nothing out and its offsets have no gap.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let count = read_u32(&self.bytes, 8) as usize;
+        self.first == 0
+            && self.end == count
+            && read_u32(&self.bytes, HEAD + (count - 1) * ENTRY + 8) as usize == count - 1
+    }
+
     /// The offset that the entries count from.
     #[must_use]
     pub const fn base(&self) -> Offset {

@@ -9,6 +9,7 @@ mod batch;
 pub mod conformance;
 pub mod embedded;
 mod error;
+mod metrics;
 mod partitioner;
 mod position;
 mod types;

@@ -1,0 +1,100 @@
+//! The embedded bus as its callers see it.
+
+use super::*;
+use crate::{BatchBuilder, Completions, Headers, PositionMove, RecordBatch, Timestamp};
+
+fn batch(values: &[&str]) -> RecordBatch {
+    let mut builder = BatchBuilder::default();
+    for value in values {
+        builder.push(Timestamp(5), None, Some(value.as_bytes()), Headers::default());
+    }
+    builder.finish().unwrap()
+}
+
+fn to(topic: &str, partition: i32, values: &[&str]) -> Append {
+    Append { to: TopicPartition::new(topic, partition), batch: batch(values) }
+}
+
+fn at(next: i64) -> Position {
+    Position { epoch: Epoch(0), next: Offset(next), completions: Completions::default() }
+}
+
+fn commit(epoch: u64, appends: Vec<Append>, next: i64) -> Commit {
+    let partition = TopicPartition::new("in", 0);
+    let positions = vec![PositionMove { partition, position: at(next) }];
+    Commit { shard: ShardId(1), epoch: Epoch(epoch), appends, positions }
+}
+
+async fn values(bus: &Embedded, topic: &str, from: i64, count: usize) -> Vec<String> {
+    let assigned = vec![(TopicPartition::new(topic, 0), Offset(from))];
+    let mut reader = bus.reader(assigned).await.unwrap();
+    let mut values = Vec::new();
+    while values.len() < count {
+        for fetched in reader.fetch(1 << 20).await.unwrap() {
+            for record in fetched.batch.iter() {
+                values.push(String::from_utf8(record.value.unwrap().to_vec()).unwrap());
+            }
+        }
+    }
+    values
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let bus = Embedded::open(EmbeddedConfig::new(dir.path()), None).unwrap();
+    bus.create_topic(TopicSpec::new("in", 2)).await.unwrap();
+    bus.create_topic(TopicSpec::new("out", 1)).await.unwrap();
+    bus.append(vec![to("in", 0, &["a", "b"]), to("in", 1, &["c"])]).await.unwrap();
+    bus.append(vec![to("in", 0, &["d"])]).await.unwrap();
+    bus.recover(ShardId(1), Epoch(3)).await.unwrap();
+    bus.commit(commit(3, vec![to("out", 0, &["A"])], 1)).await.unwrap();
+    bus.close().await;
+    drop(bus);
+
+    let bus = Embedded::open(EmbeddedConfig::new(dir.path()), None).unwrap();
+    assert_eq!(values(&bus, "in", 0, 3).await, ["a", "b", "d"]);
+    assert_eq!(values(&bus, "in", 1, 2).await, ["b", "d"], "from the middle of a batch");
+    assert_eq!(values(&bus, "out", 0, 1).await, ["A"]);
+    let recovered = bus.recover(ShardId(1), Epoch(4)).await.unwrap();
+    assert_eq!(recovered.positions[0].1.next, Offset(1));
+    let stale = bus.commit(commit(3, vec![to("out", 0, &["B"])], 2)).await;
+    assert!(matches!(stale, Err(Error::Fenced { current: Epoch(4), .. })), "{stale:?}");
+    assert_eq!(bus.watermarks(&TopicPartition::new("out", 0)).await.unwrap().end, Offset(1));
+}
+
+#[tokio::test]
+async fn a_second_process_is_told_who_has_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let _bus = Embedded::open(EmbeddedConfig::new(dir.path()), None).unwrap();
+    let second = Embedded::open(EmbeddedConfig::new(dir.path()), None);
+    let Err(Error::InUse { pid, .. }) = second else { panic!("{second:?}") };
+    assert_eq!(pid, std::process::id().to_string());
+}
+
+#[tokio::test]
+async fn sources_leave_the_reserve_to_commits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = EmbeddedConfig::new(dir.path());
+    let left = Arc::new(std::sync::atomic::AtomicU64::new(1 << 40));
+    let probed = Arc::clone(&left);
+    config.space = Arc::new(move || Some((1 << 40, probed.load(Ordering::Relaxed))));
+    let bus = Embedded::open(config, None).unwrap();
+    bus.create_topic(TopicSpec::new("in", 1)).await.unwrap();
+    bus.append(vec![to("in", 0, &["a"])]).await.unwrap();
+    left.store(100 << 20, Ordering::Relaxed);
+    let refused = bus.append(vec![to("in", 0, &["b"])]).await;
+    assert!(matches!(refused, Err(Error::DiskFull { .. })), "{refused:?}");
+    bus.commit(commit(1, vec![to("in", 0, &["dead"])], 1)).await.unwrap();
+    left.store(1 << 40, Ordering::Relaxed);
+    bus.append(vec![to("in", 0, &["c"])]).await.unwrap();
+    assert_eq!(values(&bus, "in", 0, 3).await, ["a", "dead", "c"]);
+}
+
+#[tokio::test]
+async fn garbage_is_named_and_not_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("journal.redb"), vec![0x5a; 70_000]).unwrap();
+    let opened = Embedded::open(EmbeddedConfig::new(dir.path()), None);
+    assert!(matches!(opened, Err(Error::Corrupt(_))), "{opened:?}");
+}

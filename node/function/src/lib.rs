@@ -4,9 +4,13 @@
 //! at once; a package is a function's bytes by content; an explain page stands a page for every code
 //! that Millrace prints. The crate runs nothing and knows neither runtime nor cluster.
 
+mod code;
 mod diagnostic;
 mod manifest;
 mod names;
+mod package;
+mod parse;
+mod revision;
 mod units;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
@@ -17,4 +21,9 @@ pub use manifest::{
 pub use names::{
     NAME_CHARS_MAX, Name, NameError, TOPIC_CHARS_MAX, TopicNameError, check_topic_name,
 };
+pub use package::{
+    DEPTH_MAX, ENTRIES_MAX, FILE_BYTES_MAX, NotADigest, PACKAGE_BYTES_MAX, Package, PackageDigest,
+    PackageError,
+};
+pub use revision::{NotARevision, Revision};
 pub use units::{UnitError, format_bytes, format_duration, parse_bytes, parse_duration};

@@ -1,0 +1,119 @@
+//! Whether the files that a manifest names are there, within the application's folder.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Component, Path};
+
+use super::kinds::{Draft, FeedDraft, FunctionDraft};
+use super::log::{Log, Spanned};
+use super::{Require, suggest};
+use crate::code;
+
+/// Checks every file and folder of the draft.
+pub(super) fn check(log: &Log<'_>, draft: &Draft, dir: &Path, require: Require) {
+    for function in draft.functions.iter().filter(|function| function.has_runtime) {
+        check_function(log, function, dir, require);
+    }
+    if let Some(feed) = &draft.feed {
+        check_feed(log, feed, dir);
+    }
+}
+
+/// Reports a path that is not a plain one within the folder.
+fn is_inside(log: &Log<'_>, path: &Spanned<String>) -> bool {
+    let text = &path.value;
+    let plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+    let fits = Path::new(text).components().all(plain) && !text.contains(['\\', '\0']);
+    if !fits {
+        let message = format!("{text:?} leads out of the application's folder");
+        let error = log.error(code::BAD_PATH, &path.span, message);
+        let error = error.note("a path is relative to millrace.toml, without `..`");
+        log.push(error.help("move the files into the folder"));
+    }
+    fits
+}
+
+fn check_function(log: &Log<'_>, function: &FunctionDraft, dir: &Path, require: Require) {
+    let Some(path) = function.path.as_ref().filter(|path| is_inside(log, path)) else { return };
+    let name = &function.spec.name;
+    let folder = dir.join(&path.value);
+    if !folder.is_dir() {
+        let message = format!("the folder of function `{name}` is not there");
+        let error = log.error(code::MISSING_FILE, &path.span, message).note("not a folder");
+        let error = error.tried(folder.display().to_string());
+        let meant = nearest_sibling(dir, &path.value).map(|meant| format!("path = \"{meant}\""));
+        log.push(error.suggest(meant));
+        return;
+    }
+    let Some(handler) = &function.handler else { return };
+    if handler.value.contains(['/', '\\', '\0']) || handler.value.starts_with('.') {
+        let message = format!("{:?} is not the name of a file", handler.value);
+        let error = log.error(code::BAD_PATH, &handler.span, message);
+        log.push(error.note("for wasm, the component's file inside `path`"));
+        return;
+    }
+    let component = folder.join(&handler.value);
+    if require == Require::Everything && !component.is_file() {
+        let message = format!("the component of function `{name}` is not there");
+        let error = log.error(code::MISSING_FILE, &handler.span, message).note("no such file");
+        let error = error.tried(component.display().to_string());
+        let is_crate = folder.join("Cargo.toml").is_file();
+        log.push(if is_crate {
+            error.help("`millrace build` makes it")
+        } else {
+            error.suggest(nearest_in(&folder, &handler.value))
+        });
+    }
+}
+
+fn check_feed(log: &Log<'_>, feed: &FeedDraft, dir: &Path) {
+    let Some(file) = feed.file.as_ref().filter(|file| is_inside(log, file)) else { return };
+    let path = dir.join(&file.value);
+    if !path.is_file() {
+        let error = log.error(code::MISSING_FEED, &file.span, "the file of the feed is not there");
+        let error = error.note("no such file").tried(path.display().to_string());
+        let meant = nearest_sibling(dir, &file.value).map(|meant| format!("file = \"{meant}\""));
+        log.push(error.suggest(meant));
+        return;
+    }
+    let Some(key) = &feed.key else { return };
+    let Some(columns) = columns(&path) else { return };
+    if !columns.contains(&key.value) {
+        let message = format!("the feed has no column {:?}", key.value);
+        let error = log.error(code::MISSING_FEED, &key.span, message);
+        let error = error.note(format!("columns are {}", columns.join(", ")));
+        let meant = suggest::nearest(&key.value, columns.iter().map(String::as_str));
+        log.push(error.suggest(meant.map(|column| format!("key = \"{column}\""))));
+    }
+}
+
+/// The columns of a CSV file, by its first line. `None` for other files and for unreadable ones:
+/// who reads the whole file reports those.
+fn columns(path: &Path) -> Option<Vec<String>> {
+    const HEAD_BYTES_MAX: u64 = 64 << 10;
+    path.extension().filter(|extension| extension.eq_ignore_ascii_case("csv"))?;
+    let mut head = Vec::new();
+    fs::File::open(path).ok()?.take(HEAD_BYTES_MAX).read_to_end(&mut head).ok()?;
+    let line_end = head.iter().position(|byte| *byte == b'\n')?;
+    let line = std::str::from_utf8(&head[..line_end]).ok()?.trim_start_matches('\u{feff}');
+    let column = |name: &str| name.trim().trim_matches('"').to_owned();
+    Some(line.trim_end_matches('\r').split(',').map(column).collect())
+}
+
+/// The path with its last part replaced by the nearest one that exists beside it.
+fn nearest_sibling(dir: &Path, path: &str) -> Option<String> {
+    let (parent, name) = match path.trim_end_matches('/').rsplit_once('/') {
+        Some((parent, name)) => (format!("{parent}/"), name),
+        None => (String::new(), path),
+    };
+    nearest_in(&dir.join(&parent), name).map(|meant| format!("{parent}{meant}"))
+}
+
+fn nearest_in(folder: &Path, name: &str) -> Option<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    suggest::nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
+}

@@ -1,0 +1,225 @@
+//! The reader of `[[function.NAME.trigger]]`: what is read, in what order, how often tried.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bus::Timestamp;
+
+use super::kinds::{parse_name, parse_topic, parse_topics};
+use super::log::Spanned;
+use super::planned;
+use super::section::Section;
+use crate::{Batch, Delivery, Name, Order, Retry, Start, TriggerSpec, code, parse_duration};
+
+#[derive(Debug)]
+pub(super) struct TriggerDraft {
+    pub(super) spec: TriggerSpec,
+    /// Its section's head.
+    pub(super) span: Range<usize>,
+    pub(super) topics: Vec<Spanned<String>>,
+    pub(super) output: Option<Spanned<String>>,
+    pub(super) dead_letter: Option<Spanned<String>>,
+}
+
+/// Reads all triggers of a function.
+pub(super) fn read(
+    function: &Section<'_>,
+    function_name: &Name,
+    app: Option<&Name>,
+) -> Vec<TriggerDraft> {
+    let title = format!("[[function.{function_name}.trigger]]");
+    let sections = function.sections("trigger", &title);
+    let is_only = sections.len() == 1;
+    let mut taken: Vec<Name> = Vec::new();
+    let mut drafts = Vec::with_capacity(sections.len());
+    for section in &sections {
+        let name = read_name(section, function_name, is_only, &mut taken);
+        drafts.push(read_trigger(section, name, function_name, app));
+    }
+    drafts
+}
+
+/// The trigger's name. A name that cannot be used was reported and stands in for one that can.
+fn read_name(section: &Section<'_>, function: &Name, is_only: bool, taken: &mut Vec<Name>) -> Name {
+    let text = section.string("name", "name = \"readings\"");
+    let Some(text) = text else {
+        let is_absent = !section.entries().iter().any(|entry| entry.name == "name");
+        if is_absent && !is_only {
+            let error = section.log.error(
+                code::UNNAMED_TRIGGER,
+                &section.span,
+                "every trigger of several needs a name",
+            );
+            let error = error.note("positions are kept under the name, never under the number");
+            section.log.push_missing(error.help("add `name = \"...\"`"));
+        }
+        return function.clone();
+    };
+    let Some(name) = parse_name(section, text.value, &text.span, "a trigger") else {
+        return function.clone();
+    };
+    if taken.contains(&name) {
+        let message = format!("two triggers of `{function}` are named `{name}`");
+        let error = section.log.error(code::DUPLICATE, &text.span, message);
+        let error = error.note("positions are kept under the name");
+        section.log.push(error.help("name each trigger differently"));
+    }
+    taken.push(name.clone());
+    name
+}
+
+fn read_trigger(
+    section: &Section<'_>,
+    name: Name,
+    function: &Name,
+    app: Option<&Name>,
+) -> TriggerDraft {
+    let topics = read_topics(section);
+    let start = read_start(section).unwrap_or_default();
+    let orders = [("partition", Order::Partition), ("key", Order::Key), ("none", Order::None)];
+    let order = section.choice("order", &orders, &[]).unwrap_or_default();
+    let deliveries =
+        [("at-least-once", Delivery::AtLeastOnce), ("exactly-once", Delivery::ExactlyOnce)];
+    let delivery = section.choice("delivery", &deliveries, planned::DELIVERIES).unwrap_or_default();
+    // One word each so far, which is what happens anyway: nothing is kept of them.
+    section.choice("event", &[("record", ())], planned::EVENTS);
+    section.choice("decode", &[("none", ())], planned::DECODES);
+    let batch = section.section("batch", "batch = { records = 100 }");
+    let retry = section.section("retry", "retry = { attempts = 3 }");
+    let dead_letter = section.string("dead-letter", "dead-letter = \"readings.dead\"");
+    let dead_letter = dead_letter.and_then(|topic| parse_topic(section.log, &topic));
+    let output = section.section("output", "output = { topic = \"alerts\" }");
+    let output = output.and_then(|section| read_output(&section));
+    let batch = batch.map(|section| read_batch(&section)).unwrap_or_default();
+    let retry = retry.map(|section| read_retry(&section)).unwrap_or_default();
+    section.finish(planned::TRIGGER);
+    let app = app.map_or("app", Name::as_str);
+    let dead = dead_letter.as_ref().map(|topic| topic.value.clone());
+    let spec = TriggerSpec {
+        name,
+        topics: topics.iter().map(|topic| topic.value.clone()).collect(),
+        start,
+        order,
+        delivery,
+        batch,
+        retry,
+        dead_letter: dead.unwrap_or_else(|| format!("{app}.{function}.dead")),
+        output_topic: output.as_ref().map(|topic| topic.value.clone()),
+    };
+    TriggerDraft { spec, span: section.span.clone(), topics, output, dead_letter }
+}
+
+fn read_topics(section: &Section<'_>) -> Vec<Spanned<String>> {
+    const EXAMPLE: &str = "topics = [\"readings\"]";
+    let Some(names) = section.strings("topics") else {
+        if !section.entries().iter().any(|entry| entry.name == "topics") {
+            section.missing("topics", EXAMPLE);
+        }
+        return Vec::new();
+    };
+    if names.value.is_empty() {
+        let error = section.log.error(code::WRONG_VALUE, &names.span, "`topics` cannot be empty");
+        section.log.push(error.note("a trigger reads something").help(format!("`{EXAMPLE}`")));
+    }
+    parse_topics(section.log, "topics", &names.value)
+}
+
+fn read_start(section: &Section<'_>) -> Option<Start> {
+    let entry = section.take("start")?;
+    let text = match (entry.item.as_str(), entry.item.as_datetime()) {
+        (Some(text), _) => text.to_owned(),
+        (None, Some(time)) => time.to_string(),
+        (None, None) => {
+            // Says what it takes, as for any other text.
+            section.string("start", "start = \"earliest\"");
+            return None;
+        }
+    };
+    match text.as_str() {
+        "earliest" => return Some(Start::Earliest),
+        "latest" => return Some(Start::Latest),
+        _ => {}
+    }
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Some(Start::At(Timestamp(time.as_millisecond())));
+    }
+    let is_time = text.starts_with(|c: char| c.is_ascii_digit());
+    let text = Spanned { value: text.as_str(), span: entry.span };
+    if is_time {
+        let message = format!("`start` cannot be {:?}", text.value);
+        let error = section.log.error(code::WRONG_VALUE, &text.span, message);
+        let error = error.note("a time has a date, a time of day and an offset, as in RFC 3339");
+        section.log.push(error.help("write it as `start = \"2026-01-31T06:00:00Z\"`"));
+    } else {
+        section.wrong_word("start", &text, ["earliest", "latest"].into_iter());
+    }
+    None
+}
+
+fn read_output(section: &Section<'_>) -> Option<Spanned<String>> {
+    let topic = super::kinds::required(section, "topic", "topic = \"alerts\"");
+    section.finish(planned::OUTPUT);
+    let topic = topic?;
+    parse_topic(section.log, &Spanned { value: topic.value.as_str(), span: topic.span })
+}
+
+fn read_batch(section: &Section<'_>) -> Batch {
+    let mut batch = Batch::default();
+    if let Some(records) = section.integer("records", 1..i64::from(Batch::RECORDS_MAX) + 1) {
+        batch.records = u32::try_from(records.value).unwrap_or(batch.records);
+    }
+    if let Some(bytes) = section.bytes("bytes", Batch::BYTES_MIN, Batch::BYTES_MAX) {
+        batch.bytes = bytes.value;
+    }
+    if let Some(window) = section.duration("window", Duration::ZERO, Batch::WINDOW_MAX) {
+        batch.window = window.value;
+    }
+    section.finish(&[]);
+    batch
+}
+
+fn read_retry(section: &Section<'_>) -> Retry {
+    let mut retry = Retry::default();
+    if let Some(attempts) = section.integer("attempts", 1..i64::from(Retry::ATTEMPTS_MAX) + 1) {
+        retry.attempts = u32::try_from(attempts.value).unwrap_or(retry.attempts);
+    }
+    if let Some((least, most)) = read_backoff(section) {
+        retry.backoff_min = least;
+        retry.backoff_max = most;
+    }
+    let year = Duration::from_secs(366 * 86_400);
+    retry.age_max = section.duration("max-age", Duration::from_secs(1), year).map(|age| age.value);
+    retry.bisect = section.boolean("bisect").unwrap_or(retry.bisect);
+    section.finish(planned::RETRY);
+    retry
+}
+
+/// `"1s..30s"`, or one duration for every pause.
+fn read_backoff(section: &Section<'_>) -> Option<(Duration, Duration)> {
+    let text = section.string("backoff", "backoff = \"1s..30s\"")?;
+    let (least, most) = text.value.split_once("..").unwrap_or((text.value, text.value));
+    let parse = |part: &str| {
+        parse_duration(part)
+            .map_err(|error| {
+                let message = "`backoff` is not a duration or a range of them";
+                let one = section.log.error(code::BAD_UNIT, &text.span, message);
+                let one = one.note(error.to_string());
+                section.log.push(one.help("write it as `backoff = \"1s..30s\"`"));
+            })
+            .ok()
+    };
+    let (least, most) = (parse(least)?, parse(most)?);
+    if least > most {
+        let message = "`backoff` starts with more than it ends with";
+        let error = section.log.error(code::CONTRADICTION, &text.span, message);
+        section.log.push(error.note("the shortest pause, two dots, the longest"));
+        return None;
+    }
+    if least.is_zero() || most > Retry::BACKOFF_MAX {
+        let message = "`backoff` is out of range";
+        let error = section.log.error(code::OUT_OF_RANGE, &text.span, message);
+        section.log.push(error.note("1ms to 1h: a failed record is not tried again at once"));
+        return None;
+    }
+    Some((least, most))
+}

@@ -1,11 +1,12 @@
 //! What a function is: its manifest, its package and its immutable revisions.
 //!
-//! `Manifest::load` turns `millrace.toml` into checked specs or into every mistake of the file
-//! at once; a package is a function's bytes by content; an explain page stands a page for every code
-//! that Millrace prints. The crate runs nothing and knows neither runtime nor cluster.
+//! [`Manifest::load`] turns `millrace.toml` into checked specs or into every mistake of the file
+//! at once; [`Package`] is a function's bytes by content; [`explain`] holds a page for every
+//! code that Millrace prints. The crate runs nothing and knows neither runtime nor cluster.
 
 mod code;
 mod diagnostic;
+mod explain;
 mod manifest;
 mod names;
 mod package;
@@ -14,6 +15,7 @@ mod revision;
 mod units;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
+pub use explain::{CodeTitle, codes, explain};
 pub use manifest::{
     Batch, Delivery, FILE_NAME, Feed, Fresh, FunctionSpec, Instances, Manifest, Order,
     PARTITIONS_MAX, Retention, Retry, Runtime, Start, Topic, TriggerSpec,

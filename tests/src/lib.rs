@@ -2,7 +2,10 @@
 //! Verdicts come from code of this crate alone: it reads journals with a decoder of its own.
 
 pub mod checker;
+pub mod first_alert;
 pub mod harness;
 pub mod hidden;
+pub mod journal_reader;
+pub mod kill_embedded;
 pub mod promise;
 pub mod workspace_tests;

@@ -1,6 +1,7 @@
 //! What every promise does with processes, files and time: find the binaries, start a node, wait
 //! for what it says, kill it and keep its logs.
 
+pub mod api;
 pub mod binaries;
 pub mod command;
 pub mod mounts;

@@ -1,1 +1,36 @@
-//! TODO
+//! The control API of a node: HTTP on loopback, with a bearer token.
+//!
+//! ```text
+//! connection ─▶ door (Host, Origin, limits, token) ─▶ routes ─▶ bus, or the node's view
+//! ```
+//!
+//! | route | what |
+//! |---|---|
+//! | `GET /healthz`, `/readyz`, `/metrics` | no token: they say nothing of records |
+//! | `GET /v1/status`, `/v1/lag` | [`Status`](api::Status), [`Lag`](api::Lag) |
+//! | `GET`, `POST /v1/topics` | [`TopicList`](api::TopicList); [`CreateTopic`](api::CreateTopic) |
+//! | `GET`, `DELETE /v1/topics/{t}` | [`Topic`](api::Topic) |
+//! | `GET /v1/topics/{t}/records` | [`RecordData`](api::RecordData), a line each |
+//! | `POST /v1/topics/{t}/records` | [`Produce`](api::Produce), or raw batches |
+//! | `POST /v1/topics/{t}:fetch` | [`Fetch`](api::Fetch): reads on from positions, and waits |
+//! | `POST /v1/node:shutdown` | drains the node and ends it |
+//!
+//! Errors are [`Problem`](api::Problem)s. The crate runs nothing and decides nothing: what a node
+//! is stands behind [`NodeView`], what a topic is behind `bus::Bus`.
+
+pub mod api;
+mod codes;
+mod data;
+mod door;
+mod lag;
+mod problem;
+mod produce;
+mod read;
+mod routes;
+mod server;
+mod topics;
+mod view;
+
+pub use data::Data;
+pub use server::{BindError, Gateway, GatewayConfig};
+pub use view::{NodeView, Readiness};

@@ -1,0 +1,44 @@
+//! The codes of the control API, by name. Each has its page in `millrace explain`.
+
+/// Not the name of a topic.
+pub(crate) const TOPIC_NAME: &str = "E0209";
+/// The disk is full.
+pub(crate) const DISK_FULL: &str = "E0401";
+/// The journal is damaged.
+pub(crate) const CORRUPT: &str = "E0403";
+/// No such topic.
+pub(crate) const UNKNOWN_TOPIC: &str = "E0404";
+/// No such partition.
+pub(crate) const UNKNOWN_PARTITION: &str = "E0405";
+/// An offset that is not there.
+pub(crate) const OFFSET: &str = "E0406";
+/// A record over its topic's limit.
+pub(crate) const RECORD_TOO_LARGE: &str = "E0407";
+/// The topic exists, with other settings.
+pub(crate) const TOPIC_EXISTS: &str = "E0408";
+/// The journal cannot be read or written.
+pub(crate) const DISK_ERROR: &str = "E0412";
+/// A batch that is not one.
+pub(crate) const BAD_BATCH: &str = "E0413";
+/// The address to listen on is taken.
+pub(crate) const PORT_IN_USE: &str = "E0501";
+/// No token, or not the token of this node.
+pub(crate) const UNAUTHORISED: &str = "E0505";
+/// No such route.
+pub(crate) const NO_ROUTE: &str = "E0506";
+/// The request took too long.
+pub(crate) const TIMEOUT: &str = "E0508";
+/// The address to listen on cannot be had, or must not be.
+pub(crate) const LISTEN: &str = "E0509";
+/// A topic that a function reads or writes cannot be deleted.
+pub(crate) const TOPIC_IN_USE: &str = "E0510";
+/// The node's own fault.
+pub(crate) const INTERNAL: &str = "E0511";
+/// The node drains, or its bus is closed.
+pub(crate) const CLOSING: &str = "E0512";
+/// A request that says what cannot be, says it in the wrong way, or is over a limit.
+pub(crate) const BAD_REQUEST: &str = "E0513";
+/// Too much is waiting.
+pub(crate) const BUSY: &str = "E0515";
+/// A `Host` that is not this machine, or a browser's `Origin`.
+pub(crate) const FOREIGN: &str = "E0516";

@@ -1,0 +1,125 @@
+//! Which route is whose, and what no route answers.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+use bus::Bus;
+use bytes::Bytes;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{API, Lag, Status};
+use crate::door::{self, Token};
+use crate::problem::Refusal;
+use crate::view::{NodeView, Readiness};
+use crate::{codes, lag, produce, read, topics};
+
+/// The largest body that is not records.
+pub(crate) const QUESTION_BYTES_MAX: usize = 256 << 10;
+
+/// What the routes share.
+pub(crate) struct App {
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) node: Arc<dyn NodeView>,
+    pub(crate) metrics: Option<PrometheusHandle>,
+    pub(crate) token: Token,
+    pub(crate) body_bytes_max: usize,
+    /// Turns of records that have neither key nor partition.
+    pub(crate) keyless: AtomicU32,
+    /// Ends waits, so that the node need not wait for them.
+    pub(crate) stopping: CancellationToken,
+}
+
+pub(crate) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/v1/status", get(status))
+        .route("/v1/lag", get(whole_lag))
+        .route("/v1/topics", get(topics::list).post(topics::create))
+        .route("/v1/topics/{topic}", get(topics::describe).delete(topics::delete).post(read::fetch))
+        .route("/v1/topics/{topic}/records", get(read::browse).post(produce::produce))
+        .route("/v1/node:shutdown", post(shutdown))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), door::pass))
+        .with_state(app)
+}
+
+/// The body, up to a limit that is checked before anything is kept.
+pub(crate) async fn body(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
+    let announced = axum::body::HttpBody::size_hint(&body).lower();
+    if usize::try_from(announced).unwrap_or(usize::MAX) > bytes_max {
+        return Err(Refusal::too_large(format!(
+            "the body has {announced} bytes, the limit is {bytes_max}"
+        )));
+    }
+    to_bytes(body, bytes_max).await.map_err(|error| {
+        let error = error.into_inner();
+        match error.to_string().as_str() {
+            "length limit exceeded" => {
+                Refusal::too_large(format!("the body has more than {bytes_max} bytes"))
+            }
+            reason => Refusal::bad(format!("the body ended early: {reason}")),
+        }
+    })
+}
+
+/// A question in JSON.
+pub(crate) async fn question<T: DeserializeOwned>(
+    content: Body,
+    bytes_max: usize,
+) -> Result<T, Refusal> {
+    let bytes = body(content, bytes_max).await?;
+    serde_json::from_slice(&bytes).map_err(|error| Refusal::bad(format!("the body: {error}")))
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    match app.node.readiness() {
+        Readiness::Ready => "ready\n".into_response(),
+        Readiness::NotReady(why) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()
+        }
+    }
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let text = app.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+async fn status(State(app): State<Arc<App>>) -> Result<Json<Status>, Refusal> {
+    let mut status = app.node.status();
+    status.api = API;
+    let lag = lag::compute(&*app.bus, &app.node.shards()).await?;
+    for function in &mut status.functions {
+        function.lag = lag.of_function(&format!("{}/{}", function.app, function.name));
+    }
+    Ok(Json(status))
+}
+
+async fn whole_lag(State(app): State<Arc<App>>) -> Result<Json<Lag>, Refusal> {
+    Ok(Json(lag::compute(&*app.bus, &app.node.shards()).await?))
+}
+
+async fn shutdown(State(app): State<Arc<App>>) -> StatusCode {
+    app.node.request_shutdown();
+    StatusCode::ACCEPTED
+}
+
+async fn no_route() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, codes::NO_ROUTE, "there is nothing under this path")
+}
+
+async fn no_method() -> Refusal {
+    let status = StatusCode::METHOD_NOT_ALLOWED;
+    Refusal::new(status, codes::NO_ROUTE, "the path takes other methods")
+}

@@ -226,6 +226,18 @@ pub const PROMISES: &[Promise] = &[
         run: crate::first_alert::run,
     },
     Promise {
+        name: "bad-input",
+        says: "bad manifests, components, files, a full disk: each a clear error by name, the \
+               rest keeps working, nothing acknowledged is lost",
+        needs: "root, for the full disk (77 without)",
+        flags: &[],
+        full: "2 min",
+        ci: "the same",
+        may_skip: false,
+        floors: &[("cases", 13)],
+        run: crate::bad_input::run,
+    },
+    Promise {
         name: "kill-embedded",
         says: "SIGKILL at random times loses nothing, repeats nothing and keeps the order of keys",
         needs: "nothing",

@@ -128,7 +128,8 @@ fn report(
 ) -> Result<(), CommandError> {
     let size = built.bytes.div_ceil(1024);
     let change = if built.is_changed { "" } else { ", unchanged" };
-    let (name, path) = (&function.name, built.component.display());
+    let path = built.component.strip_prefix(".").unwrap_or(&built.component);
+    let (name, path) = (&function.name, path.display());
     let took = built.took.as_secs_f64();
     writeln!(out, "built {name}  {size} KiB  {path}  ({took:.1} s{change})")?;
     Ok(())
@@ -166,7 +167,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<bool, CommandError> {
     if fs::read(path).is_ok_and(|old| old == bytes) {
         return Ok(false);
     }
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let dir = path.parent().unwrap_or_else(|| Path::new("."));
     let write = || -> io::Result<()> {
         let mut file = tempfile::Builder::new().prefix(".millrace-").tempfile_in(dir)?;
         file.write_all(bytes)?;

@@ -1,6 +1,8 @@
-//! What no single section can know: topics that nobody declares or writes, and loops.
+//! What no single section can know: topics that nobody declares or writes, loops, and
+//! paths that lead elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path};
 
 use super::kinds::{Draft, FunctionDraft, nearest_topic};
 use super::log::{Log, Spanned};
@@ -9,6 +11,10 @@ use crate::code;
 
 /// Checks the whole.
 pub(super) fn check(log: &Log<'_>, draft: &Draft) {
+    let paths = draft.functions.iter().filter_map(|function| function.path.as_ref());
+    for path in paths.chain(draft.feed.as_ref().and_then(|feed| feed.file.as_ref())) {
+        check_inside(log, path);
+    }
     for function in &draft.functions {
         if function.triggers.is_empty() {
             let message = format!("nothing starts function `{}`", function.spec.name);
@@ -24,6 +30,21 @@ pub(super) fn check(log: &Log<'_>, draft: &Draft) {
     check_undeclared(log, draft);
     check_feed(log, draft);
     check_long_loops(log, draft);
+}
+
+/// Whether a path is a plain one within the application's folder.
+pub(super) fn is_inside(path: &str) -> bool {
+    let plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+    Path::new(path).components().all(plain) && !path.contains(['\\', '\0'])
+}
+
+fn check_inside(log: &Log<'_>, path: &Spanned<String>) {
+    if !is_inside(&path.value) {
+        let message = format!("{:?} leads out of the application's folder", path.value);
+        let error = log.error(code::BAD_PATH, &path.span, message);
+        let error = error.note("a path is relative to millrace.toml, without `..`");
+        log.push(error.help("move the files into the folder"));
+    }
 }
 
 /// A trigger whose output or dead letter comes back to it as input.

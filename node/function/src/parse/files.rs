@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::path::{Component, Path};
+use std::path::Path;
 
+use super::check::is_inside;
 use super::kinds::{Draft, FeedDraft, FunctionDraft};
-use super::log::{Log, Spanned};
+use super::log::Log;
 use super::{Require, suggest};
 use crate::code;
 
@@ -19,22 +20,8 @@ pub(super) fn check(log: &Log<'_>, draft: &Draft, dir: &Path, require: Require) 
     }
 }
 
-/// Reports a path that is not a plain one within the folder.
-fn is_inside(log: &Log<'_>, path: &Spanned<String>) -> bool {
-    let text = &path.value;
-    let plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
-    let fits = Path::new(text).components().all(plain) && !text.contains(['\\', '\0']);
-    if !fits {
-        let message = format!("{text:?} leads out of the application's folder");
-        let error = log.error(code::BAD_PATH, &path.span, message);
-        let error = error.note("a path is relative to millrace.toml, without `..`");
-        log.push(error.help("move the files into the folder"));
-    }
-    fits
-}
-
 fn check_function(log: &Log<'_>, function: &FunctionDraft, dir: &Path, require: Require) {
-    let Some(path) = function.path.as_ref().filter(|path| is_inside(log, path)) else { return };
+    let Some(path) = function.path.as_ref().filter(|path| is_inside(&path.value)) else { return };
     let name = &function.spec.name;
     let folder = dir.join(&path.value);
     if !folder.is_dir() {
@@ -67,7 +54,7 @@ fn check_function(log: &Log<'_>, function: &FunctionDraft, dir: &Path, require: 
 }
 
 fn check_feed(log: &Log<'_>, feed: &FeedDraft, dir: &Path) {
-    let Some(file) = feed.file.as_ref().filter(|file| is_inside(log, file)) else { return };
+    let Some(file) = feed.file.as_ref().filter(|file| is_inside(&file.value)) else { return };
     let path = dir.join(&file.value);
     if !path.is_file() {
         let error = log.error(code::MISSING_FEED, &file.span, "the file of the feed is not there");

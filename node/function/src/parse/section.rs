@@ -145,7 +145,7 @@ impl<'a> Section<'a> {
     ) -> Option<T> {
         if let Some(number) = entry.item.as_integer() {
             let message = format!("`{}` has no unit", entry.name);
-            let error = self.log.error(code::BAD_UNIT, &entry.span, message);
+            let error = self.log.error(code::WRONG_TYPE, &entry.span, message);
             let meant = format!("{} = \"{number}{usual}\"", entry.name);
             self.log.push(error.note(format!("{what} carries its unit")).suggest(Some(meant)));
             return None;
@@ -314,8 +314,8 @@ impl<'a> Section<'a> {
             }
             let message = format!("unknown key `{}`", entry.name);
             let error = self.log.error(code::UNKNOWN_KEY, &entry.key_span, message);
-            let meant = suggest::nearest(entry.name, known.iter().copied());
-            let meant = meant.or_else(|| suggest::alias(entry.name, &known));
+            let meant = suggest::alias(entry.name, &known)
+                .or_else(|| suggest::nearest(entry.name, known.iter().copied()));
             let error = error.note(format!("not a key of {}", self.title));
             self.log.push(if meant.is_some() {
                 error.suggest(meant)

@@ -1,6 +1,7 @@
 //! What was probably meant: the nearest of the words there are, and words of other tools.
 
-/// The nearest of the candidates, if it is near enough to be what was meant.
+/// The nearest of the candidates, if it is near enough to be what was meant: few letters away, or
+/// the same word shortened or drawn out.
 pub(super) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
@@ -9,7 +10,10 @@ pub(super) fn nearest<'a>(
     let distance = |candidate: &&str| strsim::osa_distance(&folded, &fold(candidate));
     let best = candidates.into_iter().min_by_key(distance)?;
     let far = (folded.chars().count().max(best.chars().count()) / 3).max(1);
-    (distance(&best) <= far).then_some(best)
+    let stem = fold(best);
+    let is_drawn_out = folded.len().min(stem.len()) >= 3
+        && (folded.starts_with(&stem) || stem.starts_with(&folded));
+    (distance(&best) <= far || is_drawn_out).then_some(best)
 }
 
 /// Spelling apart: case, `_` and `-` are no difference.
@@ -74,6 +78,7 @@ mod tests {
         assert_eq!(nearest("Retention", words), Some("retention"));
         assert_eq!(nearest("record_bytes_max", words), Some("record-bytes-max"));
         assert_eq!(nearest("colour", words), None);
+        assert_eq!(nearest("keyed", ["partition", "key", "none"]), Some("key"));
         assert_eq!(nearest("x", []), None);
     }
 

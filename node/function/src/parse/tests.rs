@@ -1,6 +1,7 @@
 //! A manifest with every kind of mistake, against the text it must lead to.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use bus::Timestamp;
@@ -224,7 +225,7 @@ fn every_mistake_has_its_code_and_line() {
         (function, "memory = true", "E0204", "a boolean"),
         (function, "memory = \"0B\"", "E0211", "1MiB to 4GiB"),
         (function, "memory = \"64\"", "E0210", "has no unit"),
-        (function, "timeout = 10", "E0210", "did you mean `timeout = \"10s\"`"),
+        (function, "timeout = 10", "E0204", "did you mean `timeout = \"10s\"`"),
         (function, "timeout = \"0s\"", "E0211", "10ms to 1d"),
         (function, "instances = { warm = 9 }", "E0212", "9 kept warm, 8 allowed"),
         (function, "instances = { max = 0 }", "E0211", "1 to 1000"),
@@ -370,6 +371,21 @@ fn files_are_looked_for_and_what_was_tried_is_said() {
     }
     fs::write(at("millrace.toml"), b"\xff\xfe").unwrap();
     assert_eq!(codes(&Manifest::load(dir.path()).unwrap_err()), ["E0201"]);
+}
+
+#[test]
+fn the_example_applications_are_read_without_a_mistake() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let mut read = 0;
+    for entry in fs::read_dir(examples).into_iter().flatten().map(Result::unwrap) {
+        if entry.path().join(crate::FILE_NAME).is_file() {
+            let manifest = Manifest::load_unbuilt(&entry.path());
+            let manifest = manifest.unwrap_or_else(|found| panic!("{found}"));
+            assert!(manifest.warnings.is_empty(), "{}", manifest.warnings);
+            read += 1;
+        }
+    }
+    assert!(read > 0, "there are examples");
 }
 
 /// Whatever is cut off or flipped, the answer is a manifest or mistakes with places in the text.

@@ -14,6 +14,7 @@ use crate::demand;
 use crate::harness::node::Node;
 use crate::harness::rng::Rng;
 use crate::harness::{binaries, command, wait};
+use crate::journal_reader::layout::Position;
 use crate::journal_reader::{Follower, Journal, ORIGIN, Role};
 use crate::promise::{During, Figures, NotShown, Run, broken, seconds};
 
@@ -159,9 +160,12 @@ fn says_how_far(node: &mut Node, settled: u64) -> Result<(), NotShown> {
 
 /// How many readings `tidy` has settled, by the journal of the stopped node.
 fn settled(example: &Example) -> Result<u64, NotShown> {
-    let positions = Journal::open(&example.data())?.positions()?;
-    let readings = positions.iter().filter(|position| position.topic == "readings");
-    let next: i64 = readings.map(|position| position.next).sum();
+    let journal = Journal::open(&example.data())?;
+    let positions = journal.positions()?;
+    let of_readings = |position: &&Position| {
+        journal.partition(position).is_some_and(|(topic, _)| topic == "readings")
+    };
+    let next: i64 = positions.iter().filter(of_readings).map(|position| position.next).sum();
     u64::try_from(next).during("count positions")
 }
 
@@ -188,7 +192,7 @@ fn drain(example: &Example) -> Result<(), NotShown> {
 fn verdict(example: &Example, figures: &mut Figures) -> Result<(), NotShown> {
     let journal = Journal::open(&example.data())?;
     let partitions = |topic: &str| {
-        let found = journal.topics.get(topic).map(|(_, partitions)| *partitions);
+        let found = journal.topics.get(topic).map(|topic| topic.partitions);
         usize::try_from(found.unwrap_or(0)).unwrap_or(0)
     };
     let stage = |source: &str, outputs| Stage {

@@ -3,6 +3,7 @@
 
 pub mod bad_input;
 pub mod checker;
+pub mod components;
 pub mod first_alert;
 pub mod harness;
 pub mod hidden;

@@ -214,6 +214,17 @@ pub const PROMISES: &[Promise] = &[
         run: crate::workspace_tests::run,
     },
     Promise {
+        name: "components",
+        says: "the committed components are rebuilt from their sources and behave the same",
+        needs: "the Rust target wasm32-wasip2 (77 where it cannot be added)",
+        flags: &[],
+        full: "2 min",
+        ci: "the same",
+        may_skip: true,
+        floors: &[("components", 10)],
+        run: crate::components::run,
+    },
+    Promise {
         name: "first-alert",
         says: "the README's first command shows an alert within 5 s, and over ten stops (five by \
                SIGKILL) each reading has its output exactly once",

@@ -5,20 +5,8 @@ use std::collections::BTreeSet;
 
 use crate::bad_input::ground::{Function, Ground, arrived, header, records, stop, values};
 use crate::demand;
+use crate::harness::binaries;
 use crate::promise::{During, NotShown};
-
-/// Imports something that no function is given.
-const MISSING_IMPORT: &str = r#"
-(component
-  (import "acme:database/query@1.0.0" (instance (export "run" (func))))
-  (core module $m
-    (memory (export "memory") 1)
-    (func (export "realloc") (param i32 i32 i32 i32) (result i32) unreachable)
-    (func (export "handle") (param i32 i32) (result i32) unreachable))
-  (core instance $i (instantiate $m))
-  (func (export "handle") (param "batch" (list u8)) (result (list u8))
-    (canon lift (core func $i "handle") (memory $i "memory") (realloc (func $i "realloc")))))
-"#;
 
 /// Serves `bad` beside `identity` and demands that it is refused by name while the other runs.
 fn cannot_start(ground: &Ground, bytes: &[u8], words: &[&str]) -> Result<(), NotShown> {
@@ -39,8 +27,9 @@ fn cannot_start(ground: &Ground, bytes: &[u8], words: &[&str]) -> Result<(), Not
 }
 
 pub(super) fn missing_import(ground: &Ground) -> Result<(), NotShown> {
-    let bytes = wat::parse_str(MISSING_IMPORT).during("assemble a component")?;
-    cannot_start(ground, &bytes, &["acme:database/query"])
+    let path = binaries::component("wants_more");
+    let bytes = std::fs::read(path).during("read a component")?;
+    cannot_start(ground, &bytes, &["test:wants-more/database"])
 }
 
 pub(super) fn no_component(ground: &Ground) -> Result<(), NotShown> {
@@ -91,6 +80,14 @@ pub(super) fn output_too_large(ground: &Ground) -> Result<(), NotShown> {
     charged(ground, Function::of("misbehave"), "large", "Millrace.OutputTooLarge")
 }
 
+pub(super) fn truncated_answer(ground: &Ground) -> Result<(), NotShown> {
+    charged(ground, Function::of("misbehave"), "truncated", "Millrace.BrokenAnswer")
+}
+
+pub(super) fn partition_not_there(ground: &Ground) -> Result<(), NotShown> {
+    charged(ground, Function::of("misbehave"), "partition", "Millrace.OutputPartition")
+}
+
 pub(super) fn strange_result(ground: &Ground) -> Result<(), NotShown> {
-    charged(ground, Function::of("misbehave"), "strange", "Millrace.BrokenAnswer")
+    charged(ground, Function::of("misbehave"), "foreign", "Millrace.BrokenAnswer")
 }

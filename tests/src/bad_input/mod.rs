@@ -27,7 +27,12 @@ const CASES: &[Case] = &[
     Case { name: "a memory bomb", run: components::memory_bomb },
     Case { name: "an output to a topic not allowed", run: components::topic_not_allowed },
     Case { name: "an output over the limit", run: components::output_too_large },
+    Case {
+        name: "an output to a partition that is not there",
+        run: components::partition_not_there,
+    },
     Case { name: "a result for a record not in the batch", run: components::strange_result },
+    Case { name: "a truncated answer", run: components::truncated_answer },
     Case { name: "garbage instead of the journal", run: files::garbage_journal },
     Case { name: "a truncated journal", run: files::truncated_journal },
     Case { name: "garbage in sled's files", run: files::garbage_sled },

@@ -1,5 +1,5 @@
 //! A pure core: decodes the rows of a journal, from the layout that bus/ documents
-//! (bus/src/batch.rs, bus/src/embedded/rows.rs) and from nothing of its code.
+//! (bus/src/batch.rs, bus/src/embedded/{rows,store}.rs) and from nothing of its code.
 //!
 //! Written a second time on purpose: a mistake in the bus's own decoder must not hide itself.
 
@@ -91,23 +91,56 @@ pub fn batch(bytes: &[u8], base: i64) -> Result<Vec<Record<'_>>, &'static str> {
     Ok(records)
 }
 
-/// A topic's row: its id and how many partitions it has.
+/// A topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// Its id: the upper half of its partitions' uids.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// How many partitions it has.
+    pub partitions: i32,
+}
+
+/// A topic's row: name, partitions, and limits that do not matter here. Its key is its id.
 #[must_use]
-pub fn topic(row: &[u8]) -> Option<(u64, i32)> {
-    let body = opened(row)?;
-    let id = u64::from_le_bytes(body.get(..8)?.try_into().ok()?);
-    Some((id, i32::from_le_bytes(body.get(8..12)?.try_into().ok()?)))
+pub fn topic(id: u64, row: &[u8]) -> Option<Topic> {
+    let mut rest = opened(&id.to_be_bytes(), row)?;
+    let length = usize::try_from(varint(&mut rest)?).ok()?;
+    let name = std::str::from_utf8(rest.get(..length)?).ok()?.to_owned();
+    rest = &rest[length..];
+    Some(Topic { id, name, partitions: i32::try_from(varint(&mut rest)?).ok()? })
+}
+
+/// A partition's uid: its topic's id, then its number.
+#[must_use]
+pub fn partition_uid(topic: u64, partition: i32) -> u64 {
+    (topic << 32) | u64::from(partition.unsigned_abs())
+}
+
+/// A key of two numbers, both big endian.
+#[must_use]
+pub fn pair_key(high: u64, low: u64) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&high.to_be_bytes());
+    key[8..].copy_from_slice(&low.to_be_bytes());
+    key
+}
+
+/// The numbers of a [`pair_key`].
+#[must_use]
+pub fn split_key(key: &[u8; 16]) -> (u64, u64) {
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
+    (number(&key[..8]), number(&key[8..]))
 }
 
 /// One shard's position in one partition.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// The source topic.
-    pub topic: String,
-    /// Its partition.
-    pub partition: i32,
     /// Who reads.
     pub shard: u64,
+    /// What is read.
+    pub partition_uid: u64,
     /// The epoch that committed last.
     pub epoch: u64,
     /// Everything before is settled.
@@ -116,50 +149,63 @@ pub struct Position {
     pub beyond: Vec<(i64, i64)>,
 }
 
-/// A position's row.
+/// A position's row: epoch, next, and the completion ranges as gap and length from `next` on.
 #[must_use]
-pub fn position(key: &[u8], row: &[u8]) -> Option<Position> {
-    let shard = u64::from_be_bytes(key.get(..8)?.try_into().ok()?);
-    let partition = i32::from_be_bytes(key.get(8..12)?.try_into().ok()?);
-    let topic = std::str::from_utf8(key.get(12..)?).ok()?.to_owned();
-    let body = opened(row)?;
-    let epoch = u64::from_le_bytes(body.get(..8)?.try_into().ok()?);
-    let next = i64::from_le_bytes(body.get(8..16)?.try_into().ok()?);
-    let mut rest = body.get(16..)?;
+pub fn position(key: &[u8; 16], row: &[u8]) -> Option<Position> {
+    let (shard, partition_uid) = split_key(key);
+    let mut rest = opened(key, row)?;
+    let epoch = varint(&mut rest)?;
+    let next = i64::try_from(varint(&mut rest)?).ok()?;
+    let count = varint(&mut rest)?;
     let (mut beyond, mut at) = (Vec::new(), next);
-    for _range in 0..varint(&mut rest)? {
+    for _range in 0..count {
         let start = at.checked_add_unsigned(varint(&mut rest)?)?;
         let end = start.checked_add_unsigned(varint(&mut rest)?)?;
         beyond.push((start, end));
         at = end;
     }
-    rest.is_empty().then_some(Position { topic, partition, shard, epoch, next, beyond })
+    rest.is_empty().then_some(Position { shard, partition_uid, epoch, next, beyond })
 }
 
-/// A position's row with its `next` moved on, sealed anew: for planting a fault.
+/// A position's row: for planting a fault.
 #[must_use]
-pub fn position_moved_on(row: &[u8], by: i64) -> Option<Vec<u8>> {
-    let mut body = opened(row)?.to_vec();
-    let next = i64::from_le_bytes(body.get(8..16)?.try_into().ok()?) + by;
-    body[8..16].copy_from_slice(&next.to_le_bytes());
+pub fn position_row(key: &[u8; 16], position: &Position) -> Vec<u8> {
     let mut row = vec![1];
-    row.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
-    row.extend_from_slice(&body);
-    Some(row)
+    let mut put = |mut value: u64| {
+        while 0x80 <= value {
+            row.push(value.to_le_bytes()[0] | 0x80);
+            value >>= 7;
+        }
+        row.push(value.to_le_bytes()[0]);
+    };
+    put(position.epoch);
+    put(position.next.unsigned_abs());
+    put(position.beyond.len() as u64);
+    let mut at = position.next;
+    for (start, end) in &position.beyond {
+        put(start.abs_diff(at));
+        put(end.abs_diff(*start));
+        at = *end;
+    }
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(key), &row);
+    row.extend_from_slice(&checksum.to_le_bytes());
+    row
 }
 
-/// The body of a row under version byte and checksum.
-fn opened(row: &[u8]) -> Option<&[u8]> {
-    let body = row.get(5..)?;
-    (row[0] == 1 && u32_at(row, 1) == Some(crc32c::crc32c(body))).then_some(body)
+/// The payload of a row between its version byte and its checksum, which covers the key too.
+fn opened<'a>(key: &[u8], row: &'a [u8]) -> Option<&'a [u8]> {
+    let (payload, checksum) = row.split_last_chunk::<4>()?;
+    let expected = crc32c::crc32c_append(crc32c::crc32c(key), payload);
+    (expected == u32::from_le_bytes(*checksum)).then_some(())?;
+    payload.strip_prefix(&[1])
 }
 
 fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0_u64;
-    for shift in (0..63).step_by(7) {
+    for shift in (0..64).step_by(7) {
         let (byte, rest) = bytes.split_first()?;
         *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
+        value |= u64::from(byte & 0x7f).checked_shl(shift)?;
         if byte & 0x80 == 0 {
             return Some(value);
         }

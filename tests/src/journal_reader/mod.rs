@@ -11,13 +11,14 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use crate::checker::{Checker, Origin};
 use crate::harness::overlay::Overlay;
 use crate::promise::{During, NotShown, broken};
-use layout::{Position, Record};
+use layout::{Position, Record, Topic};
 
-type Rows = TableDefinition<'static, &'static [u8], &'static [u8]>;
-
-const BATCHES: Rows = TableDefinition::new("batches");
-const TOPICS: Rows = TableDefinition::new("topics");
-const POSITIONS: Rows = TableDefinition::new("positions");
+/// (partition uid, base offset) -> record batch.
+const BATCHES: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("batches");
+/// Topic id -> topic.
+const TOPICS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("topics");
+/// (shard, partition uid) -> position.
+const POSITIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("positions");
 
 /// The header that says where a record comes from.
 pub const ORIGIN: &str = "millrace-origin";
@@ -26,8 +27,8 @@ pub const ORIGIN: &str = "millrace-origin";
 #[derive(Debug)]
 pub struct Journal {
     database: Database,
-    /// Topics by name: id and number of partitions.
-    pub topics: BTreeMap<String, (u64, i32)>,
+    /// Topics by name.
+    pub topics: BTreeMap<String, Topic>,
 }
 
 impl Journal {
@@ -40,15 +41,7 @@ impl Journal {
         let path = data.join("journal.redb");
         let overlay = Overlay::open(&path).during(format!("open {}", path.display()))?;
         let database = Database::builder().create_with_backend(overlay).during("open journal")?;
-        let mut topics = BTreeMap::new();
-        let read = database.begin_read().during("read the journal")?;
-        let table = read.open_table(TOPICS).during("read topics")?;
-        for row in table.iter().during("read topics")? {
-            let (name, row) = row.during("read topics")?;
-            let topic = layout::topic(row.value()).ok_or_else(|| broken("a damaged topic row"))?;
-            topics.insert(String::from_utf8_lossy(name.value()).into_owned(), topic);
-        }
-        drop((table, read));
+        let topics = topics(&database)?;
         Ok(Self { database, topics })
     }
 
@@ -65,15 +58,14 @@ impl Journal {
         from: i64,
         mut each: impl FnMut(&Record<'_>),
     ) -> Result<i64, NotShown> {
-        let Some((id, _)) = self.topics.get(topic) else { return Ok(from) };
-        let (lowest, highest) = (key(*id, partition, from), key(*id, partition, i64::MAX));
+        let Some(found) = self.topics.get(topic) else { return Ok(from) };
+        let (lowest, highest) = keys(found, partition, from);
         let read = self.database.begin_read().during("read the journal")?;
         let table = read.open_table(BATCHES).during("read batches")?;
         let mut next = from;
-        for row in table.range(&lowest[..]..=&highest[..]).during("read batches")? {
+        for row in table.range::<&[u8; 16]>(&lowest..=&highest).during("read batches")? {
             let (key, bytes) = row.during("read batches")?;
-            let base = key.value().get(8..16).and_then(|it| it.try_into().ok());
-            let base = i64::from_be_bytes(base.ok_or_else(|| broken("a short batch key"))?);
+            let base = base_of(key.value());
             if base != next {
                 return Err(broken(format!(
                     "{topic}[{partition}] goes on at {base} instead of {next}"
@@ -87,6 +79,14 @@ impl Journal {
             }
         }
         Ok(next)
+    }
+
+    /// The topic and the partition that a position lies in.
+    #[must_use]
+    pub fn partition(&self, position: &Position) -> Option<(&str, i32)> {
+        let uid = position.partition_uid;
+        let topic = self.topics.values().find(|topic| topic.id == uid >> 32)?;
+        Some((&topic.name, i32::try_from(uid & u64::from(u32::MAX)).ok()?))
     }
 
     /// Every committed position.
@@ -107,12 +107,27 @@ impl Journal {
     }
 }
 
-fn key(topic: u64, partition: i32, base: i64) -> [u8; 16] {
-    let mut key = [0; 16];
-    let uid = (topic << 16) | u64::from(partition.cast_unsigned());
-    key[..8].copy_from_slice(&uid.to_be_bytes());
-    key[8..].copy_from_slice(&base.to_be_bytes());
-    key
+fn topics(database: &Database) -> Result<BTreeMap<String, Topic>, NotShown> {
+    let read = database.begin_read().during("read the journal")?;
+    let table = read.open_table(TOPICS).during("read topics")?;
+    let mut topics = BTreeMap::new();
+    for row in table.iter().during("read topics")? {
+        let (id, row) = row.during("read topics")?;
+        let topic = layout::topic(id.value(), row.value());
+        let topic = topic.ok_or_else(|| broken("a damaged topic row"))?;
+        topics.insert(topic.name.clone(), topic);
+    }
+    Ok(topics)
+}
+
+/// The keys of a partition's batches from `from` on.
+fn keys(topic: &Topic, partition: i32, from: i64) -> ([u8; 16], [u8; 16]) {
+    let uid = layout::partition_uid(topic.id, partition);
+    (layout::pair_key(uid, from.unsigned_abs()), layout::pair_key(uid, u64::MAX))
+}
+
+fn base_of(key: &[u8; 16]) -> i64 {
+    i64::try_from(layout::split_key(key).1).unwrap_or(i64::MAX)
 }
 
 /// What a topic of an application is to the checker.
@@ -182,7 +197,7 @@ impl Follower {
     ) -> Result<(), NotShown> {
         for role in &self.roles {
             let topic = role.topic.as_str();
-            let partitions = journal.topics.get(topic).map_or(0, |(_, partitions)| *partitions);
+            let partitions = journal.topics.get(topic).map_or(0, |topic| topic.partitions);
             for partition in 0..partitions {
                 let next = self.next.entry((topic.to_owned(), partition)).or_default();
                 let mut strange = None;
@@ -214,10 +229,10 @@ impl Follower {
             }
         }
         for position in journal.positions()? {
-            let source = self.roles.iter().find(|role| role.topic == position.topic);
+            let Some((topic, partition)) = journal.partition(&position) else { continue };
+            let source = self.roles.iter().find(|role| role.topic == topic);
             if let Some(stage) = source.and_then(|role| role.source_of) {
-                let Position { partition, next, beyond, .. } = &position;
-                checker.on_position(stage, *partition, *next, beyond);
+                checker.on_position(stage, partition, position.next, &position.beyond);
             }
         }
         Ok(())
@@ -242,13 +257,9 @@ pub enum Fault {
 /// When there is nothing to plant it in.
 pub fn plant(data: &Path, fault: Fault, topic: &str, partition: i32) -> Result<(), NotShown> {
     let database = Database::open(data.join("journal.redb")).during("open the copy")?;
-    let id = {
-        let read = database.begin_read().during("read the copy")?;
-        let table = read.open_table(TOPICS).during("read topics")?;
-        let row = table.get(topic.as_bytes()).during("read topics")?;
-        let row = row.ok_or_else(|| broken(format!("no topic {topic} to plant a fault in")))?;
-        layout::topic(row.value()).ok_or_else(|| broken("a damaged topic row"))?.0
-    };
+    let topics = topics(&database)?;
+    let topic =
+        topics.get(topic).ok_or_else(|| broken(format!("no topic {topic} to plant a fault in")))?;
     let write = database.begin_write().during("write the copy")?;
     if fault == Fault::Advanced {
         let mut table = write.open_table(POSITIONS).during("write positions")?;
@@ -256,30 +267,29 @@ pub fn plant(data: &Path, fault: Fault, topic: &str, partition: i32) -> Result<(
         for row in table.iter().during("read positions")? {
             let (key, row) = row.during("read positions")?;
             let position = layout::position(key.value(), row.value());
-            if position.is_some_and(|it| it.topic == topic && it.partition == partition) {
-                let row = layout::position_moved_on(row.value(), 1);
-                moved = Some((key.value().to_vec(), row.ok_or_else(|| broken("no position"))?));
+            let mut position = position.ok_or_else(|| broken("a damaged position row"))?;
+            if position.partition_uid == layout::partition_uid(topic.id, partition) {
+                position.next += 1;
+                moved = Some((*key.value(), layout::position_row(key.value(), &position)));
             }
         }
         let (key, row) = moved.ok_or_else(|| broken("no position to move"))?;
-        table.insert(&key[..], &row[..]).during("write a position")?;
+        table.insert(&key, &row[..]).during("write a position")?;
     } else {
         let mut table = write.open_table(BATCHES).during("write batches")?;
-        let (lowest, highest) = (key(id, partition, 0), key(id, partition, i64::MAX));
+        let (lowest, highest) = keys(topic, partition, 0);
         let last = {
-            let mut range = table.range(&lowest[..]..=&highest[..]).during("read batches")?;
+            let mut range = table.range::<&[u8; 16]>(&lowest..=&highest).during("read batches")?;
             let last = range.next_back().ok_or_else(|| broken("no batch to tamper with"))?;
             let (key, row) = last.during("read batches")?;
-            (key.value().to_vec(), row.value().to_vec())
+            (*key.value(), row.value().to_vec())
         };
         if fault == Fault::Removed {
-            table.remove(&last.0[..]).during("remove a batch")?;
+            table.remove(&last.0).during("remove a batch")?;
         } else {
-            let base = last.0.get(8..16).and_then(|it| it.try_into().ok());
-            let base = i64::from_be_bytes(base.ok_or_else(|| broken("a short batch key"))?);
-            let count = layout::batch(&last.1, base).during("read the last batch")?.len();
-            let next = base + i64::try_from(count).unwrap_or(0);
-            table.insert(&key(id, partition, next)[..], &last.1[..]).during("repeat a batch")?;
+            let count = layout::batch(&last.1, 0).during("read the last batch")?.len() as u64;
+            let (uid, base) = layout::split_key(&last.0);
+            table.insert(&layout::pair_key(uid, base + count), &last.1[..]).during("repeat it")?;
         }
     }
     write.commit().during("commit the fault")

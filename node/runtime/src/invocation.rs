@@ -1,0 +1,118 @@
+//! What a pool is asked for and what it answers, whatever runs inside.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+/// One batch for a function.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// A request of the crate `frame`.
+    pub frame: Bytes,
+    /// The id inside it.
+    pub batch_id: u64,
+    /// How many records it has.
+    pub records: u32,
+    /// How long it may run, from the moment an instance has it.
+    pub timeout: Duration,
+}
+
+/// What a function made of a batch.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// A response of the crate `frame`, not checked yet.
+    pub frame: Bytes,
+    /// Whether an instance was started for it.
+    pub cold: bool,
+    /// How long it waited for an instance.
+    pub queue: Duration,
+    /// How long the instance took to start; zero when it was warm.
+    pub start: Duration,
+    /// How long it ran.
+    pub run: Duration,
+}
+
+/// An invocation without an answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {message}", kind.code())]
+pub struct Failure {
+    /// What kind.
+    pub kind: FailureKind,
+    /// What happened, for the function's author.
+    pub message: String,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// It ran into its deadline.
+    Timeout,
+    /// The instance ended.
+    Crash,
+    /// The instance asked for more memory than it may have.
+    OutOfMemory,
+    /// The answer is not one.
+    BrokenAnswer,
+    /// No instance was free and the queue is full, or the pool drains. Charged to nobody.
+    NoCapacity,
+    /// No instance could be started. Charged to nobody.
+    Start,
+}
+
+impl FailureKind {
+    /// The name that dead letters and messages carry (functions.md section 8).
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Timeout => "Sandbox.Timedout",
+            Self::Crash => "Runtime.ExitError",
+            Self::OutOfMemory => "Runtime.OutOfMemory",
+            Self::BrokenAnswer => "Millrace.BrokenAnswer",
+            Self::NoCapacity => "Millrace.NoCapacity",
+            Self::Start => "Millrace.Start",
+        }
+    }
+
+    /// Whether the batch is to blame, and not the node.
+    #[must_use]
+    pub const fn is_charged(self) -> bool {
+        !matches!(self, Self::NoCapacity | Self::Start)
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+/// How a pool does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Instances that wait for work.
+    pub idle: u32,
+    /// Instances that run.
+    pub busy: u32,
+    /// Invocations that wait for an instance.
+    pub queued: u32,
+    /// Instances started so far.
+    pub started: u64,
+    /// Invocations that ended so far.
+    pub ended: u64,
+}
+
+/// Runs batches: a pool, or in tests a function of the test.
+#[async_trait]
+pub trait Invoke: Send + Sync + fmt::Debug {
+    /// Runs one batch. A dropped call may still run to its end; its answer is lost.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`], by kind.
+    async fn invoke(&self, invocation: Invocation) -> Result<Answer, Failure>;
+
+    /// How it does.
+    fn stats(&self) -> PoolStats;
+}

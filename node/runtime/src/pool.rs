@@ -1,0 +1,313 @@
+//! The pool of one revision: carries out what [`slots`](crate::slots) decides, on the guests' own
+//! runtime, and measures queue, start and run.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::sync::{Notify, oneshot};
+
+use crate::metrics::PoolMetrics;
+use crate::slots::{Command, RequestId, SlotId, Slots, SlotsConfig};
+use crate::wasm::{Instance, Template};
+use crate::{Answer, Failure, FailureKind, Invocation, Invoke, PoolStats};
+
+/// When an instance is replaced by a new one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fresh {
+    /// After every batch: nothing leaks from one batch to the next. Costs microseconds a batch.
+    #[default]
+    Batch,
+    /// After every record. Costs microseconds a record.
+    Record,
+    /// Never, but for age, count and crashes.
+    Never,
+}
+
+/// Settings of one pool.
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// The function's name, for metrics and log lines.
+    pub name: String,
+    /// What one instance may use, bytes.
+    pub memory_bytes_max: usize,
+    /// Instances kept ready.
+    pub warm: u32,
+    /// Instances at the same time.
+    pub max: u32,
+    /// How long an instance waits for work before it goes.
+    pub idle_expiry: Duration,
+    /// Batches that an instance runs before it is replaced.
+    pub invocations_max: u64,
+    /// How old an instance gets.
+    pub age_max: Duration,
+    /// When an instance is replaced.
+    pub fresh: Fresh,
+    /// The longest answer, bytes.
+    pub answer_bytes_max: usize,
+    /// Invocations that may wait for an instance.
+    pub queue_max: usize,
+}
+
+impl PoolConfig {
+    /// The defaults for a function of this name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            memory_bytes_max: 64 << 20,
+            warm: 0,
+            max: 8,
+            idle_expiry: Duration::from_secs(60),
+            invocations_max: 100_000,
+            age_max: Duration::from_secs(3_600),
+            fresh: Fresh::Batch,
+            answer_bytes_max: 16 << 20,
+            queue_max: 100_000,
+        }
+    }
+}
+
+/// A pool. Cheap when idle: no thread, no task, no timer of its own.
+#[derive(Debug)]
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    template: Template,
+    config: PoolConfig,
+    metrics: PoolMetrics,
+    inner: Mutex<Inner>,
+    quiet: Notify,
+    started: AtomicU64,
+    ended: AtomicU64,
+    guests: tokio::runtime::Handle,
+}
+
+#[derive(Debug)]
+struct Inner {
+    slots: Slots,
+    instances: HashMap<SlotId, Instance>,
+    waiting: HashMap<RequestId, oneshot::Sender<Granted>>,
+    next_request: u64,
+}
+
+/// A slot to run in; given back when it is dropped, whatever happened.
+#[derive(Debug)]
+struct Granted {
+    shared: Arc<Shared>,
+    slot: SlotId,
+    instance: Option<Instance>,
+    cold: bool,
+    keep: bool,
+    /// Given back already.
+    done: bool,
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let keep = self.keep && self.instance.is_some();
+        let mut inner = self.shared.inner();
+        if let Some(instance) = self.instance.take().filter(|_| keep) {
+            inner.instances.insert(self.slot, instance);
+        }
+        inner.slots.on_finished(Instant::now(), self.slot, keep);
+        self.shared.carry_out(&mut inner);
+        drop(inner);
+        self.shared.ended.fetch_add(1, Ordering::Relaxed);
+        self.shared.quiet.notify_waiters();
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(
+        template: Template,
+        config: PoolConfig,
+        guests: tokio::runtime::Handle,
+    ) -> Self {
+        let invocations_max = match config.fresh {
+            Fresh::Batch | Fresh::Record => 1,
+            Fresh::Never => config.invocations_max,
+        };
+        let slots = Slots::new(SlotsConfig {
+            warm: config.warm,
+            max: config.max,
+            queue_max: config.queue_max,
+            idle_expiry: config.idle_expiry,
+            invocations_max,
+            age_max: config.age_max,
+        });
+        let (instances, waiting) = (HashMap::new(), HashMap::new());
+        let inner = Inner { slots, instances, waiting, next_request: 0 };
+        let shared = Arc::new(Shared {
+            metrics: PoolMetrics::new(&config.name),
+            template,
+            config,
+            inner: Mutex::new(inner),
+            quiet: Notify::new(),
+            started: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            guests,
+        });
+        shared.on_time(Instant::now());
+        Self { shared }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Takes no more invocations, lets those that run end, and ends idle instances.
+    pub async fn drain(&self) {
+        loop {
+            let quiet = self.shared.quiet.notified();
+            tokio::pin!(quiet);
+            quiet.as_mut().enable();
+            {
+                let mut inner = self.shared.inner();
+                inner.slots.on_drain(Instant::now());
+                self.shared.carry_out(&mut inner);
+                if inner.slots.is_quiet() {
+                    return;
+                }
+            }
+            quiet.await;
+        }
+    }
+}
+
+#[async_trait]
+impl Invoke for Pool {
+    async fn invoke(&self, invocation: Invocation) -> Result<Answer, Failure> {
+        let asked_at = Instant::now();
+        let (grant, granted) = oneshot::channel();
+        {
+            let mut inner = self.shared.inner();
+            let request = RequestId(inner.next_request);
+            inner.next_request += 1;
+            inner.waiting.insert(request, grant);
+            inner.slots.on_request(asked_at, request);
+            self.shared.carry_out(&mut inner);
+        }
+        let Ok(granted) = granted.await else {
+            let message = "every instance is busy and the queue is full".to_owned();
+            return Err(Failure { kind: FailureKind::NoCapacity, message });
+        };
+        let queue = asked_at.elapsed();
+        let shared = Arc::clone(&self.shared);
+        let run = self.shared.guests.spawn(run(shared, granted, invocation, queue));
+        run.await.unwrap_or_else(|error| {
+            let message = format!("the invocation's task ended: {error}");
+            Err(Failure { kind: FailureKind::Crash, message })
+        })
+    }
+
+    fn stats(&self) -> PoolStats {
+        let (idle, busy, queued) = self.shared.inner().slots.counts();
+        let started = self.shared.started.load(Ordering::Relaxed);
+        let ended = self.shared.ended.load(Ordering::Relaxed);
+        PoolStats { idle, busy, queued, started, ended }
+    }
+}
+
+/// Runs one invocation on the guests' runtime, to its end.
+async fn run(
+    shared: Arc<Shared>,
+    mut granted: Granted,
+    invocation: Invocation,
+    queue: Duration,
+) -> Result<Answer, Failure> {
+    let (cold, mut start) = (granted.cold, Duration::ZERO);
+    let mut instance = match granted.instance.take() {
+        Some(instance) => instance,
+        None => {
+            let started_at = Instant::now();
+            let instance = shared.start().await?;
+            start = started_at.elapsed();
+            shared.metrics.cold_starts.increment(1);
+            shared.metrics.start_seconds.record(start.as_secs_f64());
+            instance
+        }
+    };
+    let run_at = Instant::now();
+    let result = match shared.config.fresh {
+        Fresh::Record => {
+            let template = &shared.template;
+            instance.call_per_record(template, &invocation, shared.config.answer_bytes_max).await
+        }
+        Fresh::Batch | Fresh::Never => {
+            instance.call(&invocation, shared.config.answer_bytes_max).await
+        }
+    };
+    let run = run_at.elapsed();
+    shared.metrics.queue_seconds.record(queue.as_secs_f64());
+    shared.metrics.run_seconds.record(run.as_secs_f64());
+    // A broken answer leaves an instance of unknown health: it goes like a crashed one.
+    granted.keep = result.is_ok() && shared.config.fresh == Fresh::Never;
+    granted.instance = Some(instance);
+    drop(granted);
+    result.map(|frame| Answer { frame, cold, queue, start, run })
+}
+
+impl Shared {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("nothing panics while holding it")
+    }
+
+    async fn start(&self) -> Result<Instance, Failure> {
+        self.started.fetch_add(1, Ordering::Relaxed);
+        self.template.start().await
+    }
+
+    /// Expires and prepares; the engine calls it now and then.
+    pub(crate) fn on_time(self: &Arc<Self>, now: Instant) {
+        let mut inner = self.inner();
+        inner.slots.on_timeout(now);
+        self.carry_out(&mut inner);
+    }
+
+    fn carry_out(self: &Arc<Self>, inner: &mut Inner) {
+        while let Some(command) = inner.slots.poll_command() {
+            match command {
+                Command::Run { slot, request, cold } => {
+                    let instance = inner.instances.remove(&slot);
+                    let shared = Arc::clone(self);
+                    let granted = Granted { shared, slot, instance, cold, keep: true, done: false };
+                    let taken = match inner.waiting.remove(&request) {
+                        Some(grant) => grant.send(granted),
+                        None => Err(granted),
+                    };
+                    if let Err(mut unwanted) = taken {
+                        // Dropping it would lock again: give the slot back here.
+                        let instance = unwanted.instance.take();
+                        let keep = instance.is_some();
+                        inner.instances.extend(instance.map(|it| (slot, it)));
+                        inner.slots.on_finished(Instant::now(), slot, keep);
+                        unwanted.done = true;
+                    }
+                }
+                Command::Prepare(slot) => {
+                    let shared = Arc::clone(self);
+                    drop(self.guests.spawn(async move {
+                        let started = shared.start().await;
+                        let mut inner = shared.inner();
+                        let ready = started.is_ok();
+                        inner.instances.extend(started.ok().map(|it| (slot, it)));
+                        inner.slots.on_prepared(Instant::now(), slot, ready);
+                        shared.carry_out(&mut inner);
+                        drop(inner);
+                        shared.quiet.notify_waiters();
+                    }));
+                }
+                Command::Retire(slot) => drop(inner.instances.remove(&slot)),
+                Command::Refuse(request) => drop(inner.waiting.remove(&request)),
+            }
+        }
+    }
+}

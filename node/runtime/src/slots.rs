@@ -1,0 +1,412 @@
+//! A pure core: decides which instance of a pool runs which request, when one is started ahead of
+//! need, and when one has lived long enough.
+//!
+//! ```text
+//!            Run (cold)                 on_finished(keep)
+//!   (none) ────────────▶ busy ──────────────────────────▶ idle ──▶ Run (warm)
+//!      │                  │ on_finished(lost)               │ idle expiry, age
+//!      │ Prepare          ▼                                 ▼
+//!      └──────▶ preparing ─▶ idle                         Retire
+//! ```
+//!
+//! Invariants, checked by the model test:
+//!
+//! - **PS-1** at most `max` slots are taken, whatever is asked for.
+//! - **PS-2** a slot runs one request at a time.
+//! - **PS-3** requests start in the order they came; none waits while a slot is free.
+//! - **PS-4** every request is run once, or refused once.
+//! - **PS-5** no instance runs more than `invocations_max` requests, or starts one at `age_max`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// The place of an instance. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotId(pub u64);
+
+/// A request for an instance. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// What a pool may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct SlotsConfig {
+    /// Instances kept ready while nothing happens.
+    pub warm: u32,
+    /// Instances at the same time; at least 1.
+    pub max: u32,
+    /// Requests that may wait.
+    pub queue_max: usize,
+    /// How long an instance beyond `warm` waits for work.
+    pub idle_expiry: Duration,
+    /// Requests that an instance runs before it is replaced; at least 1.
+    pub invocations_max: u64,
+    /// How old an instance may be when it takes a request.
+    pub age_max: Duration,
+}
+
+/// What the shell must do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Run this request here, then report [`Slots::on_finished`]. A cold slot has no instance
+    /// yet: start one first.
+    Run {
+        /// Where.
+        slot: SlotId,
+        /// What.
+        request: RequestId,
+        /// Whether an instance must be started.
+        cold: bool,
+    },
+    /// Start an instance ahead of need, then report [`Slots::on_prepared`].
+    Prepare(SlotId),
+    /// End this instance.
+    Retire(SlotId),
+    /// No room: answer at once.
+    Refuse(RequestId),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Preparing,
+    Idle { since: Instant },
+    Busy,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    phase: Phase,
+    started_at: Instant,
+    invocations: u64,
+}
+
+/// See the [module documentation](self).
+#[derive(Debug)]
+pub struct Slots {
+    config: SlotsConfig,
+    slots: BTreeMap<SlotId, Slot>,
+    /// Idle instances, the one used last at the end: few instances stay hot, the others expire.
+    idle: VecDeque<SlotId>,
+    waiting: VecDeque<RequestId>,
+    commands: VecDeque<Command>,
+    next_slot: u64,
+    draining: bool,
+    /// Preparing failed: wait for a request before trying again.
+    prepare: bool,
+}
+
+impl Slots {
+    /// An empty pool. Call [`on_timeout`](Self::on_timeout) to have the warm ones prepared.
+    #[must_use]
+    pub fn new(config: SlotsConfig) -> Self {
+        let max = config.max.max(1);
+        let config = SlotsConfig {
+            max,
+            warm: config.warm.min(max),
+            invocations_max: config.invocations_max.max(1),
+            ..config
+        };
+        Self {
+            config,
+            slots: BTreeMap::new(),
+            idle: VecDeque::new(),
+            waiting: VecDeque::new(),
+            commands: VecDeque::new(),
+            next_slot: 0,
+            draining: false,
+            prepare: true,
+        }
+    }
+
+    /// A request for an instance.
+    pub fn on_request(&mut self, now: Instant, request: RequestId) {
+        self.prepare = true;
+        if self.draining || self.waiting.len() >= self.config.queue_max.max(1) {
+            self.commands.push_back(Command::Refuse(request));
+            return;
+        }
+        self.waiting.push_back(request);
+        self.settle(now);
+    }
+
+    /// Whoever asked has gone. Does nothing once the request runs.
+    pub fn on_cancelled(&mut self, request: RequestId) {
+        self.waiting.retain(|it| *it != request);
+    }
+
+    /// An instance that was prepared is ready, or could not be started.
+    pub fn on_prepared(&mut self, now: Instant, slot: SlotId, started: bool) {
+        let Some(it) = self.slots.get_mut(&slot).filter(|it| it.phase == Phase::Preparing) else {
+            return;
+        };
+        if started {
+            it.phase = Phase::Idle { since: now };
+            it.started_at = now;
+            self.idle.push_front(slot);
+        } else {
+            self.slots.remove(&slot);
+            self.prepare = false;
+        }
+        self.settle(now);
+    }
+
+    /// A request ended. `keep` says whether its instance can run another; the shell keeps it
+    /// until it hears `Retire` or `Run`.
+    pub fn on_finished(&mut self, now: Instant, slot: SlotId, keep: bool) {
+        let Some(it) = self.slots.get_mut(&slot).filter(|it| it.phase == Phase::Busy) else {
+            return;
+        };
+        it.invocations += 1;
+        let spent = self.config.invocations_max <= it.invocations;
+        if keep && !spent && !self.draining {
+            it.phase = Phase::Idle { since: now };
+            self.idle.push_back(slot);
+        } else {
+            self.slots.remove(&slot);
+            self.commands.push_back(Command::Retire(slot));
+        }
+        self.settle(now);
+    }
+
+    /// Time has passed: expires idle instances and prepares warm ones. Early calls do nothing.
+    pub fn on_timeout(&mut self, now: Instant) {
+        let mut surplus = self.idle.len().saturating_sub(self.config.warm as usize);
+        let config = self.config;
+        let slots = &self.slots;
+        let expired: Vec<SlotId> = self
+            .idle
+            .iter()
+            .copied()
+            .filter(|slot| {
+                let it = &slots[slot];
+                let Phase::Idle { since } = it.phase else { return false };
+                let old = config.age_max <= now.saturating_duration_since(it.started_at);
+                let idle = 0 < surplus && since + config.idle_expiry <= now;
+                if old || idle {
+                    surplus = surplus.saturating_sub(1);
+                }
+                old || idle
+            })
+            .collect();
+        for slot in expired {
+            self.retire_idle(slot);
+        }
+        self.settle(now);
+    }
+
+    /// Takes no more requests, refuses those that wait, and retires what is idle.
+    pub fn on_drain(&mut self, now: Instant) {
+        self.draining = true;
+        while let Some(request) = self.waiting.pop_front() {
+            self.commands.push_back(Command::Refuse(request));
+        }
+        for slot in std::mem::take(&mut self.idle) {
+            self.slots.remove(&slot);
+            self.commands.push_back(Command::Retire(slot));
+        }
+        self.settle(now);
+    }
+
+    /// What to do next, in order. Ask after every input.
+    #[must_use]
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// When [`on_timeout`](Self::on_timeout) has something to do next.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let beyond_warm = self.idle.len() > self.config.warm as usize;
+        self.idle
+            .iter()
+            .filter_map(|slot| {
+                let it = &self.slots[slot];
+                let Phase::Idle { since } = it.phase else { return None };
+                let old_at = it.started_at.checked_add(self.config.age_max);
+                let idle_at = beyond_warm.then(|| since + self.config.idle_expiry);
+                [old_at, idle_at].into_iter().flatten().min()
+            })
+            .min()
+    }
+
+    /// Idle and busy instances, and waiting requests.
+    #[must_use]
+    pub fn counts(&self) -> (u32, u32, u32) {
+        let busy = self.slots.values().filter(|it| it.phase == Phase::Busy).count();
+        (self.idle.len() as u32, busy as u32, self.waiting.len() as u32)
+    }
+
+    /// Whether nothing runs or is being started.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.slots.len() == self.idle.len()
+    }
+
+    fn retire_idle(&mut self, slot: SlotId) {
+        self.idle.retain(|it| *it != slot);
+        self.slots.remove(&slot);
+        self.commands.push_back(Command::Retire(slot));
+    }
+
+    /// Gives waiting requests what is free, then prepares what should be warm.
+    fn settle(&mut self, now: Instant) {
+        while !self.waiting.is_empty() {
+            let Some((slot, cold)) = self.free_slot(now) else { break };
+            let Some(request) = self.waiting.pop_front() else { break };
+            self.commands.push_back(Command::Run { slot, request, cold });
+        }
+        let mut ready = self.slots.values().filter(|it| it.phase != Phase::Busy).count();
+        while self.prepare
+            && !self.draining
+            && ready < self.config.warm as usize
+            && self.slots.len() < self.config.max as usize
+        {
+            let slot = self.take_slot(now, Phase::Preparing);
+            self.commands.push_back(Command::Prepare(slot));
+            ready += 1;
+        }
+    }
+
+    fn free_slot(&mut self, now: Instant) -> Option<(SlotId, bool)> {
+        while let Some(slot) = self.idle.pop_back() {
+            let it = self.slots.get_mut(&slot).expect("an idle slot is taken");
+            if now.saturating_duration_since(it.started_at) < self.config.age_max {
+                it.phase = Phase::Busy;
+                return Some((slot, false));
+            }
+            self.retire_idle(slot);
+        }
+        let room = self.slots.len() < self.config.max as usize;
+        room.then(|| (self.take_slot(now, Phase::Busy), true))
+    }
+
+    fn take_slot(&mut self, now: Instant, phase: Phase) -> SlotId {
+        let slot = SlotId(self.next_slot);
+        self.next_slot += 1;
+        self.slots.insert(slot, Slot { phase, started_at: now, invocations: 0 });
+        slot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: SlotsConfig = SlotsConfig {
+        warm: 0,
+        max: 2,
+        queue_max: 2,
+        idle_expiry: Duration::from_secs(10),
+        invocations_max: 3,
+        age_max: Duration::from_secs(60),
+    };
+
+    fn drain(slots: &mut Slots) -> Vec<Command> {
+        std::iter::from_fn(|| slots.poll_command()).collect()
+    }
+
+    fn run(slot: u64, request: u64, cold: bool) -> Command {
+        Command::Run { slot: SlotId(slot), request: RequestId(request), cold }
+    }
+
+    #[test]
+    fn requests_share_slots_in_the_order_they_came() {
+        let now = Instant::now();
+        let mut slots = Slots::new(CONFIG);
+        (0..5).for_each(|request| slots.on_request(now, RequestId(request)));
+        let refused = Command::Refuse(RequestId(4));
+        assert_eq!(drain(&mut slots), [run(0, 0, true), run(1, 1, true), refused]);
+        slots.on_finished(now, SlotId(1), true);
+        assert_eq!(drain(&mut slots), [run(1, 2, false)]);
+        slots.on_finished(now, SlotId(0), false);
+        assert_eq!(drain(&mut slots), [Command::Retire(SlotId(0)), run(2, 3, true)]);
+    }
+
+    #[test]
+    fn idle_instances_expire_but_the_warm_ones() {
+        let now = Instant::now();
+        let mut slots = Slots::new(SlotsConfig { warm: 1, ..CONFIG });
+        slots.on_timeout(now);
+        assert_eq!(drain(&mut slots), [Command::Prepare(SlotId(0))]);
+        slots.on_prepared(now, SlotId(0), true);
+        slots.on_request(now, RequestId(0));
+        assert_eq!(drain(&mut slots), [run(0, 0, false), Command::Prepare(SlotId(1))]);
+        slots.on_prepared(now, SlotId(1), true);
+        slots.on_finished(now, SlotId(0), true);
+        assert_eq!(slots.next_timeout(), Some(now + CONFIG.idle_expiry));
+        slots.on_timeout(now + CONFIG.idle_expiry);
+        assert_eq!(drain(&mut slots).len(), 1, "one stays warm");
+        assert_eq!(slots.counts(), (1, 0, 0));
+    }
+
+    /// PS-1 to PS-5 at every step of seeded sequences.
+    #[test]
+    fn any_sequence_keeps_the_invariants() {
+        for seed in 1..=300_u64 {
+            let mut rng = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let mut draw = |below: u64| {
+                rng ^= rng << 13;
+                rng ^= rng >> 7;
+                rng ^= rng << 17;
+                rng % below
+            };
+            let mut now = Instant::now();
+            let config = SlotsConfig { warm: draw(3) as u32, max: 1 + draw(4) as u32, ..CONFIG };
+            let mut slots = Slots::new(config);
+            let mut busy: BTreeMap<SlotId, u64> = BTreeMap::new();
+            let mut preparing = Vec::new();
+            let mut born: BTreeMap<SlotId, Instant> = BTreeMap::new();
+            let mut runs: BTreeMap<SlotId, u64> = BTreeMap::new();
+            let (mut asked, mut ended, mut last) = (0, 0, None);
+            for _step in 0..200 {
+                match draw(6) {
+                    0 | 1 => {
+                        slots.on_request(now, RequestId(asked));
+                        asked += 1;
+                    }
+                    2 if !busy.is_empty() => {
+                        let slot = *busy.keys().nth(draw(busy.len() as u64) as usize).unwrap();
+                        busy.remove(&slot);
+                        slots.on_finished(now, slot, draw(4) != 0);
+                    }
+                    3 if !preparing.is_empty() => {
+                        let slot = preparing.swap_remove(0);
+                        born.insert(slot, now);
+                        slots.on_prepared(now, slot, draw(4) != 0);
+                    }
+                    4 => slots.on_timeout(now),
+                    _ => now += Duration::from_millis(draw(8_000)),
+                }
+                for command in drain(&mut slots) {
+                    match command {
+                        Command::Run { slot, request, cold } => {
+                            assert!(busy.insert(slot, request.0).is_none(), "seed {seed}: PS-2");
+                            assert!(last < Some(request), "seed {seed}: PS-3, PS-4");
+                            last = Some(request);
+                            ended += 1;
+                            if cold {
+                                born.insert(slot, now);
+                            }
+                            let age = now.saturating_duration_since(born[&slot]);
+                            assert!(cold || age < config.age_max, "seed {seed}: PS-5, age");
+                            let runs = runs.entry(slot).or_default();
+                            *runs += 1;
+                            assert!(*runs <= config.invocations_max, "seed {seed}: PS-5");
+                        }
+                        Command::Prepare(slot) => {
+                            born.insert(slot, now);
+                            preparing.push(slot);
+                        }
+                        Command::Retire(slot) => assert!(!busy.contains_key(&slot)),
+                        Command::Refuse(_) => ended += 1,
+                    }
+                }
+                let taken = slots.slots.len();
+                assert!(taken <= config.max as usize, "seed {seed}: PS-1");
+                let waiting = slots.waiting.len();
+                assert!(waiting == 0 || slots.idle.is_empty(), "seed {seed}: PS-3");
+                assert_eq!(asked, ended + waiting as u64, "seed {seed}: PS-4");
+            }
+        }
+    }
+}

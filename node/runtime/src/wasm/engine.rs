@@ -1,0 +1,388 @@
+//! Compiles components, or takes them from the cache, and makes pools of them.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, Type};
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use super::cache::{CodeCache, CodeId};
+use super::host::{Host, Level, LogSink};
+use super::{Instance, TICK};
+use crate::pool::Shared;
+use crate::{Pool, PoolConfig};
+
+/// How often pools expire what is idle.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Cached code of the engine's own format begins like this (ELF).
+const PRECOMPILED: &[u8] = b"\x7fELF";
+
+/// Settings of the engine.
+#[derive(Clone)]
+pub struct EngineConfig {
+    /// Where compiled code is kept.
+    pub cache_dir: PathBuf,
+    /// Threads that run guests.
+    pub threads: usize,
+    /// Instances of all functions at the same time.
+    pub instances_max: u32,
+    /// Takes the log lines of functions.
+    pub logs: Option<LogSink>,
+}
+
+impl EngineConfig {
+    /// The defaults, with compiled code in `cache_dir`.
+    pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        Self { cache_dir: cache_dir.into(), threads, instances_max: 1_000, logs: None }
+    }
+}
+
+impl std::fmt::Debug for EngineConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineConfig").field("cache_dir", &self.cache_dir).finish_non_exhaustive()
+    }
+}
+
+/// The engine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The cache's folder is not usable.
+    #[error("open the code cache {}", dir.display())]
+    Cache {
+        /// Which.
+        dir: PathBuf,
+        /// The system's account.
+        source: std::io::Error,
+    },
+    /// The engine refused its settings.
+    #[error("make the wasm engine: {0}")]
+    Engine(String),
+    /// No threads.
+    #[error("start the guests' threads")]
+    Threads(#[source] std::io::Error),
+}
+
+/// A component that cannot be run here, with the reason for its author.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Not a component at all.
+    #[error("{0}")]
+    NotAComponent(String),
+    /// It does not compile.
+    #[error("the component does not compile: {0}")]
+    Invalid(String),
+    /// It imports what no function is given.
+    #[error("the component imports `{import}`, which no function is given: {reason}")]
+    MissingImport {
+        /// The first such import.
+        import: String,
+        /// The engine's account.
+        reason: String,
+    },
+    /// It exports neither world's `handle`.
+    #[error("{0}")]
+    World(String),
+}
+
+/// Which world a component exports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum World {
+    Batch,
+    Map,
+}
+
+/// A component, ready to be instantiated.
+#[derive(Clone)]
+pub struct Module {
+    pre: InstancePre<Host>,
+    handle: ComponentExportIndex,
+    world: World,
+    engine: wasmtime::Engine,
+}
+
+impl std::fmt::Debug for Module {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Module({:?})", self.world)
+    }
+}
+
+/// What instances of one pool are made from.
+#[derive(Clone, Debug)]
+pub(crate) struct Template {
+    pub(crate) module: Module,
+    pub(crate) function: Arc<str>,
+    pub(crate) memory_bytes_max: usize,
+    pub(crate) logs: Option<Logs>,
+}
+
+/// A sink, printable.
+#[derive(Clone)]
+pub(crate) struct Logs(pub(crate) LogSink);
+
+impl std::fmt::Debug for Logs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Logs")
+    }
+}
+
+impl Template {
+    /// Makes an instance.
+    pub(crate) async fn start(&self) -> Result<Instance, crate::Failure> {
+        Instance::start(self).await
+    }
+}
+
+impl Module {
+    pub(crate) const fn pre(&self) -> &InstancePre<Host> {
+        &self.pre
+    }
+
+    pub(crate) const fn handle(&self) -> &ComponentExportIndex {
+        &self.handle
+    }
+
+    pub(crate) const fn world(&self) -> World {
+        self.world
+    }
+
+    pub(crate) const fn engine(&self) -> &wasmtime::Engine {
+        &self.engine
+    }
+}
+
+/// Compiles and runs components. Dropping it ends its threads.
+pub struct Engine {
+    engine: wasmtime::Engine,
+    linker: Linker<Host>,
+    cache: CodeCache,
+    logs: Option<LogSink>,
+    guests: Option<tokio::runtime::Runtime>,
+    pools: Arc<Mutex<Vec<Weak<Shared>>>>,
+    stop: Arc<AtomicBool>,
+    ticker: Option<std::thread::JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Engine")
+    }
+}
+
+impl Engine {
+    /// Makes an engine and its threads.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`].
+    pub fn new(config: EngineConfig) -> Result<Arc<Self>, EngineError> {
+        let cache = CodeCache::open(&config.cache_dir)
+            .map_err(|source| EngineError::Cache { dir: config.cache_dir.clone(), source })?;
+        let failed = |error: wasmtime::Error| EngineError::Engine(format!("{error:#}"));
+        let engine = wasmtime::Engine::new(&settings(config.instances_max)).map_err(failed)?;
+        let linker = linker(&engine).map_err(failed)?;
+        let guests = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.threads.max(1))
+            .thread_name("millrace-guest")
+            .enable_time()
+            .build()
+            .map_err(EngineError::Threads)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let pools: Arc<Mutex<Vec<Weak<Shared>>>> = Arc::default();
+        let ticker = {
+            let (engine, stop, pools) = (engine.clone(), Arc::clone(&stop), Arc::clone(&pools));
+            let thread = std::thread::Builder::new().name("millrace-ticks".into());
+            thread.spawn(move || tick(&engine, &stop, &pools)).map_err(EngineError::Threads)?
+        };
+        let (logs, ticker, guests) = (config.logs, Some(ticker), Some(guests));
+        Ok(Arc::new(Self { engine, linker, cache, logs, guests, pools, stop, ticker }))
+    }
+
+    /// Compiles a component, or takes its code from the cache, and checks that it can be run.
+    /// Takes tens of milliseconds the first time: call it where that may be.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`].
+    pub fn load(&self, bytes: &[u8]) -> Result<Module, LoadError> {
+        check_kind(bytes)?;
+        let mut hasher = Fingerprint(Vec::new());
+        std::hash::Hash::hash(&self.engine.precompile_compatibility_hash(), &mut hasher);
+        let id = CodeId::new(bytes, &hasher.0);
+        let component = match self.cache.load(&id).and_then(|code| self.deserialize(&code)) {
+            Some(component) => component,
+            None => {
+                let invalid = |error: wasmtime::Error| LoadError::Invalid(format!("{error:#}"));
+                let code = self.engine.precompile_component(bytes).map_err(invalid)?;
+                self.cache.store(&id, &code);
+                self.deserialize(&code).ok_or_else(|| {
+                    LoadError::Invalid("the engine does not take its own code".to_owned())
+                })?
+            }
+        };
+        let (handle, world) = self.world(&component)?;
+        let pre = self.linker.instantiate_pre(&component).map_err(|error| missing(&error))?;
+        Ok(Module { pre, handle, world, engine: self.engine.clone() })
+    }
+
+    /// A pool of instances of `module`.
+    #[must_use]
+    pub fn pool(&self, module: &Module, config: PoolConfig) -> Arc<Pool> {
+        let template = Template {
+            module: module.clone(),
+            function: config.name.as_str().into(),
+            memory_bytes_max: config.memory_bytes_max,
+            logs: self.logs.clone().map(Logs),
+        };
+        let guests = self.guests.as_ref().expect("it is there until the engine is dropped");
+        let pool = Arc::new(Pool::new(template, config, guests.handle().clone()));
+        let mut pools = self.pools.lock().expect("nothing panics while holding it");
+        pools.retain(|pool| 0 < pool.strong_count());
+        pools.push(Arc::downgrade(pool.shared()));
+        drop(pools);
+        pool
+    }
+
+    #[expect(unsafe_code, reason = "loads native code")]
+    fn deserialize(&self, code: &[u8]) -> Option<Component> {
+        // SAFETY: the bytes are what `precompile_component` of this engine's version and settings
+        // gave, unchanged: they come from that call itself, or from a file whose MAC, made with
+        // this node's key over exactly these bytes and that identity, was checked by `CodeCache`.
+        let component = unsafe { Component::deserialize(&self.engine, code) };
+        component.inspect_err(|error| tracing::warn!(%error, "compiled code was refused")).ok()
+    }
+
+    fn world(&self, component: &Component) -> Result<(ComponentExportIndex, World), LoadError> {
+        let none = || {
+            let text = "the component exports no `handle` of the worlds `batch` or `map` of \
+                        millrace:function@0.1.0";
+            LoadError::World(text.to_owned())
+        };
+        let (item, handle) = component.get_export(None, "handle").ok_or_else(none)?;
+        let ComponentItem::ComponentFunc(function) = item else { return Err(none()) };
+        let bytes = |ty: &Type| matches!(ty, Type::List(list) if list.ty() == Type::U8);
+        let takes_bytes = function.params().len() == 1
+            && function.params().next().is_some_and(|(_, ty)| bytes(&ty));
+        let mut results = function.results();
+        let world = match (results.next(), results.next()) {
+            (Some(ty), None) if bytes(&ty) => World::Batch,
+            (Some(Type::Result(ty)), None) => {
+                let ok = ty.ok();
+                let option = matches!(&ok, Some(Type::Option(it)) if bytes(&it.ty()));
+                if !option || ty.err() != Some(Type::String) {
+                    return Err(none());
+                }
+                World::Map
+            }
+            _ => return Err(none()),
+        };
+        if takes_bytes { Ok((handle, world)) } else { Err(none()) }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(ticker) = self.ticker.take() {
+            ticker.thread().unpark();
+            drop(ticker.join());
+        }
+        if let Some(guests) = self.guests.take() {
+            guests.shutdown_background();
+        }
+    }
+}
+
+fn tick(engine: &wasmtime::Engine, stop: &AtomicBool, pools: &Mutex<Vec<Weak<Shared>>>) {
+    let mut housekeeping_at = Instant::now() + HOUSEKEEPING;
+    while !stop.load(Ordering::Acquire) {
+        std::thread::park_timeout(TICK);
+        engine.increment_epoch();
+        let now = Instant::now();
+        if housekeeping_at <= now {
+            housekeeping_at = now + HOUSEKEEPING;
+            let pools = pools.lock().expect("nothing panics while holding it").clone();
+            pools.iter().filter_map(Weak::upgrade).for_each(|pool| pool.on_time(now));
+        }
+    }
+}
+
+fn settings(instances_max: u32) -> Config {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(instances_max)
+        .total_core_instances(instances_max * 4)
+        .total_memories(instances_max)
+        .total_tables(instances_max * 4)
+        .total_stacks(instances_max)
+        .max_unused_warm_slots(instances_max / 4)
+        .linear_memory_keep_resident(512 << 10)
+        .table_keep_resident(64 << 10)
+        .async_stack_keep_resident(64 << 10)
+        .pagemap_scan(Enabled::Auto);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .epoch_interruption(true)
+        .wasm_component_model(true)
+        .concurrency_support(false)
+        .wasm_threads(false)
+        .wasm_memory64(false)
+        .wasm_multi_memory(false)
+        .wasm_relaxed_simd(false)
+        .wasm_function_references(false)
+        .wasm_gc(false)
+        .wasm_tail_call(false)
+        .max_wasm_stack(512 << 10)
+        .async_stack_size(1 << 20);
+    config
+}
+
+fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Host>> {
+    let mut linker = Linker::<Host>::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    linker.instance("millrace:function/logging@0.1.0")?.func_wrap(
+        "log",
+        |store: wasmtime::StoreContextMut<'_, Host>, (level, message): (Level, String)| {
+            store.data().out.log(level, &message);
+            Ok(())
+        },
+    )?;
+    Ok(linker)
+}
+
+/// Names what was uploaded instead of a component.
+fn check_kind(bytes: &[u8]) -> Result<(), LoadError> {
+    let other = |what: &str| Err(LoadError::NotAComponent(what.to_owned()));
+    match bytes {
+        [0x00, b'a', b's', b'm', 0x0d, 0x00, 0x01, 0x00, ..] => Ok(()),
+        [0x00, b'a', b's', b'm', 0x01, ..] => {
+            other("this is a core wasm module, not a component: build it for wasm32-wasip2")
+        }
+        _ if bytes.starts_with(PRECOMPILED) => {
+            other("this is native code: precompiled components are not taken, upload the component")
+        }
+        _ => other("this is not a WebAssembly component"),
+    }
+}
+
+fn missing(error: &wasmtime::Error) -> LoadError {
+    let reason = format!("{error:#}");
+    let import = reason.split('`').nth(1).unwrap_or("?").to_owned();
+    LoadError::MissingImport { import, reason }
+}
+
+/// Keeps what is hashed, so that a stronger hash can be made of it.
+struct Fingerprint(Vec<u8>);
+
+impl std::hash::Hasher for Fingerprint {
+    fn finish(&self) -> u64 {
+        0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+}

@@ -1,0 +1,295 @@
+//! What an instance has of its host: limits, an empty WASI, and a place for log lines.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tokio::io::AsyncWrite;
+use wasmtime::component::{ComponentType, Lift, ResourceTable};
+use wasmtime::{ResourceLimiter, StoreLimits, StoreLimitsBuilder};
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+/// What one invocation may write to its log, stdout and stderr together.
+const LOG_BYTES_MAX: usize = 64 << 10;
+
+/// One log line of a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    /// Which function.
+    pub function: Arc<str>,
+    /// trace, debug, info, warn or error; stdout is info, stderr is warn.
+    pub level: &'static str,
+    /// The text, without control characters.
+    pub message: String,
+}
+
+/// Takes log lines; called from guests' tasks, so it must not block.
+pub type LogSink = Arc<dyn Fn(LogLine) + Send + Sync>;
+
+/// The levels of the WIT interface `logging`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ComponentType, Lift)]
+#[component(enum)]
+#[repr(u8)]
+#[expect(dead_code, reason = "lifted from the guest's own value, never made here")]
+pub(crate) enum Level {
+    #[component(name = "trace")]
+    Trace,
+    #[component(name = "debug")]
+    Debug,
+    #[component(name = "info")]
+    Info,
+    #[component(name = "warn")]
+    Warn,
+    #[component(name = "error")]
+    Error,
+}
+
+impl Level {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// The data of a store.
+pub(crate) struct Host {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    limits: StoreLimits,
+    memory_bytes_max: usize,
+    /// Whether memory was asked for beyond the limit.
+    pub(crate) memory_denied: bool,
+    /// When the running call must end.
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) out: Arc<Output>,
+}
+
+impl Host {
+    pub(crate) fn new(
+        memory_bytes_max: usize,
+        function: &Arc<str>,
+        sink: Option<&LogSink>,
+    ) -> Self {
+        let out = Arc::new(Output {
+            function: Arc::clone(function),
+            sink: sink.cloned(),
+            written: Mutex::default(),
+        });
+        let mut wasi = WasiCtx::builder();
+        wasi.stdout(Pipe { out: Arc::clone(&out), error: false });
+        wasi.stderr(Pipe { out: Arc::clone(&out), error: true });
+        wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+        let limits = StoreLimitsBuilder::new().instances(64).tables(64).memories(16).build();
+        Self {
+            wasi: wasi.build(),
+            table: ResourceTable::new(),
+            limits,
+            memory_bytes_max,
+            memory_denied: false,
+            deadline: None,
+            out,
+        }
+    }
+}
+
+impl WasiView for Host {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl ResourceLimiter for Host {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if self.memory_bytes_max < desired {
+            self.memory_denied = true;
+            return Ok(false);
+        }
+        self.limits.memory_growing(current, desired, maximum)
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        self.limits.table_growing(current, desired, maximum)
+    }
+
+    fn instances(&self) -> usize {
+        self.limits.instances()
+    }
+
+    fn tables(&self) -> usize {
+        self.limits.tables()
+    }
+
+    fn memories(&self) -> usize {
+        self.limits.memories()
+    }
+}
+
+/// What the instance wrote during one invocation, cut at [`LOG_BYTES_MAX`].
+pub(crate) struct Output {
+    function: Arc<str>,
+    sink: Option<LogSink>,
+    written: Mutex<Written>,
+}
+
+#[derive(Default)]
+struct Written {
+    bytes: usize,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    last_error: String,
+}
+
+impl Output {
+    /// A new invocation starts.
+    pub(crate) fn reset(&self) {
+        *self.written() = Written::default();
+    }
+
+    /// A line of the interface `logging`.
+    pub(crate) fn log(&self, level: Level, message: &str) {
+        let mut written = self.written();
+        if let Some(message) = admit(&mut written, message.as_bytes()) {
+            let message = String::from_utf8_lossy(message);
+            self.line(level.as_str(), &message);
+        }
+    }
+
+    /// Passes on lines that did not end, and gives the last line of stderr: what a panic said.
+    pub(crate) fn finish(&self) -> String {
+        let mut written = self.written();
+        let (out, err) = (std::mem::take(&mut written.stdout), std::mem::take(&mut written.stderr));
+        self.lines("info", &out, &mut String::new());
+        self.lines("warn", &err, &mut written.last_error);
+        std::mem::take(&mut written.last_error)
+    }
+
+    fn write(&self, bytes: &[u8], error: bool) {
+        let mut written = self.written();
+        let written = &mut *written;
+        let Some(bytes) = admit(written, bytes) else { return };
+        let pending = if error { &mut written.stderr } else { &mut written.stdout };
+        pending.extend_from_slice(bytes);
+        if let Some(end) = pending.iter().rposition(|byte| *byte == b'\n') {
+            let whole: Vec<u8> = pending.drain(..=end).collect();
+            let level = if error { "warn" } else { "info" };
+            let mut last = String::new();
+            self.lines(level, &whole, &mut last);
+            if error && !last.is_empty() {
+                if !written.last_error.is_empty() {
+                    written.last_error.push_str("; ");
+                }
+                written.last_error.push_str(&last);
+                written.last_error.truncate(written.last_error.floor_char_boundary(1_000));
+            }
+        }
+    }
+
+    fn lines(&self, level: &'static str, bytes: &[u8], all: &mut String) {
+        for line in String::from_utf8_lossy(bytes).lines().filter(|line| !line.is_empty()) {
+            if !all.is_empty() {
+                all.push_str("; ");
+            }
+            all.push_str(line);
+            self.line(level, line);
+        }
+    }
+
+    fn line(&self, level: &'static str, message: &str) {
+        let message: String =
+            message.chars().map(|it| if it.is_control() { '\u{fffd}' } else { it }).collect();
+        tracing::debug!(target: "millrace::guest", function = %self.function, level, message);
+        if let Some(sink) = &self.sink {
+            sink(LogLine { function: Arc::clone(&self.function), level, message });
+        }
+    }
+
+    fn written(&self) -> std::sync::MutexGuard<'_, Written> {
+        self.written.lock().expect("nothing panics while holding it")
+    }
+}
+
+/// As much of `bytes` as the invocation may still write.
+fn admit<'a>(written: &mut Written, bytes: &'a [u8]) -> Option<&'a [u8]> {
+    let room = LOG_BYTES_MAX.saturating_sub(written.bytes);
+    let taken = &bytes[..bytes.len().min(room)];
+    written.bytes += taken.len();
+    (!taken.is_empty()).then_some(taken)
+}
+
+#[derive(Clone)]
+struct Pipe {
+    out: Arc<Output>,
+    error: bool,
+}
+
+impl IsTerminal for Pipe {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Pipe {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn wasmtime_wasi::p2::OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.out.write(bytes, self.error);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[async_trait::async_trait]
+impl wasmtime_wasi::p2::Pollable for Pipe {
+    async fn ready(&mut self) {}
+}
+
+impl wasmtime_wasi::p2::OutputStream for Pipe {
+    fn write(&mut self, bytes: bytes::Bytes) -> wasmtime_wasi::p2::StreamResult<()> {
+        self.out.write(&bytes, self.error);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> wasmtime_wasi::p2::StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> wasmtime_wasi::p2::StreamResult<usize> {
+        Ok(LOG_BYTES_MAX)
+    }
+}

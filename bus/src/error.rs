@@ -22,6 +22,14 @@ pub enum Error {
         /// How many partitions it has.
         partitions: i32,
     },
+    /// A topic cannot have so many partitions, or so few.
+    #[error("{partitions} partitions, where 1 to {max} are possible")]
+    Partitions {
+        /// How many were asked for.
+        partitions: i32,
+        /// How many are possible.
+        max: i32,
+    },
     /// The name is not one that Kafka would take: 1 to 249 of `[a-zA-Z0-9._-]`, not `.` or `..`.
     #[error("topic name {topic:?} is not 1 to 249 characters of a-z, A-Z, 0-9, '.', '_', '-'")]
     TopicName {

@@ -1,15 +1,31 @@
-//! Names of what the bus counts.
+//! The names of what this crate counts. There are no labels: a series per topic or partition
+//! would grow with what users make.
 
-use std::time::Duration;
-
-/// One group was written: its batches, and how long the synced write took.
-pub(crate) fn group(batches: usize, took: Duration) {
-    metrics::counter!("millrace_bus_groups_total").increment(1);
-    metrics::counter!("millrace_bus_batches_total").increment(batches as u64);
-    metrics::histogram!("millrace_bus_write_seconds").record(took.as_secs_f64());
-}
-
-/// Partitions whose retention waits for a position.
-pub(crate) fn retention_held(partitions: usize) {
-    metrics::gauge!("millrace_bus_retention_held_partitions").set(partitions as f64);
-}
+/// Records that sources and commits appended.
+pub(crate) const APPENDED_RECORDS: &str = "millrace_bus_appended_records_total";
+/// Bytes of the batches appended.
+pub(crate) const APPENDED_BYTES: &str = "millrace_bus_appended_bytes_total";
+/// Records handed to readers.
+pub(crate) const READ_RECORDS: &str = "millrace_bus_read_records_total";
+/// Reads that went to the journal because the batch was no longer in memory.
+pub(crate) const COLD_READS: &str = "millrace_bus_cold_reads_total";
+/// Journal writes, each with its syncs.
+pub(crate) const JOURNAL_COMMITS: &str = "millrace_bus_journal_commits_total";
+/// Operations that shared journal writes.
+pub(crate) const JOURNAL_OPERATIONS: &str = "millrace_bus_journal_operations_total";
+/// How long a journal write took, syncs included.
+pub(crate) const JOURNAL_COMMIT_SECONDS: &str = "millrace_bus_journal_commit_seconds";
+/// Operations refused because their epoch was over.
+pub(crate) const FENCED: &str = "millrace_bus_fenced_total";
+/// Operations refused because the disk was full.
+pub(crate) const DISK_FULL: &str = "millrace_bus_disk_full_total";
+/// Appends refused because too much was waiting.
+pub(crate) const BUSY: &str = "millrace_bus_busy_total";
+/// Bytes that retention deleted.
+pub(crate) const RETENTION_DELETED_BYTES: &str = "millrace_bus_retention_deleted_bytes_total";
+/// Bytes that retention would delete, but for a position that still needs them.
+pub(crate) const RETENTION_HELD_BYTES: &str = "millrace_bus_retention_held_bytes";
+/// Writes to the position log that failed; the journal has what they held.
+pub(crate) const POSITION_LOG_ERRORS: &str = "millrace_bus_position_log_errors_total";
+/// Times the journal was opened again after an I/O error.
+pub(crate) const JOURNAL_REOPENS: &str = "millrace_bus_journal_reopens_total";

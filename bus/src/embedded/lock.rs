@@ -23,7 +23,10 @@ pub(crate) fn take(dir: &Path) -> Result<File, Error> {
         }
         Err(TryLockError::Error(source)) => return Err(io(source)),
     }
-    file.set_len(0).map_err(io)?;
-    writeln!(file, "{}", std::process::id()).map_err(io)?;
+    let named = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    if let Err(error) = named {
+        // Only people read it: a full disk is no reason not to start.
+        tracing::debug!(%error, "could not write the process id into the lock file");
+    }
     Ok(file)
 }

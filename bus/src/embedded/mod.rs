@@ -9,49 +9,73 @@
 //! goes before it, writes it in one transaction, and only then moves the partitions' ends and
 //! answers. A reader sees nothing that a power cut could take back.
 
+mod backend;
 mod config;
+#[cfg(any(test, feature = "testing"))]
+mod crash_model;
+#[cfg(any(test, feature = "testing"))]
+mod crash_points;
+mod disk;
 mod follower;
-mod journal;
 mod lock;
-mod log;
+mod mark;
+mod plan;
+mod queue;
 mod reader;
+mod retention;
 mod rows;
+#[cfg(any(test, feature = "testing"))]
+mod sim_disk;
+mod state;
+mod store;
 mod writer;
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use async_trait::async_trait;
-use tokio::sync::{Semaphore, oneshot};
+use redb::StorageBackend;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-pub use config::EmbeddedConfig;
+pub use config::{EmbeddedConfig, FatalHook, Space, SpaceProbe};
+#[cfg(any(test, feature = "testing"))]
+pub use crash_points::{Broken, Report, crash_points_journal};
+#[cfg(any(test, feature = "testing"))]
+pub use sim_disk::{SimDisk, SyncKind};
 
 use crate::{
     Append, Appended, Bus, Commit, Epoch, Error, Offset, Position, PositionKey, PositionLog,
-    Reader, Recovered, ShardId, Start, TopicInfo, TopicPartition, TopicSpec, Watermarks,
+    Reader, RecordBatch, Recovered, ShardId, Start, Timestamp, TopicInfo, TopicPartition,
+    TopicSpec, Watermarks, metrics as names,
 };
-use journal::Journal;
-use log::Log;
-use writer::{Op, Writer};
+use backend::SyncGuard;
+use follower::Follower;
+use mark::Mark;
+use queue::{Op, Outcome, Pending, Queue};
+use state::{Partition, Shared};
+use store::{BackendFn, Store};
+use writer::{Parts, Writer};
 
-/// Bytes that may wait for the writer; more makes callers wait.
-const WAITING_BYTES_MAX: usize = 64 << 20;
-/// What an operation counts for beyond its bytes.
-const OPERATION_BYTES: usize = 256;
+/// More partitions than this in one topic are refused.
+pub const PARTITIONS_MAX: i32 = 16_384;
+/// A batch larger than this is refused; it would keep everything else waiting.
+const BATCH_BYTES_MAX: usize = 64 << 20;
 
 /// The embedded bus. See the [module documentation](self).
 #[derive(Debug)]
 pub struct Embedded {
-    log: Arc<Log>,
-    operations: std::sync::mpsc::Sender<Op>,
+    shared: Arc<Shared>,
+    queue: Arc<Queue>,
     room: Arc<Semaphore>,
-    writer: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
-    record_bytes_default: usize,
+    config: EmbeddedConfig,
+    writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Embedded {
     /// Opens the bus in `config.dir`, making it if there is none. `positions` follows what is
-    /// committed, and is rebuilt if it is behind, damaged or impossible.
+    /// committed, and is rebuilt if it is behind, damaged or impossible. Blocks on the disk.
     ///
     /// # Errors
     ///
@@ -65,103 +89,281 @@ impl Embedded {
             source,
         })?;
         let lock = lock::take(&config.dir)?;
-        let journal = Journal::open(&config)?;
-        Self::start(config, journal, positions, Some(lock))
+        let path = config.dir.join("journal.redb");
+        let (mark, newest) = Mark::open(&config.dir.join("journal.mark"))?;
+        if !path.exists() {
+            if let Some(newest) = newest {
+                let lost = format!("journal.redb is missing, which held {newest} writes");
+                return Err(Error::Corrupt(lost));
+            }
+            make_journal(&config, &path)?;
+        }
+        let opened = path.clone();
+        let files = Files { lock: Some(lock), mark: Some(mark), path: Some(path) };
+        Self::start(config, Box::new(move || file_backend(&opened)), positions, files, newest)
     }
 
-    /// Opens the bus over any storage: for simulated disks.
+    /// Opens the bus over storage that `backend` gives, at the start and again after an I/O
+    /// error: for simulated disks.
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`].
+    /// [`Error::Corrupt`], [`Error::Io`].
     #[cfg(any(test, feature = "testing"))]
     pub fn open_on(
         config: EmbeddedConfig,
-        backend: impl redb::StorageBackend,
+        backend: impl Fn() -> Box<dyn StorageBackend> + Send + Sync + 'static,
+        positions: Option<Arc<dyn PositionLog>>,
     ) -> Result<Arc<Self>, Error> {
-        let journal = Journal::open_on(&config, backend)?;
-        Self::start(config, journal, None, None)
+        let files = Files { lock: None, mark: None, path: None };
+        Self::start(config, Box::new(move || Ok(backend())), positions, files, None)
     }
 
     fn start(
         config: EmbeddedConfig,
-        journal: Journal,
+        backend: BackendFn,
         positions: Option<Arc<dyn PositionLog>>,
-        lock: Option<std::fs::File>,
+        files: Files,
+        newest: Option<u64>,
     ) -> Result<Arc<Self>, Error> {
-        let loaded = journal.load()?;
-        let follower = positions.map(|log| follower::start(log, &loaded.positions)).transpose()?;
-        let log = Arc::new(Log::new(&loaded, journal, config.cache_bytes));
-        let (operations, receiver) = std::sync::mpsc::channel();
-        let writer = Writer::new(&config, Arc::clone(&log), loaded, follower, lock);
+        let guard = SyncGuard::new(Arc::clone(&config.on_fatal));
+        let store = Store::open(backend, guard.clone(), config.page_cache_bytes)?;
+        let mut loaded = store.load()?;
+        if let Some(newest) = newest.filter(|newest| loaded.commit < *newest) {
+            return Err(Error::Corrupt(format!(
+                "it ends at write {}, but write {newest} was synced: {} writes are missing",
+                loaded.commit,
+                newest - loaded.commit
+            )));
+        }
+        let (commit, newest_topic) = (loaded.commit, loaded.newest_topic);
+        let garbage = std::mem::take(&mut loaded.garbage);
+        let shared = Arc::new(Shared::new(store, loaded)?);
+        let follow = |log| Follower::start(log, Arc::clone(&shared), config.position_log_every);
+        let follower = positions.map(follow).transpose()?;
+        let queue = Arc::new(Queue::default());
+        let writer = Writer::new(Parts {
+            config: config.clone(),
+            shared: Arc::clone(&shared),
+            queue: Arc::clone(&queue),
+            guard,
+            follower,
+            mark: files.mark,
+            path: files.path,
+            commit,
+            newest_topic,
+            garbage,
+        });
+        let lock = files.lock;
         let thread = std::thread::Builder::new()
             .name("millrace-journal".into())
-            .spawn(move || writer.run(&receiver))
+            .spawn(move || {
+                writer.run();
+                // Only now may another process have the directory.
+                drop(lock);
+            })
             .map_err(|source| Error::Io { action: "start the journal's thread".into(), source })?;
-        Ok(Arc::new(Self {
-            log,
-            operations,
-            room: Arc::new(Semaphore::new(WAITING_BYTES_MAX)),
-            writer: std::sync::Mutex::new(Some(thread)),
-            record_bytes_default: 1 << 20,
-        }))
+        let room = Arc::new(Semaphore::new(config.queue_bytes_max));
+        Ok(Arc::new(Self { shared, queue, room, config, writer: Mutex::new(Some(thread)) }))
     }
 
     /// Hands an operation to the writer and waits for what became of it.
-    async fn ask<T: Send>(
-        &self,
-        bytes: usize,
-        op: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Op + Send,
-    ) -> Result<T, Error> {
-        let permits = u32::try_from((bytes + OPERATION_BYTES).min(WAITING_BYTES_MAX))
-            .expect("the bound fits");
-        let _room = self.room.acquire_many(permits).await.map_err(|_closed| Error::Closed)?;
-        let (reply, answer) = oneshot::channel();
-        self.operations.send(op(reply)).map_err(|_closed| Error::Closed)?;
-        answer.await.map_err(|_closed| Error::Closed)?
+    async fn ask(&self, op: Op) -> Result<Outcome, Error> {
+        let bytes = op.bytes();
+        let room = self.enter(bytes, matches!(op, Op::Append(_))).await?;
+        let (answer, outcome) = oneshot::channel();
+        self.queue.push([Pending { op, bytes, answer, _room: Some(room) }])?;
+        outcome.await.map_err(|_closed| Error::Closed)?
     }
+
+    /// Waits for room in the queue; a source does not wait for long.
+    async fn enter(&self, bytes: usize, is_source: bool) -> Result<OwnedSemaphorePermit, Error> {
+        let permits = u32::try_from(bytes.min(self.config.queue_bytes_max)).unwrap_or(u32::MAX);
+        if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(permits) {
+            return Ok(room);
+        }
+        let entered = Arc::clone(&self.room).acquire_many_owned(permits);
+        if !is_source {
+            return entered.await.map_err(|_closed| Error::Closed);
+        }
+        match tokio::time::timeout(self.config.busy_after, entered).await {
+            Ok(entered) => entered.map_err(|_closed| Error::Closed),
+            Err(_elapsed) => {
+                metrics::counter!(names::BUSY).increment(1);
+                Err(Error::Busy)
+            }
+        }
+    }
+
+    fn check_appends(&self, appends: &[Append]) -> Result<(), Error> {
+        for Append { to, batch } in appends {
+            let (topic, _) = self.shared.partition(to)?;
+            check_sizes(batch, to, topic.info.spec.record_bytes_max)?;
+        }
+        Ok(())
+    }
+
+    /// Hands operations over together, so that those that can share a write do.
+    #[cfg(any(test, feature = "testing"))]
+    async fn ask_together(&self, ops: Vec<Op>) -> Vec<Result<Outcome, Error>> {
+        let (mut pending, mut outcomes) = (Vec::new(), Vec::new());
+        for op in ops {
+            let (answer, outcome) = oneshot::channel();
+            pending.push(Pending { bytes: op.bytes(), op, answer, _room: None });
+            outcomes.push(outcome);
+        }
+        let mut results = Vec::new();
+        let pushed = self.queue.push(pending);
+        for outcome in outcomes {
+            results.push(match &pushed {
+                Ok(()) => outcome.await.unwrap_or(Err(Error::Closed)),
+                Err(_) => Err(Error::Closed),
+            });
+        }
+        results
+    }
+
+    fn finish(&self) -> Option<JoinHandle<()>> {
+        self.room.close();
+        self.shared.close();
+        self.queue.close();
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Deletes what retention lets go at `now`, without waiting for its turn.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub async fn apply_retention(&self, now: Timestamp) -> Result<(), Error> {
+        self.ask(Op::Retain(now)).await.map(drop)
+    }
+
+    /// The first record of `partition` stamped at or after `time`. Reads the disk.
+    fn first_since(
+        shared: &Shared,
+        partition: &Partition,
+        time: Timestamp,
+    ) -> Result<Option<Offset>, Error> {
+        let mut base = None;
+        shared.store.scan(partition.uid, |at, row| {
+            base = (time.0 <= row.timestamp_max).then_some(at);
+            base.is_none()
+        })?;
+        let Some(base) = base else { return Ok(None) };
+        let found = shared.store.read(partition.uid, base, Offset(i64::MAX), 1)?;
+        let first = found.iter().flat_map(RecordBatch::iter).find(|it| time <= it.timestamp);
+        Ok(first.map(|record| record.offset))
+    }
+}
+
+/// What belongs to a bus in a directory.
+struct Files {
+    lock: Option<File>,
+    mark: Option<Mark>,
+    path: Option<PathBuf>,
+}
+
+/// Makes the journal beside its place and moves it there whole: a journal under its name is
+/// complete, whenever the power went.
+fn make_journal(config: &EmbeddedConfig, path: &Path) -> Result<(), Error> {
+    let new = path.with_extension("redb.new");
+    let failed =
+        |action: &str, source| Error::Io { action: format!("{action} {}", path.display()), source };
+    match std::fs::remove_file(&new) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(source) => return Err(failed("make", source)),
+    }
+    let made = new.clone();
+    let guard = SyncGuard::new(Arc::clone(&config.on_fatal));
+    let backend = Box::new(move || open_file(&made, true));
+    Store::open(backend, guard, config.page_cache_bytes)?.close()?;
+    std::fs::rename(&new, path).map_err(|source| failed("make", source))?;
+    let synced = File::open(&config.dir).and_then(|dir| dir.sync_all());
+    synced.map_err(|source| failed("sync the directory of", source))
+}
+
+fn file_backend(path: &Path) -> Result<Box<dyn StorageBackend>, Error> {
+    let backend = open_file(path, false)?;
+    let length = backend
+        .len()
+        .map_err(|source| Error::Io { action: format!("measure {}", path.display()), source })?;
+    if length == 0 {
+        return Err(Error::Corrupt(format!("{} is empty", path.display())));
+    }
+    Ok(backend)
+}
+
+fn open_file(path: &Path, create: bool) -> Result<Box<dyn StorageBackend>, Error> {
+    let failed = |source| Error::Io { action: format!("open {}", path.display()), source };
+    let mut options = File::options();
+    let file = options.read(true).write(true).create_new(create).open(path).map_err(failed)?;
+    let backend = redb::backends::FileBackend::new(file)
+        .map_err(|error| failed(std::io::Error::other(error)))?;
+    Ok(Box::new(backend))
+}
+
+/// Refuses a record over the limit of its topic.
+fn check_sizes(batch: &RecordBatch, to: &TopicPartition, limit_bytes: usize) -> Result<(), Error> {
+    let too_large =
+        |bytes, limit_bytes| Err(Error::TooLarge { partition: to.clone(), bytes, limit_bytes });
+    let batch_bytes = batch.as_bytes().len();
+    if BATCH_BYTES_MAX < batch_bytes {
+        return too_large(batch_bytes, BATCH_BYTES_MAX);
+    }
+    if batch_bytes <= limit_bytes {
+        return Ok(());
+    }
+    for record in batch.iter() {
+        let bytes = record.key.map_or(0, <[u8]>::len)
+            + record.value.map_or(0, <[u8]>::len)
+            + record.headers.as_bytes().len();
+        if limit_bytes < bytes {
+            return too_large(bytes, limit_bytes);
+        }
+    }
+    Ok(())
 }
 
 #[async_trait]
 impl Bus for Embedded {
     async fn create_topic(&self, spec: TopicSpec) -> Result<TopicInfo, Error> {
         rows::check_topic_name(&spec.name)?;
-        if spec.partitions < 1 {
-            return Err(Error::UnknownPartition(TopicPartition::new(spec.name, 0)));
+        if !(1..=PARTITIONS_MAX).contains(&spec.partitions) {
+            return Err(Error::Partitions { partitions: spec.partitions, max: PARTITIONS_MAX });
         }
-        let mut spec = spec;
-        if spec.record_bytes_max == 0 {
-            spec.record_bytes_max = self.record_bytes_default;
+        match self.ask(Op::CreateTopic(spec)).await? {
+            Outcome::Topic(info) => Ok(info),
+            other => unreachable!("a topic was asked for, not {other:?}"),
         }
-        self.ask(0, |reply| Op::CreateTopic { spec, reply }).await
     }
 
     async fn delete_topic(&self, name: &str) -> Result<(), Error> {
-        let name = name.to_owned();
-        self.ask(0, |reply| Op::DeleteTopic { name, reply }).await
+        self.ask(Op::DeleteTopic(name.to_owned())).await.map(drop)
     }
 
     async fn topics(&self) -> Result<Vec<TopicInfo>, Error> {
-        Ok(self.log.topics())
+        Ok(self.shared.topics().iter().map(|topic| topic.info.clone()).collect())
     }
 
     fn topic(&self, name: &str) -> Option<TopicInfo> {
-        self.log.topic(name).map(|topic| topic.info.clone())
+        self.shared.topic(name).map(|topic| topic.info.clone())
     }
 
     async fn watermarks(&self, partition: &TopicPartition) -> Result<Watermarks, Error> {
-        Ok(self.log.partition(partition)?.watermarks())
+        Ok(self.shared.partition(partition)?.1.watermarks())
     }
 
     async fn offset_for(&self, partition: &TopicPartition, start: Start) -> Result<Offset, Error> {
-        let found = self.log.partition(partition)?;
+        let (_, found) = self.shared.partition(partition)?;
         let marks = found.watermarks();
         match start {
             Start::Earliest => Ok(marks.start),
             Start::Latest => Ok(marks.end),
             Start::At(time) => {
-                let log = Arc::clone(&self.log);
-                let search = move || log.first_at(&found, time);
+                let shared = Arc::clone(&self.shared);
+                let search = move || Self::first_since(&shared, &found, time);
                 let first = tokio::task::spawn_blocking(search).await;
                 Ok(first.map_err(|_cancelled| Error::Closed)??.unwrap_or(marks.end))
             }
@@ -169,42 +371,46 @@ impl Bus for Embedded {
     }
 
     async fn append(&self, appends: Vec<Append>) -> Result<Vec<Appended>, Error> {
-        let bytes = appends.iter().map(|append| append.batch.as_bytes().len()).sum();
-        self.ask(bytes, |reply| Op::Append { appends, reply }).await
+        self.check_appends(&appends)?;
+        match self.ask(Op::Append(appends)).await? {
+            Outcome::Appended(bases) => Ok(bases),
+            other => unreachable!("appends were asked for, not {other:?}"),
+        }
     }
 
     async fn commit(&self, commit: Commit) -> Result<Vec<Appended>, Error> {
-        let bytes = commit.appends.iter().map(|append| append.batch.as_bytes().len()).sum();
-        self.ask(bytes, |reply| Op::Commit { commit, reply }).await
+        self.check_appends(&commit.appends)?;
+        match self.ask(Op::Commit(commit)).await? {
+            Outcome::Appended(bases) => Ok(bases),
+            other => unreachable!("a commit was asked for, not {other:?}"),
+        }
     }
 
     async fn recover(&self, shard: ShardId, epoch: Epoch) -> Result<Recovered, Error> {
-        self.ask(0, |reply| Op::Recover { shard, epoch, reply }).await
+        match self.ask(Op::Recover(shard, epoch)).await? {
+            Outcome::Recovered(recovered) => Ok(recovered),
+            other => unreachable!("a recovery was asked for, not {other:?}"),
+        }
     }
 
     async fn positions(&self) -> Result<Vec<(PositionKey, Position)>, Error> {
-        Ok(self.log.positions())
+        Ok(self.shared.positions().into_iter().collect())
     }
 
     async fn forget_shard(&self, shard: ShardId) -> Result<(), Error> {
-        self.ask(0, |reply| Op::Forget { shard, reply }).await
+        self.ask(Op::Forget(shard)).await.map(drop)
     }
 
     async fn reader(
         &self,
         assigned: Vec<(TopicPartition, Offset)>,
     ) -> Result<Box<dyn Reader>, Error> {
-        Ok(Box::new(reader::EmbeddedReader::new(Arc::clone(&self.log), assigned)?))
+        Ok(Box::new(reader::EmbeddedReader::new(Arc::clone(&self.shared), assigned)?))
     }
 
     async fn close(&self) {
-        self.room.close();
-        self.log.closed.store(true, Ordering::Release);
-        self.log.wake_all();
-        // The writer ends after what it was given: an error means that it has ended already.
-        drop(self.operations.send(Op::Close));
-        let thread = self.writer.lock().expect("nothing panics while holding it").take();
-        if let Some(thread) = thread {
+        if let Some(thread) = self.finish() {
+            // A panic of the writer was said and ended the process, or a test said otherwise.
             drop(tokio::task::spawn_blocking(move || thread.join()).await);
         }
     }
@@ -212,9 +418,7 @@ impl Bus for Embedded {
 
 impl Drop for Embedded {
     fn drop(&mut self) {
-        self.log.closed.store(true, Ordering::Release);
-        drop(self.operations.send(Op::Close));
-        if let Ok(Some(thread)) = self.writer.get_mut().map(Option::take) {
+        if let Some(thread) = self.finish() {
             drop(thread.join());
         }
     }

@@ -1,90 +1,121 @@
-//! Reads assigned partitions: what is recent from memory, what is not from the journal, and
-//! sleeps without polling when there is nothing.
+//! Reads assigned partitions: what is recent from memory, what is not from the journal on a
+//! blocking thread, and sleeps until a partition of its own has something new.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
-use tokio::sync::Notify;
 
-use super::log::{Log, Partition};
-use crate::{Error, Fetched, Offset, Reader, TopicPartition};
+use super::state::{Found, Partition, Ready, Shared, Subscription};
+use crate::{Error, Fetched, Offset, Reader, RecordBatch, TopicPartition, metrics as names};
 
 /// A reader of the embedded bus.
 #[derive(Debug)]
-pub(crate) struct EmbeddedReader {
-    log: Arc<Log>,
-    id: u64,
-    assigned: Vec<(Arc<Partition>, Offset)>,
-    /// Where the next fetch starts, so that no partition starves the others.
-    turn: usize,
-    notify: Arc<Notify>,
+pub(super) struct EmbeddedReader {
+    shared: Arc<Shared>,
+    cursors: Vec<Cursor>,
+    ready: Arc<Ready>,
+    /// Cursors that may have something, in the order in which they get their turn.
+    turns: VecDeque<usize>,
+}
+
+#[derive(Debug)]
+struct Cursor {
+    partition: Arc<Partition>,
+    subscription: Arc<Subscription>,
+    next: Offset,
+    has_turn: bool,
 }
 
 impl EmbeddedReader {
-    pub(crate) fn new(
-        log: Arc<Log>,
+    pub(super) fn new(
+        shared: Arc<Shared>,
         assigned: Vec<(TopicPartition, Offset)>,
     ) -> Result<Self, Error> {
-        let assigned: Vec<_> = assigned
+        let found: Vec<_> = assigned
             .into_iter()
-            .map(|(place, offset)| Ok((log.partition(&place)?, offset)))
+            .map(|(place, next)| Ok((shared.partition(&place)?.1, next)))
             .collect::<Result<_, Error>>()?;
-        let (id, notify) = (log.reader_id(), Arc::new(Notify::new()));
-        assigned.iter().for_each(|(partition, _)| partition.wait(id, &notify));
-        Ok(Self { log, id, assigned, turn: 0, notify })
+        let ready = Arc::new(Ready::default());
+        let cursors = found.into_iter().enumerate().map(|(index, (partition, next))| {
+            let subscription = Subscription::new(&partition, index, &ready);
+            Cursor { partition, subscription, next, has_turn: false }
+        });
+        Ok(Self { shared, cursors: cursors.collect(), ready, turns: VecDeque::new() })
     }
 
-    /// What there is now, without waiting for records.
-    async fn ready(&mut self, bytes_max: usize) -> Result<Vec<Fetched>, Error> {
-        let (mut fetched, mut left) = (Vec::new(), bytes_max);
-        let partitions = self.assigned.len();
-        for step in 0..partitions {
-            let index = (self.turn + step) % partitions;
-            let (partition, next) = (Arc::clone(&self.assigned[index].0), self.assigned[index].1);
-            let batches = self.batches(&partition, next, left).await?;
-            for batch in batches {
-                left = left.saturating_sub(batch.as_bytes().len());
-                self.assigned[index].1 = batch.last_offset().next();
-                fetched.push(Fetched { partition: partition.place.clone(), batch });
-            }
-            if left == 0 {
-                self.turn = (index + 1) % partitions;
+    /// What there is now. Only the first partition's turn may lead to an error or a cold read;
+    /// the others then wait for theirs. Nothing moves before that await, so a dropped call loses
+    /// nothing.
+    async fn gather(&mut self, bytes_max: usize) -> Result<Vec<Fetched>, Error> {
+        for index in self.ready.take() {
+            self.enqueue(index);
+        }
+        let (mut fetched, mut bytes) = (Vec::new(), 0);
+        while let Some(index) = self.turns.front().copied() {
+            if !fetched.is_empty() && bytes_max <= bytes {
                 break;
+            }
+            let cursor = &self.cursors[index];
+            // Before the look: what is published after it wakes the reader again.
+            cursor.subscription.taken();
+            let left = bytes_max.saturating_sub(bytes);
+            let (batches, more) = match cursor.partition.find(cursor.next, left) {
+                Ok(Found::Batches(batches, more)) => (batches, more),
+                Ok(Found::Nothing) => (Vec::new(), false),
+                Ok(Found::Cold(_)) | Err(_) if !fetched.is_empty() => break,
+                Ok(Found::Cold(end)) => (self.read_cold(index, end, left).await?, true),
+                Err(error) => return Err(error),
+            };
+            self.turns.pop_front();
+            let cursor = &mut self.cursors[index];
+            cursor.has_turn = false;
+            for batch in batches {
+                bytes += batch.as_bytes().len();
+                cursor.next = batch.last_offset().next();
+                fetched.push(Fetched { partition: cursor.partition.place.clone(), batch });
+            }
+            if more {
+                self.enqueue(index);
             }
         }
         Ok(fetched)
     }
 
-    async fn batches(
+    fn enqueue(&mut self, index: usize) {
+        if !std::mem::replace(&mut self.cursors[index].has_turn, true) {
+            self.turns.push_back(index);
+        }
+    }
+
+    /// Batches that are no longer in memory.
+    async fn read_cold(
         &self,
-        partition: &Arc<Partition>,
-        next: Offset,
+        index: usize,
+        end: Offset,
         bytes_max: usize,
-    ) -> Result<Vec<crate::RecordBatch>, Error> {
-        if partition.deleted.load(Ordering::Acquire) {
-            return Err(Error::UnknownTopic { topic: partition.place.topic.to_string() });
+    ) -> Result<Vec<RecordBatch>, Error> {
+        let Cursor { partition, next, .. } = &self.cursors[index];
+        let (shared, uid, next) = (Arc::clone(&self.shared), partition.uid, *next);
+        metrics::counter!(names::COLD_READS).increment(1);
+        let read = move || shared.store.read(uid, next, end, bytes_max);
+        let read =
+            tokio::task::spawn_blocking(read).await.map_err(|_cancelled| Error::Closed)??;
+        let mut expected = next;
+        let mut found = Vec::with_capacity(read.len());
+        for batch in read {
+            let batch = batch.from_offset(expected).filter(|it| it.first_offset() == expected);
+            let Some(batch) = batch else { break };
+            expected = batch.last_offset().next();
+            found.push(batch);
         }
-        let marks = partition.watermarks();
-        if next < marks.start || marks.end < next {
-            return Err(Error::OffsetOutOfRange {
-                partition: partition.place.clone(),
-                offset: next,
-                start: marks.start,
-                end: marks.end,
-            });
+        if found.is_empty() {
+            // Retention may have passed meanwhile, or the topic be gone; else records are missing.
+            partition.find(next, 0)?;
+            let what = format!("record {next} of {} is missing", partition.place);
+            return Err(Error::Corrupt(what));
         }
-        if next == marks.end {
-            return Ok(Vec::new());
-        }
-        if let Some(batches) = partition.recent(next, bytes_max) {
-            return Ok(batches);
-        }
-        let (log, uid) = (Arc::clone(&self.log), partition.uid);
-        let read = move || log.journal.batches(uid, next, bytes_max);
-        let read = tokio::task::spawn_blocking(read).await.map_err(|_cancelled| Error::Closed)?;
-        // A group that is not published yet may be durable: a reader waits for its end to move.
-        Ok(read?.into_iter().filter(|batch| batch.last_offset() < marks.end).collect())
+        Ok(found)
     }
 }
 
@@ -92,20 +123,22 @@ impl EmbeddedReader {
 impl Reader for EmbeddedReader {
     async fn fetch(&mut self, bytes_max: usize) -> Result<Vec<Fetched>, Error> {
         loop {
-            if self.log.closed.load(Ordering::Acquire) {
+            if self.shared.is_closed() {
                 return Err(Error::Closed);
             }
-            let fetched = self.ready(bytes_max.max(1)).await?;
+            let fetched = self.gather(bytes_max.max(1)).await?;
             if !fetched.is_empty() {
+                let records: usize = fetched.iter().map(|it| it.batch.len()).sum();
+                metrics::counter!(names::READ_RECORDS).increment(records as u64);
                 return Ok(fetched);
             }
-            self.notify.notified().await;
+            self.ready.notify.notified().await;
         }
     }
 }
 
 impl Drop for EmbeddedReader {
     fn drop(&mut self) {
-        self.assigned.iter().for_each(|(partition, _)| partition.leave(self.id));
+        self.cursors.iter().for_each(|cursor| cursor.subscription.end(&cursor.partition));
     }
 }

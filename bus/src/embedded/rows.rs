@@ -1,183 +1,323 @@
-//! How keys and rows of the journal look as bytes.
-//!
-//! ```text
-//! batches    partition uid (u64, big endian), base offset (i64, big endian) -> a record batch
-//! topics     name -> version 1, CRC-32C of the rest, id u64, partitions i32,
-//!            retention age ms u64 (0 = none), retention bytes u64 (0 = none), record bytes u64
-//! starts     partition uid -> start i64, end i64: what retention left
-//! positions  shard (u64, big endian), partition (i32, big endian), topic ->
-//!            version 1, CRC-32C of the rest, epoch u64, next i64, count varint,
-//!            then per completion range: gap varint, length varint
-//! fences     shard (u64, big endian) -> epoch u64
-//! meta       "group" -> u64, how many groups were written; "topic" -> u64, the next topic's id
-//! ```
-//!
-//! Integers inside rows are little endian. A partition's uid is its topic's id times 65,536 plus
-//! its number; ids are never reused.
+//! How a row of the journal lies on disk: a version byte, varints, and a CRC-32C that also covers
+//! the row's key, so that a row that strays or rots is noticed when it is read.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{
-    Completions, Epoch, Error, Offset, Position, PositionKey, Retention, ShardId, TopicInfo,
-    TopicPartition, TopicSpec,
-};
+use crate::{Completions, Epoch, Error, Offset, Position, Retention, TopicInfo, TopicSpec};
 
 const VERSION: u8 = 1;
 
-pub(crate) fn batch_key(uid: u64, base: Offset) -> [u8; 16] {
+/// What is wrong with a row, as a fact.
+pub(super) type Damage = &'static str;
+
+/// The key of a row with two parts, big endian so that redb orders it by both.
+pub(super) fn pair_key(high: u64, low: u64) -> [u8; 16] {
     let mut key = [0; 16];
-    key[..8].copy_from_slice(&uid.to_be_bytes());
-    key[8..].copy_from_slice(&base.0.to_be_bytes());
+    key[..8].copy_from_slice(&high.to_be_bytes());
+    key[8..].copy_from_slice(&low.to_be_bytes());
     key
 }
 
-pub(crate) fn batch_base(key: &[u8]) -> Option<Offset> {
-    Some(Offset(i64::from_be_bytes(key.get(8..16)?.try_into().ok()?)))
+/// The parts of a key that [`pair_key`] made.
+pub(super) fn split_key(key: &[u8; 16]) -> (u64, u64) {
+    let (high, low) = key.split_at(8);
+    (
+        u64::from_be_bytes(high.try_into().expect("8 bytes")),
+        u64::from_be_bytes(low.try_into().expect("8 bytes")),
+    )
 }
 
-pub(crate) fn position_key(key: &PositionKey) -> Vec<u8> {
-    let mut bytes = key.shard.0.to_be_bytes().to_vec();
-    bytes.extend_from_slice(&key.partition.partition.to_be_bytes());
-    bytes.extend_from_slice(key.partition.topic.as_bytes());
-    bytes
+/// An offset as a key part. Offsets of the embedded bus count from zero.
+pub(super) fn offset_key(offset: Offset) -> u64 {
+    u64::try_from(offset.0).unwrap_or_default()
 }
 
-pub(crate) fn parse_position_key(bytes: &[u8]) -> Option<PositionKey> {
-    let shard = ShardId(u64::from_be_bytes(bytes.get(..8)?.try_into().ok()?));
-    let partition = i32::from_be_bytes(bytes.get(8..12)?.try_into().ok()?);
-    let topic = std::str::from_utf8(bytes.get(12..)?).ok()?;
-    Some(PositionKey { shard, partition: TopicPartition::new(topic, partition) })
+/// An offset from a key part or a varint.
+pub(super) fn offset_of(raw: u64) -> Result<Offset, Damage> {
+    i64::try_from(raw).map(Offset).map_err(|_| "an offset over 2^63")
 }
 
-fn sealed(body: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![VERSION];
-    bytes.extend_from_slice(&crc32c::crc32c(body).to_le_bytes());
-    bytes.extend_from_slice(body);
-    bytes
-}
-
-fn opened(bytes: &[u8]) -> Option<&[u8]> {
-    let (head, body) = bytes.split_at_checked(5)?;
-    let checksum = u32::from_le_bytes(head[1..].try_into().ok()?);
-    (head[0] == VERSION && checksum == crc32c::crc32c(body)).then_some(body)
-}
-
-fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
-    while 0x80 <= value {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-}
-
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..63).step_by(7) {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-    let (taken, rest) = bytes.split_first_chunk::<N>()?;
-    *bytes = rest;
-    Some(*taken)
-}
-
-pub(crate) fn encode_position(position: &Position) -> Vec<u8> {
-    let mut body = position.epoch.0.to_le_bytes().to_vec();
-    body.extend_from_slice(&position.next.0.to_le_bytes());
-    let ranges = position.completions.ranges();
-    put_varint(&mut body, ranges.len() as u64);
-    let mut at = position.next;
-    for (start, end) in ranges {
-        put_varint(&mut body, start.0.abs_diff(at.0));
-        put_varint(&mut body, end.0.abs_diff(start.0));
-        at = *end;
-    }
-    sealed(&body)
-}
-
-pub(crate) fn decode_position(bytes: &[u8]) -> Option<Position> {
-    let mut body = opened(bytes)?;
-    let epoch = Epoch(u64::from_le_bytes(take(&mut body)?));
-    let next = Offset(i64::from_le_bytes(take(&mut body)?));
-    let mut ranges = Vec::new();
-    let mut at = next.0;
-    for _range in 0..take_varint(&mut body)? {
-        let start = at.checked_add_unsigned(take_varint(&mut body)?)?;
-        let end = start.checked_add_unsigned(take_varint(&mut body)?)?;
-        ranges.push((Offset(start), Offset(end)));
-        at = end;
-    }
-    let completions = Completions::from_ranges(ranges);
-    body.is_empty().then_some(Position { epoch, next, completions })
-}
-
-pub(crate) fn encode_topic(info: &TopicInfo) -> Vec<u8> {
-    let TopicSpec { partitions, retention, record_bytes_max, .. } = &info.spec;
-    let age = retention.age.map_or(0, |age| age.as_millis() as u64);
-    let mut body = info.id.to_le_bytes().to_vec();
-    body.extend_from_slice(&partitions.to_le_bytes());
-    for word in [age, retention.bytes.unwrap_or(0), *record_bytes_max as u64] {
-        body.extend_from_slice(&word.to_le_bytes());
-    }
-    sealed(&body)
-}
-
-pub(crate) fn decode_topic(name: &str, bytes: &[u8]) -> Option<TopicInfo> {
-    let mut body = opened(bytes)?;
-    let id = u64::from_le_bytes(take(&mut body)?);
-    let partitions = i32::from_le_bytes(take(&mut body)?);
-    let mut word = || Some(u64::from_le_bytes(take(&mut body)?));
-    let (age, retained, record_bytes) = (word()?, word()?, word()?);
-    let retention = Retention {
-        age: (age != 0).then(|| Duration::from_millis(age)),
-        bytes: (retained != 0).then_some(retained),
-    };
-    let record_bytes_max = usize::try_from(record_bytes).ok()?;
-    let spec = TopicSpec { name: name.into(), partitions, retention, record_bytes_max };
-    (0 < partitions).then_some(TopicInfo { spec, id })
-}
-
-/// Kafka's rule for topic names.
-pub(crate) fn check_topic_name(name: &str) -> Result<(), Error> {
+/// Refuses a name that Kafka would refuse.
+pub(super) fn check_topic_name(name: &str) -> Result<(), Error> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let good =
         (1..=249).contains(&name.len()) && name.bytes().all(legal) && name != "." && name != "..";
     if good { Ok(()) } else { Err(Error::TopicName { topic: name.to_owned() }) }
 }
 
+/// Writes a row.
+struct RowWriter {
+    bytes: Vec<u8>,
+}
+
+impl RowWriter {
+    fn new() -> Self {
+        Self { bytes: vec![VERSION] }
+    }
+
+    fn number(&mut self, mut value: u64) -> &mut Self {
+        while 0x80 <= value {
+            self.bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.bytes.push(value as u8);
+        self
+    }
+
+    fn option(&mut self, value: Option<u64>) -> &mut Self {
+        match value {
+            None => self.number(0),
+            Some(value) => self.number(1).number(value),
+        }
+    }
+
+    fn text(&mut self, value: &str) -> &mut Self {
+        self.number(value.len() as u64);
+        self.bytes.extend_from_slice(value.as_bytes());
+        self
+    }
+
+    fn finish(&mut self, key: &[u8]) -> Vec<u8> {
+        let checksum = crc32c::crc32c_append(crc32c::crc32c(key), &self.bytes);
+        self.bytes.extend_from_slice(&checksum.to_le_bytes());
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+/// Reads what [`RowWriter`] wrote, and nothing else.
+struct RowReader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> RowReader<'a> {
+    fn open(key: &[u8], bytes: &'a [u8]) -> Result<Self, Damage> {
+        let (payload, checksum) = bytes.split_last_chunk::<4>().ok_or("a row too short")?;
+        if crc32c::crc32c_append(crc32c::crc32c(key), payload) != u32::from_le_bytes(*checksum) {
+            return Err("the checksum of a row");
+        }
+        match payload.split_first() {
+            Some((&VERSION, rest)) => Ok(Self { rest }),
+            _ => Err("an unknown version of a row"),
+        }
+    }
+
+    fn number(&mut self) -> Result<u64, Damage> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let (&byte, rest) = self.rest.split_first().ok_or("a row that ends early")?;
+            self.rest = rest;
+            let bits = u64::from(byte & 0x7f);
+            if bits.leading_zeros() < shift {
+                return Err("a number over 64 bits");
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err("a number over 64 bits")
+    }
+
+    fn option(&mut self) -> Result<Option<u64>, Damage> {
+        match self.number()? {
+            0 => Ok(None),
+            1 => Ok(Some(self.number()?)),
+            _ => Err("an option that is neither"),
+        }
+    }
+
+    fn text(&mut self) -> Result<&'a str, Damage> {
+        let length = usize::try_from(self.number()?).map_err(|_| "a text too long")?;
+        let (text, rest) = self.rest.split_at_checked(length).ok_or("a text too long")?;
+        self.rest = rest;
+        std::str::from_utf8(text).map_err(|_| "a text that is not UTF-8")
+    }
+
+    fn end(self) -> Result<(), Damage> {
+        if self.rest.is_empty() { Ok(()) } else { Err("a row with more than it should have") }
+    }
+}
+
+/// A row that is one number: a fence, a start, a counter.
+pub(super) fn encode_number(key: &[u8], value: u64) -> Vec<u8> {
+    RowWriter::new().number(value).finish(key)
+}
+
+pub(super) fn decode_number(key: &[u8], bytes: &[u8]) -> Result<u64, Damage> {
+    let mut row = RowReader::open(key, bytes)?;
+    let value = row.number()?;
+    row.end()?;
+    Ok(value)
+}
+
+/// What the journal knows of a batch without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct IndexRow {
+    /// How many records it has, and so how many offsets it takes.
+    pub(super) count: u32,
+    /// How many bytes it has.
+    pub(super) bytes: u32,
+    /// Its newest timestamp.
+    pub(super) timestamp_max: i64,
+}
+
+const INDEX_ROW: usize = 21;
+
+/// The fixed form of an index row: one is written for every batch.
+pub(super) fn encode_index(key: &[u8], row: IndexRow) -> [u8; INDEX_ROW] {
+    let mut bytes = [0; INDEX_ROW];
+    bytes[0] = VERSION;
+    bytes[1..5].copy_from_slice(&row.count.to_le_bytes());
+    bytes[5..9].copy_from_slice(&row.bytes.to_le_bytes());
+    bytes[9..17].copy_from_slice(&row.timestamp_max.to_le_bytes());
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(key), &bytes[..17]);
+    bytes[17..].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+pub(super) fn decode_index(key: &[u8], bytes: &[u8]) -> Result<IndexRow, Damage> {
+    let bytes: &[u8; INDEX_ROW] = bytes.try_into().map_err(|_| "the length of an index row")?;
+    let checksum = u32::from_le_bytes(bytes[17..].try_into().expect("4 bytes"));
+    if crc32c::crc32c_append(crc32c::crc32c(key), &bytes[..17]) != checksum {
+        return Err("the checksum of an index row");
+    }
+    if bytes[0] != VERSION {
+        return Err("an unknown version of an index row");
+    }
+    Ok(IndexRow {
+        count: u32::from_le_bytes(bytes[1..5].try_into().expect("4 bytes")),
+        bytes: u32::from_le_bytes(bytes[5..9].try_into().expect("4 bytes")),
+        timestamp_max: i64::from_le_bytes(bytes[9..17].try_into().expect("8 bytes")),
+    })
+}
+
+/// A position: epoch, next, and the completion ranges as gap and length, from `next` on.
+pub(super) fn encode_position(key: &[u8], position: &Position) -> Vec<u8> {
+    let mut row = RowWriter::new();
+    let ranges = position.completions.ranges();
+    row.number(position.epoch.0).number(offset_key(position.next)).number(ranges.len() as u64);
+    let mut at = position.next.0;
+    for (start, end) in ranges {
+        row.number(start.0.abs_diff(at)).number(end.0.abs_diff(start.0));
+        at = end.0;
+    }
+    row.finish(key)
+}
+
+pub(super) fn decode_position(key: &[u8], bytes: &[u8]) -> Result<Position, Damage> {
+    let mut row = RowReader::open(key, bytes)?;
+    let epoch = Epoch(row.number()?);
+    let next = row.number()?;
+    let count = row.number()?;
+    let mut ranges = Vec::new();
+    let mut at = next;
+    for _range in 0..count {
+        let start = at.checked_add(row.number()?).ok_or("a completion range over 2^64")?;
+        let end = start.checked_add(row.number()?).ok_or("a completion range over 2^64")?;
+        if end <= start {
+            return Err("an empty completion range");
+        }
+        ranges.push((offset_of(start)?, offset_of(end)?));
+        at = end;
+    }
+    row.end()?;
+    Ok(Position { epoch, next: offset_of(next)?, completions: Completions::from_ranges(ranges) })
+}
+
+/// A topic; its key is its id.
+pub(super) fn encode_topic(key: &[u8], info: &TopicInfo) -> Vec<u8> {
+    let spec = &info.spec;
+    let age_ms = spec.retention.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    RowWriter::new()
+        .text(&spec.name)
+        .number(spec.partitions.unsigned_abs().into())
+        .option(age_ms)
+        .option(spec.retention.bytes)
+        .number(spec.record_bytes_max as u64)
+        .finish(key)
+}
+
+pub(super) fn decode_topic(key: &[u8], id: u64, bytes: &[u8]) -> Result<TopicInfo, Damage> {
+    let mut row = RowReader::open(key, bytes)?;
+    let name: Arc<str> = row.text()?.into();
+    let partitions = i32::try_from(row.number()?).map_err(|_| "a topic with 2^31 partitions")?;
+    if partitions < 1 {
+        return Err("a topic without partitions");
+    }
+    let retention =
+        Retention { age: row.option()?.map(Duration::from_millis), bytes: row.option()? };
+    let record_bytes_max =
+        usize::try_from(row.number()?).map_err(|_| "a record limit over 2^64")?;
+    row.end()?;
+    Ok(TopicInfo { spec: TopicSpec { name, partitions, retention, record_bytes_max }, id })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn positions_come_back_and_damaged_ones_do_not() {
-        let completions = [(Offset(45), Offset(47)), (Offset(300), Offset(90_000))];
-        let position = Position {
-            epoch: Epoch(3),
-            next: Offset(40),
-            completions: Completions::from_ranges(completions),
-        };
-        let bytes = encode_position(&position);
-        assert_eq!(decode_position(&bytes), Some(position));
-        for at in 0..bytes.len() {
-            let mut bad = bytes.clone();
-            bad[at] ^= 1;
-            assert_eq!(decode_position(&bad), None, "flipped byte {at}");
-            assert_eq!(decode_position(&bytes[..at]), None);
+    fn position() -> Position {
+        let ranges = [(Offset(310), Offset(312)), (Offset(400), Offset(900_000))];
+        Position {
+            epoch: Epoch(u64::MAX),
+            next: Offset(300),
+            completions: Completions::from_ranges(ranges),
         }
     }
 
     #[test]
-    fn names_follow_kafkas_rule() {
-        for bad in ["", ".", "..", "a b", "a;b", "ä", &"x".repeat(250)] {
+    fn rows_come_back() {
+        let key = pair_key(7, 9);
+        assert_eq!(split_key(&key), (7, 9));
+        let position = position();
+        assert_eq!(decode_position(&key, &encode_position(&key, &position)), Ok(position));
+        let mut spec = TopicSpec::new("a.b-c_d", 3);
+        spec.retention = Retention { age: Some(Duration::from_millis(5)), bytes: Some(0) };
+        let info = TopicInfo { spec, id: 4 };
+        assert_eq!(decode_topic(&key, 4, &encode_topic(&key, &info)), Ok(info));
+        let row = IndexRow { count: 500, bytes: 1 << 20, timestamp_max: -3 };
+        assert_eq!(decode_index(&key, &encode_index(&key, row)), Ok(row));
+        for value in [0, 127, 128, u64::MAX] {
+            assert_eq!(decode_number(&key, &encode_number(&key, value)), Ok(value));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let key = pair_key(1, 2);
+        let good = encode_position(&key, &position());
+        for at in 0..good.len() {
+            for bit in 0..8 {
+                let mut bad = good.clone();
+                bad[at] ^= 1 << bit;
+                assert!(decode_position(&key, &bad).is_err(), "byte {at} bit {bit}");
+            }
+            assert!(decode_position(&key, &good[..at]).is_err(), "cut at {at}");
+        }
+        assert!(decode_position(&pair_key(1, 3), &good).is_err(), "a row under another key");
+    }
+
+    #[test]
+    fn hostile_rows_with_a_right_checksum_are_errors() {
+        let key = pair_key(1, 2);
+        let good = encode_position(&key, &position());
+        for at in 0..good.len() - 4 {
+            for byte in [0x00, 0x7f, 0x80, 0xff] {
+                let mut bad = good[..good.len() - 4].to_vec();
+                bad[at] = byte;
+                let checksum = crc32c::crc32c_append(crc32c::crc32c(&key), &bad);
+                bad.extend_from_slice(&checksum.to_le_bytes());
+                drop(decode_position(&key, &bad));
+                drop(decode_topic(&key, 1, &bad));
+                assert!(decode_number(&key, &bad).is_err() || at != 0);
+            }
+        }
+    }
+
+    #[test]
+    fn names_follow_the_rules_of_kafka() {
+        for bad in ["", ".", "..", "a b", "a;b", "a/b", "ä", &"x".repeat(250)] {
             assert!(check_topic_name(bad).is_err(), "{bad}");
         }
         assert!(check_topic_name("a.B_c-9").is_ok());

@@ -1,5 +1,7 @@
 //! The embedded bus as its callers see it.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 use crate::{BatchBuilder, Completions, Headers, PositionMove, RecordBatch, Timestamp};
 
@@ -78,7 +80,9 @@ async fn sources_leave_the_reserve_to_commits() {
     let mut config = EmbeddedConfig::new(dir.path());
     let left = Arc::new(std::sync::atomic::AtomicU64::new(1 << 40));
     let probed = Arc::clone(&left);
-    config.space = Arc::new(move || Some((1 << 40, probed.load(Ordering::Relaxed))));
+    config.space = Arc::new(move || {
+        Some(Space { total_bytes: 1 << 40, available_bytes: probed.load(Ordering::Relaxed) })
+    });
     let bus = Embedded::open(config, None).unwrap();
     bus.create_topic(TopicSpec::new("in", 1)).await.unwrap();
     bus.append(vec![to("in", 0, &["a"])]).await.unwrap();

@@ -1,1 +1,8 @@
-//! TODO
+//! A node as a process, and the commands that talk to it: the command line, how a command finds
+//! its node, what it prints, and the wiring of the crates into a running node.
+
+pub mod cli;
+pub mod client;
+pub mod commands;
+pub mod discovery;
+pub mod output;

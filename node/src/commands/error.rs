@@ -5,6 +5,8 @@ use function::Diagnostics;
 
 /// The exit statuses of `millrace`, as its help lists them.
 pub mod exit {
+    /// It is done.
+    pub const DONE: u8 = 0;
     /// It failed.
     pub const FAILED: u8 = 1;
     /// The command line cannot be understood.
@@ -101,8 +103,13 @@ impl From<Diagnostics> for CommandError {
 }
 
 impl From<std::io::Error> for CommandError {
-    /// A failure of stdout or stderr themselves.
+    /// A failure of stdout or stderr themselves. Whoever closed the pipe has seen enough: that is
+    /// no failure, and nothing is said of it.
     fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            let message = "the output was closed".to_owned();
+            return Self { exit: exit::DONE, code: None, message, help: None, diagnostics: None };
+        }
         Self::new(exit::FAILED, "E0110", format!("cannot write the output: {error}"))
     }
 }

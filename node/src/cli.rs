@@ -1,0 +1,269 @@
+//! The command line: what can be typed, and which command it is handed to. Every help text begins
+//! with examples.
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::commands::error::{CommandError, exit};
+use crate::commands::{
+    build, completions, consume, dev, explain, lag, new, produce, serve, status, topic,
+};
+use crate::output::{ColorChoice, Format};
+
+/// Runs your functions on the records of your topics: one binary, on a laptop or on servers.
+#[derive(Debug, Parser)]
+#[command(
+    name = "millrace",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  millrace new greenhouse && cd greenhouse && millrace build
+  millrace dev                                           a node with this application
+  millrace produce readings -k bed-4 '{\"c\":34.2}'        in a second terminal
+  millrace consume alerts -n 1
+  millrace status
+
+Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 denied, 5 conflict, 6 unreachable,
+7 timed out, 78 unusable configuration, 130 interrupted. `millrace explain CODE` explains errors."
+)]
+#[command(propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub globals: Globals,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Globals {
+    /// The node to talk to: its name or the start of it, its folder, or its URL (with the token in
+    /// MILLRACE_TOKEN). Needed only if several run.
+    #[arg(long, global = true, env = "MILLRACE_NODE", value_name = "NODE", hide_env_values = true)]
+    pub node: Option<String>,
+    /// How to print.
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+    /// When to use colour; NO_COLOR and CLICOLOR_FORCE are heard too.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: ColorChoice,
+    /// Say more; twice for even more.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a new application.
+    New(new::NewArgs),
+    /// Compile the functions of an application.
+    Build(build::BuildArgs),
+    /// Run an application on this machine, and reload it when it is saved.
+    Dev(DevArgs),
+    /// Run applications as a service.
+    Serve(ServeArgs),
+    /// Append records to a topic.
+    Produce(produce::ProduceArgs),
+    /// Read records of a topic.
+    Consume(consume::ConsumeArgs),
+    /// List, make, describe and delete topics.
+    #[command(subcommand)]
+    Topic(topic::TopicCommand),
+    /// Show what a node does.
+    Status(status::StatusArgs),
+    /// Show how far triggers are behind.
+    Lag(lag::LagArgs),
+    /// Explain the code of an error.
+    Explain(explain::ExplainArgs),
+    /// Print a completion script for a shell.
+    Completions(completions::CompletionsArgs),
+}
+
+/// Run an application on this machine, and reload it when it is saved.
+///
+/// The node has a bus of its own; nothing else is needed. Records and positions stay in the data
+/// folder, so that the next start goes on where this one was. Ctrl-C drains and ends.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millrace dev                            the application in this folder
+  millrace dev examples/weather           another one
+  millrace dev --no-feed                  leave [dev.feed] of the manifest out
+  millrace dev --data /tmp/try            keep records elsewhere than in .millrace/")]
+pub struct DevArgs {
+    /// The application's folder, where millrace.toml lies.
+    #[arg(default_value = ".", value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Where records and positions are kept [default: .millrace in the application's folder].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where the control API listens; any free port of 127.0.0.1 by default.
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// Do not play the file of [dev.feed].
+    #[arg(long)]
+    pub no_feed: bool,
+}
+
+/// Run applications as a service.
+///
+/// As `dev`, but nothing is reloaded and no feed is played. SIGTERM drains and ends; a setting
+/// that cannot be used ends with status 78.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millrace serve --data /var/lib/millrace --app /srv/greenhouse
+  millrace serve --data DIR --app one --app two --name edge-1
+  millrace serve --data DIR --app one --listen 127.0.0.1:8081")]
+pub struct ServeArgs {
+    /// An application's folder; may be given more than once.
+    #[arg(long = "app", value_name = "DIR", required = true)]
+    pub apps: Vec<PathBuf>,
+    /// Where records and positions are kept.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Where the control API listens; any free port of 127.0.0.1 by default.
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// How commands address this node [default: the first application's name].
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+/// Parses, dispatches, prints what failed, and gives the exit status.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let parsed = command().try_get_matches_from(arguments);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are errors of clap too, with status 0.
+            drop(error.print());
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE));
+        }
+    };
+    match dispatch(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if error.exit != exit::DONE {
+                let text = error.render(cli.globals.colour_on_stderr());
+                drop(io::stderr().write_all(text.as_bytes()));
+            }
+            ExitCode::from(error.exit)
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<(), CommandError> {
+    let globals = &cli.globals;
+    match &cli.command {
+        Command::New(args) => new::run(args),
+        Command::Build(args) => build::run(args),
+        Command::Dev(args) => dev::run(args, globals),
+        Command::Serve(args) => serve::run(args, globals),
+        Command::Produce(args) => produce::run(args, globals),
+        Command::Consume(args) => consume::run(args, globals),
+        Command::Topic(args) => topic::run(args, globals),
+        Command::Status(args) => status::run(args, globals),
+        Command::Lag(args) => lag::run(args, globals),
+        Command::Explain(args) => explain::run(args),
+        Command::Completions(args) => completions::run(args),
+    }
+}
+
+/// The whole command line, with the examples of each command at the top of its help.
+#[must_use]
+pub fn command() -> clap::Command {
+    examples_first(Cli::command())
+}
+
+/// Commands write their examples as `after_help`, next to their arguments; people read them first.
+fn examples_first(mut command: clap::Command) -> clap::Command {
+    if let Some(examples) = command.get_after_help().cloned() {
+        command = command.before_help(examples).after_help("");
+    }
+    let names: Vec<String> =
+        command.get_subcommands().map(|one| one.get_name().to_owned()).collect();
+    for name in names {
+        command = command.mut_subcommand(name, examples_first);
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, clap::Command)>) {
+        let path = format!("{path} {}", command.get_name()).trim().to_owned();
+        if command.get_subcommands().next().is_none() {
+            found.push((path, command.clone()));
+            return;
+        }
+        for one in command.get_subcommands() {
+            leaves(one, &path, found);
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_begins_with_examples_that_parse() {
+        let mut found = Vec::new();
+        leaves(&command(), "", &mut found);
+        assert!(found.len() > 12, "{}", found.len());
+        for (path, mut command) in found {
+            let help = command.render_long_help().to_string();
+            assert!(help.starts_with("Examples:\n"), "{path}: {help}");
+            let examples = help.lines().skip(1).take_while(|line| line.starts_with("  "));
+            let mut count = 0;
+            for example in examples.filter(|line| line.trim_start().starts_with("millrace ")) {
+                assert!(example.trim_start().starts_with(&path), "{path}: {example}");
+                count += 1;
+                check_example(example.trim());
+            }
+            assert!(count > 0, "{path} has no example that starts with its name");
+        }
+    }
+
+    /// An example is a command, then at least three spaces and what it does.
+    fn check_example(example: &str) {
+        let typed = example.split("   ").next().unwrap();
+        let typed = typed.split(" | ").next().unwrap().split(" > ").next().unwrap();
+        let words = typed.split_whitespace().map(|word| word.trim_matches('\''));
+        if let Err(error) = command().try_get_matches_from(words) {
+            panic!("{typed}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_mistyped_command_is_guessed() {
+        let error = command().try_get_matches_from(["millrace", "prodcue", "t"]).unwrap_err();
+        assert_eq!(error.exit_code(), i32::from(exit::USAGE));
+        assert!(error.to_string().contains("produce"), "{error}");
+        let error = command().try_get_matches_from(["millrace", "lag", "--outptu"]).unwrap_err();
+        assert!(error.to_string().contains("--output"), "{error}");
+    }
+
+    #[test]
+    fn globals_may_stand_behind_the_command() {
+        let matches =
+            command().try_get_matches_from(["millrace", "lag", "-o", "json", "--node", "x", "-vv"]);
+        let cli = Cli::from_arg_matches(&matches.unwrap()).unwrap();
+        assert_eq!(cli.globals.output, Format::Json);
+        assert_eq!(cli.globals.node.as_deref(), Some("x"));
+        assert_eq!(cli.globals.verbose, 2);
+    }
+}

@@ -1,0 +1,17 @@
+//! The commands, one file each. All end with the same kind of error, and all "next:" lines say
+//! what works as typed.
+
+pub mod build;
+pub mod completions;
+pub mod consume;
+pub mod dev;
+pub mod error;
+pub mod explain;
+pub mod interrupt;
+pub mod lag;
+pub mod new;
+pub mod produce;
+pub mod program;
+pub mod serve;
+pub mod status;
+pub mod topic;

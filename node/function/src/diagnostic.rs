@@ -108,7 +108,8 @@ impl Diagnostic {
             Severity::Warning => ("warning", YELLOW),
         };
         let head = paint.with(tone, &format!("{word}[{}]", self.code));
-        let mut out = format!("{head}{}\n", paint.with(BOLD, &format!(": {}", self.message)));
+        let message = format!(": {}", printable(&self.message));
+        let mut out = format!("{head}{}\n", paint.with(BOLD, &message));
         let indent = self.render_place(&mut out, paint, tone);
         for tried in &self.tried {
             push_line(&mut out, &format!("{indent}tried: {}", printable(tried)));
@@ -142,7 +143,8 @@ impl Diagnostic {
         let (text, column, length) = clip(place);
         let bar = paint.with(BLUE, "|");
         push_line(out, &format!("{} {bar} {text}", paint.with(BLUE, &number)));
-        let carets = paint.with(tone, format!("{} {}", "^".repeat(length), self.note).trim_end());
+        let carets = paint
+            .with(tone, format!("{} {}", "^".repeat(length), printable(&self.note)).trim_end());
         push_line(out, &format!("{gutter} {bar} {}{carets}", " ".repeat(column - 1)));
         format!("{gutter} ")
     }
@@ -169,10 +171,11 @@ fn clip(place: &Place) -> (String, usize, usize) {
     (format!("{head}{shown}{tail}"), column, length.max(1))
 }
 
-/// The same number of characters, none of which moves a terminal's cursor.
+/// The same number of characters, none of which moves a terminal's cursor or turns its text.
 fn printable(text: &str) -> String {
     let shown = |c: char| match c {
         '\t' => ' ',
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
         c if c.is_control() => '\u{fffd}',
         c => c,
     };
@@ -333,6 +336,13 @@ error[E0203]: unknown key `batchsize`
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_name_in_a_message_cannot_move_the_cursor() {
+        let found = crate::Manifest::parse("\"\\u001b[2J\\u202e\" = 1", "m").unwrap_err();
+        assert!(found.iter().any(|one| one.message.contains('\x1b')), "the case meets its test");
+        assert!(!found.render(false).contains(['\x1b', '\u{202e}']), "{found}");
     }
 
     #[test]

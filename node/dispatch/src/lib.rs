@@ -1,1 +1,31 @@
-//! TODO
+//! Records of one shard become invocations, outputs and commits.
+//!
+//! [`ShardDispatch`] decides, a pure core with no clock and no I/O; [`start`] runs it.
+
+mod bisect;
+mod command;
+mod commits;
+mod driver;
+mod gather;
+mod hold;
+mod metrics;
+pub mod offset_tracker;
+mod records;
+mod retry;
+pub mod shard;
+mod stats;
+mod strands;
+mod token;
+
+pub use command::{
+    BatchLimits, Blame, Command, CommitFailure, CommitId, Counters, DeadLetter, DispatchConfig,
+    End, InvocationId, Kept, Outcome, StopReason, Wait, WindowLimits,
+};
+pub use driver::{Revision, ShardConfig, ShardHandle, StartError, start};
+pub use gather::{DEAD_ATTEMPTS, DEAD_CODE, DEAD_MESSAGE, ORIGIN};
+pub use offset_tracker::{Admission, OffsetTracker};
+pub use records::{RecordId, RecordRef};
+pub use retry::RetryPolicy;
+pub use shard::{PartitionStart, ShardDispatch, State};
+pub use stats::ShardStats;
+pub use token::Order;

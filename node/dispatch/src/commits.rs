@@ -1,0 +1,112 @@
+//! A pure core: what a shard gathers for its next commit, and the one in flight.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use crate::command::{CommitId, Wait};
+use crate::records::RecordId;
+
+#[derive(Debug)]
+struct InFlight {
+    id: CommitId,
+    records: Vec<RecordId>,
+    output_bytes: usize,
+    /// How often it failed.
+    failures: u32,
+    /// Set between a failure and the next try.
+    wait: Option<Wait>,
+}
+
+/// The commits of a shard: one in flight, one in the making.
+#[derive(Debug, Default)]
+pub(crate) struct Commits {
+    records: Vec<RecordId>,
+    output_bytes: usize,
+    /// Partitions whose position goes with the next commit.
+    touched: BTreeSet<u16>,
+    in_flight: Option<InFlight>,
+    started: u64,
+}
+
+/// A commit that starts.
+#[derive(Debug)]
+pub(crate) struct Starting<'a> {
+    pub(crate) id: CommitId,
+    pub(crate) records: &'a [RecordId],
+    pub(crate) partitions: Vec<u16>,
+}
+
+impl Commits {
+    /// The partition's position goes with the next commit.
+    pub(crate) fn touch(&mut self, partition: u16) {
+        self.touched.insert(partition);
+    }
+
+    pub(crate) fn add(&mut self, record: RecordId) {
+        self.records.push(record);
+    }
+
+    pub(crate) fn add_all(&mut self, records: &[RecordId]) {
+        self.records.extend_from_slice(records);
+    }
+
+    pub(crate) const fn add_output_bytes(&mut self, bytes: usize) {
+        self.output_bytes += bytes;
+    }
+
+    /// Starts the next commit, if there is something to commit and none is in flight.
+    pub(crate) fn start(&mut self) -> Option<Starting<'_>> {
+        if self.in_flight.is_some() || self.touched.is_empty() {
+            return None;
+        }
+        let id = CommitId(self.started);
+        self.started += 1;
+        let commit = self.in_flight.insert(InFlight {
+            id,
+            records: std::mem::take(&mut self.records),
+            output_bytes: std::mem::take(&mut self.output_bytes),
+            failures: 0,
+            wait: None,
+        });
+        let partitions = std::mem::take(&mut self.touched).into_iter().collect();
+        Some(Starting { id, records: &commit.records, partitions })
+    }
+
+    pub(crate) fn is_in_flight(&self, id: CommitId) -> bool {
+        self.in_flight.as_ref().is_some_and(|it| it.id == id)
+    }
+
+    /// Ends the commit in flight; its records, if it is this one (SD-2).
+    pub(crate) fn committed(&mut self, id: CommitId) -> Option<Vec<RecordId>> {
+        self.in_flight.take_if(|it| it.id == id).map(|it| it.records)
+    }
+
+    /// The commit in flight waits for its next try, if it is this one and does not wait (SD-2).
+    pub(crate) fn failed(&mut self, id: CommitId, wait: impl FnOnce(u32) -> Wait) {
+        if let Some(it) = self.in_flight.as_mut().filter(|it| it.id == id && it.wait.is_none()) {
+            it.failures = it.failures.saturating_add(1);
+            it.wait = Some(wait(it.failures));
+        }
+    }
+
+    /// The commit whose next try is due.
+    pub(crate) fn due(&mut self, now: Instant) -> Option<CommitId> {
+        let it = self.in_flight.as_mut()?;
+        it.wait.take_if(|wait| wait.until <= now).map(|_| it.id)
+    }
+
+    /// Why the commit in flight waits.
+    pub(crate) fn wait(&self) -> Option<&Wait> {
+        self.in_flight.as_ref()?.wait.as_ref()
+    }
+
+    /// Nothing is in flight, and nothing gathers.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.is_none() && self.touched.is_empty()
+    }
+
+    /// Bytes of outputs that are not durable.
+    pub(crate) fn output_bytes(&self) -> usize {
+        self.output_bytes + self.in_flight.as_ref().map_or(0, |it| it.output_bytes)
+    }
+}

@@ -1,0 +1,440 @@
+//! The shell of a shard: fetches, runs, gathers and commits what [`ShardDispatch`] decides, one
+//! task per shard. Batches cross every border; nothing here is done per record but copying it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bus::{
+    Bus, Epoch, Fetched, Offset, Position, Reader, ShardId, Start, Timestamp, TopicPartition,
+};
+use bytes::Bytes;
+use frame::{Context, RequestBuilder};
+use runtime::{Answer, Failure, Invocation, Invoke};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep_until;
+
+use crate::gather::{Gathering, Routes};
+use crate::metrics::ShardMetrics;
+use crate::stats::{ShardStats, StatsKeeper};
+use crate::{
+    Blame, Command, CommitFailure, CommitId, DispatchConfig, InvocationId, Order, Outcome,
+    PartitionStart, ShardDispatch, StopReason,
+};
+
+/// Bytes asked for in one fetch: a handful of batches.
+const FETCH_BYTES: usize = 1 << 20;
+
+/// Who a shard is, and what it does with records.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Its identity at the bus.
+    pub shard: ShardId,
+    /// The assignment.
+    pub epoch: Epoch,
+    /// For the function's context.
+    pub cluster: Arc<str>,
+    /// The function's name.
+    pub function: Arc<str>,
+    /// The trigger: app/function/name.
+    pub trigger: Arc<str>,
+    /// What it reads.
+    pub partitions: Vec<TopicPartition>,
+    /// Where it starts in a partition without a position.
+    pub start: Start,
+    /// Order, batches, retry, window.
+    pub dispatch: DispatchConfig,
+    /// Where outputs go that choose no topic.
+    pub output_topic: Option<Arc<str>>,
+    /// Topics that an output may choose.
+    pub allow_produce: Vec<Arc<str>>,
+    /// Where records go that are given up.
+    pub dead_letter: Arc<str>,
+    /// How long one invocation may run.
+    pub timeout: Duration,
+}
+
+/// A revision of the function, ready to run.
+#[derive(Clone, Debug)]
+pub struct Revision {
+    /// Its name, as outputs carry it.
+    pub name: Arc<str>,
+    /// Its worker pool.
+    pub invoke: Arc<dyn Invoke>,
+}
+
+/// The shard could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The bus refused.
+    #[error("start shard {shard}")]
+    Bus {
+        /// Which.
+        shard: ShardId,
+        /// The bus's account.
+        source: bus::Error,
+    },
+}
+
+/// A running shard. Dropping it ends the shard without finishing.
+#[derive(Debug)]
+pub struct ShardHandle {
+    stats: Arc<Mutex<StatsKeeper>>,
+    revision: watch::Sender<Revision>,
+    drain: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl ShardHandle {
+    /// Runs what starts from now on with this revision; what runs ends on the one it started on.
+    pub fn set_revision(&self, revision: Revision) {
+        self.revision.send_replace(revision);
+    }
+
+    /// What it did and does.
+    #[must_use]
+    pub fn stats(&self) -> ShardStats {
+        self.stats.lock().expect("nothing panics while holding it").stats()
+    }
+
+    /// Starts nothing more, and waits until what is in flight is durable, at most `patience`.
+    /// What has not ended then runs again after the next start.
+    pub async fn drain(mut self, patience: Duration) {
+        self.drain.send_replace(true);
+        if tokio::time::timeout(patience, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
+    }
+}
+
+impl Drop for ShardHandle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Starts a shard: fences older assignments, finds out where to go on, and works from there.
+///
+/// # Errors
+///
+/// [`StartError`].
+pub async fn start(
+    bus: Arc<dyn Bus>,
+    config: ShardConfig,
+    revision: Revision,
+) -> Result<ShardHandle, StartError> {
+    let failed = |source| StartError::Bus { shard: config.shard, source };
+    let recovered = bus.recover(config.shard, config.epoch).await.map_err(failed)?;
+    let mut starts = Vec::with_capacity(config.partitions.len());
+    for partition in &config.partitions {
+        let known = recovered.positions.iter().find(|(it, _)| it == partition);
+        starts.push(match known {
+            Some((_, position)) => PartitionStart { position: position.clone(), fresh: false },
+            None => {
+                let next = bus.offset_for(partition, config.start).await.map_err(failed)?;
+                let position = Position { next, ..Position::default() };
+                PartitionStart { position, fresh: true }
+            }
+        });
+    }
+    let assigned: Vec<(TopicPartition, Offset)> = config
+        .partitions
+        .iter()
+        .zip(&starts)
+        .map(|(partition, start)| (partition.clone(), start.position.next))
+        .collect();
+    let reader = bus.reader(assigned).await.map_err(failed)?;
+    let now = Instant::now();
+    let core = ShardDispatch::new(
+        config.dispatch.clone(),
+        config.epoch,
+        &starts,
+        rand::random(),
+        now,
+        Timestamp::now(),
+    );
+    let stats = Arc::new(Mutex::new(StatsKeeper::new(&config, &starts)));
+    let (revision, revisions) = watch::channel(revision);
+    let (drain, draining) = watch::channel(false);
+    let (reports, reported) = mpsc::unbounded_channel();
+    let driver = Driver {
+        metrics: ShardMetrics::new(&config.function, &config.trigger),
+        routes: Routes::new(&config),
+        gathering: Gathering::new(&config),
+        config,
+        bus,
+        core,
+        revisions,
+        answers: BTreeMap::new(),
+        sent: None,
+        reports,
+        stats: Arc::clone(&stats),
+        over: false,
+    };
+    let task = tokio::spawn(driver.run(reader, reported, draining));
+    Ok(ShardHandle { stats, revision, drain, task })
+}
+
+/// What comes back to the driver. At most one per invocation and commit in flight, and the core
+/// bounds those.
+enum Report {
+    Ended(InvocationId, Arc<str>, Result<Answer, Failure>),
+    Committed(CommitId, Result<(), bus::Error>),
+}
+
+/// An answer until its records are gathered.
+struct Held {
+    frame: Bytes,
+    records: usize,
+    revision: Arc<str>,
+}
+
+struct Driver {
+    config: ShardConfig,
+    bus: Arc<dyn Bus>,
+    core: ShardDispatch,
+    revisions: watch::Receiver<Revision>,
+    routes: Routes,
+    gathering: Gathering,
+    answers: BTreeMap<InvocationId, Held>,
+    /// The commit in flight, for when it must be tried again.
+    sent: Option<bus::Commit>,
+    reports: mpsc::UnboundedSender<Report>,
+    stats: Arc<Mutex<StatsKeeper>>,
+    metrics: ShardMetrics,
+    /// Drained or stopped.
+    over: bool,
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        mut reader: Box<dyn Reader>,
+        mut reported: mpsc::UnboundedReceiver<Report>,
+        mut draining: watch::Receiver<bool>,
+    ) {
+        loop {
+            let over = self.over | self.follow();
+            self.note();
+            if over {
+                return;
+            }
+            let due_at = self.core.next_timeout();
+            let wants = self.core.wants_records();
+            tokio::select! {
+                biased;
+                Some(report) = reported.recv() => {
+                    self.on_report(report);
+                    // What came meanwhile goes into the same commit.
+                    while let Ok(report) = reported.try_recv() {
+                        self.on_report(report);
+                    }
+                }
+                _changed = draining.changed() => self.core.on_drain(Instant::now()),
+                () = sleep_until(due_at.unwrap_or_else(Instant::now).into()), if due_at.is_some() => {
+                    self.core.on_timeout(Instant::now());
+                }
+                fetched = reader.fetch(FETCH_BYTES), if wants => self.on_fetched(fetched),
+            }
+        }
+    }
+
+    fn on_fetched(&mut self, fetched: Result<Vec<Fetched>, bus::Error>) {
+        match fetched {
+            Ok(batches) => {
+                let now = Instant::now();
+                for Fetched { partition, batch } in batches {
+                    let index = self.config.partitions.iter().position(|it| *it == partition);
+                    let index = index.expect("a reader gives what was assigned");
+                    self.core.on_fetched(now, index as u32, batch);
+                }
+            }
+            Err(error @ bus::Error::OffsetOutOfRange { .. }) => {
+                self.core.on_stop(StopReason::OffsetOutOfRange(error.to_string()));
+            }
+            Err(error) => self.core.on_stop(StopReason::Bus(error.to_string())),
+        }
+    }
+
+    fn on_report(&mut self, report: Report) {
+        let now = Instant::now();
+        match report {
+            Report::Ended(id, revision, result) => {
+                let outcome = self.outcome(id, revision, result);
+                self.core.on_outcome(now, id, outcome);
+                self.over |= self.follow();
+                self.answers.remove(&id);
+            }
+            Report::Committed(id, Ok(())) => {
+                self.sent = None;
+                self.core.on_committed(now, id);
+                self.over |= self.follow();
+            }
+            Report::Committed(id, Err(error)) => {
+                let failure = match error {
+                    bus::Error::Fenced { .. } => CommitFailure::Final(StopReason::Fenced),
+                    error if error.is_retryable() => CommitFailure::Retryable {
+                        code: "Millrace.Bus".to_owned(),
+                        message: error.to_string(),
+                    },
+                    error => CommitFailure::Final(StopReason::Bus(error.to_string())),
+                };
+                self.core.on_commit_failed(now, id, failure);
+            }
+        }
+    }
+
+    /// Reads an answer: how every record ended, and which outputs are refused.
+    fn outcome(
+        &mut self,
+        id: InvocationId,
+        revision: Arc<str>,
+        result: Result<Answer, Failure>,
+    ) -> Outcome {
+        let records = self.core.records(id).len();
+        let answer = match result {
+            Ok(answer) => answer,
+            Err(failure) => {
+                let blame = if failure.kind.is_charged() { Blame::Batch } else { Blame::Nobody };
+                let code = failure.kind.code().to_owned();
+                return self.failed(blame, code, failure.message);
+            }
+        };
+        self.keeper(|stats| stats.ran(answer.run));
+        let read = self.routes.exceptions(self.bus.as_ref(), &answer.frame, id, records);
+        match read {
+            Ok(exceptions) => {
+                if let Some((code, message)) = exceptions.iter().find_map(|(_, end)| end.failure())
+                {
+                    let (code, message) = (code.to_owned(), message.to_owned());
+                    self.keeper(|stats| stats.failed(code, message));
+                }
+                let output_bytes = answer.frame.len();
+                self.answers.insert(id, Held { frame: answer.frame, records, revision });
+                Outcome::Ended { exceptions, output_bytes }
+            }
+            Err(reason) => {
+                let code = runtime::FailureKind::BrokenAnswer.code().to_owned();
+                self.failed(Blame::Batch, code, reason.to_string())
+            }
+        }
+    }
+
+    fn failed(&self, blame: Blame, code: String, message: String) -> Outcome {
+        self.keeper(|stats| stats.failed(code.clone(), message.clone()));
+        Outcome::Failed { blame, code, message }
+    }
+
+    /// Carries out what the core decided; true when the shard is over.
+    fn follow(&mut self) -> bool {
+        while let Some(command) = self.core.poll_command() {
+            match command {
+                Command::Invoke { id, .. } => self.invoke(id),
+                Command::Gather { id, kept } => {
+                    let held = self.answers.get(&id).expect("an answer is held until it is read");
+                    let (frame, revision) = (held.frame.clone(), Arc::clone(&held.revision));
+                    let answer = frame::Response::parse(&frame, id.0, held.records)
+                        .expect("it was checked when it came");
+                    let (bus, core) = (self.bus.as_ref(), &self.core);
+                    self.gathering.outputs(bus, core, &answer, &kept, &revision);
+                }
+                Command::DeadLetter(letter) => {
+                    let revision = Arc::clone(&self.revisions.borrow().name);
+                    self.gathering.dead_letter(self.bus.as_ref(), &self.core, &letter, &revision);
+                }
+                Command::Commit { id, positions, .. } => {
+                    let commit = self.gathering.commit(positions);
+                    self.sent = Some(commit.clone());
+                    self.send(id, commit);
+                }
+                Command::CommitAgain { id } => {
+                    let commit = self.sent.clone().expect("the commit in flight is kept");
+                    self.send(id, commit);
+                }
+                Command::Drained => return true,
+                Command::Stop(reason) => {
+                    tracing::error!(
+                        shard = %self.config.shard, trigger = %self.config.trigger,
+                        code = reason.code(), %reason, "the shard stopped"
+                    );
+                    self.keeper(|stats| stats.failed(reason.code().to_owned(), reason.to_string()));
+                    return true;
+                }
+            }
+        }
+        matches!(self.core.state(), crate::State::Stopped(_))
+    }
+
+    fn send(&self, id: CommitId, commit: bus::Commit) {
+        let (bus, reports) = (Arc::clone(&self.bus), self.reports.clone());
+        drop(tokio::spawn(async move {
+            let result = bus.commit(commit).await.map(drop);
+            // A driver that is gone needs no report.
+            drop(reports.send(Report::Committed(id, result)));
+        }));
+    }
+
+    fn invoke(&self, id: InvocationId) {
+        let revision = self.revisions.borrow().clone();
+        let frame = self.encode(id, &revision.name);
+        let records = self.core.records(id).len() as u32;
+        let timeout = self.config.timeout;
+        let invocation = Invocation { frame: frame.into(), batch_id: id.0, records, timeout };
+        let reports = self.reports.clone();
+        drop(tokio::spawn(async move {
+            let result = revision.invoke.invoke(invocation).await;
+            drop(reports.send(Report::Ended(id, revision.name, result)));
+        }));
+    }
+
+    fn encode(&self, id: InvocationId, revision: &str) -> Vec<u8> {
+        let config = &self.config;
+        let timeout_ms = i64::try_from(config.timeout.as_millis()).unwrap_or(i64::MAX);
+        let context = Context {
+            cluster: &config.cluster,
+            function: &config.function,
+            revision,
+            trigger: &config.trigger,
+            trace: "",
+            deadline_ms: Timestamp::now().0.saturating_add(timeout_ms),
+        };
+        let order = match config.dispatch.order {
+            Order::None => frame::Order::None,
+            Order::Key => frame::Order::Key,
+            Order::Partition => frame::Order::Partition,
+        };
+        let table: Vec<(&str, i32)> =
+            config.partitions.iter().map(|it| (&*it.topic, it.partition)).collect();
+        let mut builder = RequestBuilder::new(id.0, order, &context, &table);
+        let records = self.core.records(id);
+        builder.reserve(records.len(), 256 * records.len());
+        for record in records {
+            let record = self.core.record(*record);
+            builder.push(
+                record.partition,
+                record.view.offset.0,
+                record.view.timestamp.0,
+                record.attempt,
+                record.view.key,
+                record.view.value,
+                record.view.headers.as_bytes(),
+                record.view.headers.len(),
+            );
+        }
+        builder.finish()
+    }
+
+    fn keeper(&self, change: impl FnOnce(&mut StatsKeeper)) {
+        change(&mut self.stats.lock().expect("nothing panics while holding it"));
+    }
+
+    /// Brings stats and metrics up to date, once per turn.
+    fn note(&mut self) {
+        let counters = *self.core.counters();
+        let outputs = self.gathering.outputs_total();
+        self.metrics.note(&counters, outputs);
+        let core = &self.core;
+        let mut stats = self.stats.lock().expect("nothing panics while holding it");
+        stats.note(core, counters, outputs);
+    }
+}

@@ -1,0 +1,332 @@
+//! What a commit carries: outputs and dead letters, each with its origin, put into one batch per
+//! topic and partition as they are gathered.
+
+use std::sync::Arc;
+
+use bus::{Append, BatchBuilder, Bus, Commit, Headers, HeadersBuilder, Position, PositionMove};
+use frame::{FrameError, Output, OutputKey, Response};
+
+use crate::driver::ShardConfig;
+use crate::{DeadLetter, End, InvocationId, Kept, RecordRef, ShardDispatch};
+
+/// The header that says where an output or dead letter comes from:
+/// `1;topic;partition;offset;output index;revision;attempt;epoch`, `d` as the index of a dead
+/// letter.
+pub const ORIGIN: &str = "millrace-origin";
+/// The name of the failure that a record was given up for.
+pub const DEAD_CODE: &str = "millrace-dead-code";
+/// Its account.
+pub const DEAD_MESSAGE: &str = "millrace-dead-message";
+/// How many attempts were made.
+pub const DEAD_ATTEMPTS: &str = "millrace-dead-attempts";
+
+/// What an origin takes at most beyond the topic's and revision's names: seven separators, five
+/// numbers of up to 20 digits, the header's name and lengths.
+const ORIGIN_BYTES: usize = 7 + 5 * 20 + ORIGIN.len() + 8;
+/// How much of a failure's account a dead letter keeps.
+const MESSAGE_BYTES_MAX: usize = 4_096;
+
+/// Where outputs may go.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    default: Option<Arc<str>>,
+    allowed: Vec<Arc<str>>,
+    origin_bytes: usize,
+}
+
+impl Routes {
+    pub(crate) fn new(config: &ShardConfig) -> Self {
+        let names = config.partitions.iter().map(|it| it.topic.len()).max().unwrap_or(0);
+        Self {
+            default: config.output_topic.clone(),
+            allowed: config.allow_produce.clone(),
+            origin_bytes: ORIGIN_BYTES + names + 64,
+        }
+    }
+
+    /// The records of an answer that did not end well, by ascending index: those that the
+    /// function failed or left alone, and those with an output that is refused.
+    pub(crate) fn exceptions(
+        &self,
+        bus: &dyn Bus,
+        answer: &[u8],
+        id: InvocationId,
+        records: usize,
+    ) -> Result<Vec<(u32, End)>, FrameError> {
+        let answer = Response::parse(answer, id.0, records)?;
+        let mut exceptions = Vec::new();
+        if !answer.all_ok() {
+            for index in 0..records {
+                match answer.end(index) {
+                    frame::End::Ok => {}
+                    frame::End::NotRun => exceptions.push((index as u32, End::NotRun)),
+                    frame::End::Failed { code, message } => {
+                        exceptions.push((index as u32, failed(code, message)));
+                    }
+                }
+            }
+        }
+        let mut refused: Vec<(u32, End)> = Vec::new();
+        let default = self.default.as_ref().and_then(|name| bus.topic(name));
+        for output in answer.outputs() {
+            if refused.last().is_some_and(|(source, _)| *source == output.source) {
+                continue;
+            }
+            if let Err(end) = self.check(bus, default.as_ref(), &output) {
+                refused.push((output.source, end));
+            }
+        }
+        if !refused.is_empty() {
+            exceptions.extend(refused);
+            exceptions.sort_by_key(|(index, _)| *index);
+        }
+        Ok(exceptions)
+    }
+
+    fn check(
+        &self,
+        bus: &dyn Bus,
+        default: Option<&bus::TopicInfo>,
+        output: &Output<'_>,
+    ) -> Result<(), End> {
+        let chosen;
+        let info = match output.topic {
+            None => default.ok_or_else(|| match &self.default {
+                Some(topic) => {
+                    failed("Millrace.OutputTopic", &format!("the output topic {topic} is gone"))
+                }
+                None => failed(
+                    "Millrace.OutputNoTopic",
+                    "an output without a topic, and the trigger has no output.topic",
+                ),
+            })?,
+            Some(topic) => {
+                let mine = self.default.as_deref() == Some(topic);
+                if !mine && !self.allowed.iter().any(|allowed| &**allowed == topic) {
+                    let message = format!("topic {topic} is not in allow.produce");
+                    return Err(failed("Millrace.OutputTopic", &message));
+                }
+                chosen = bus
+                    .topic(topic)
+                    .ok_or_else(|| failed("Millrace.OutputTopic", &format!("no topic {topic}")))?;
+                &chosen
+            }
+        };
+        if let Some(partition) = output.partition
+            && info.spec.partitions <= partition
+        {
+            let message = format!("topic {} has no partition {partition}", info.spec.name);
+            return Err(failed("Millrace.OutputPartition", &message));
+        }
+        let key = match output.key {
+            OutputKey::Bytes(key) => key.len(),
+            // The source's key: within the source topic's own limit, and counted at most once.
+            OutputKey::Keep | OutputKey::None => 0,
+        };
+        let bytes = key
+            + output.value.map_or(0, <[u8]>::len)
+            + output.headers.as_bytes().len()
+            + self.origin_bytes;
+        if info.spec.record_bytes_max < bytes {
+            let limit = info.spec.record_bytes_max;
+            let message = format!("an output of {bytes} bytes; {} takes {limit}", info.spec.name);
+            return Err(failed("Millrace.OutputTooLarge", &message));
+        }
+        Ok(())
+    }
+}
+
+fn failed(code: &str, message: &str) -> End {
+    End::Failed { code: code.to_owned(), message: message.to_owned() }
+}
+
+/// The commit in the making.
+#[derive(Debug)]
+pub(crate) struct Gathering {
+    config: ShardConfig,
+    /// `1;topic;partition;` by the shard's partition.
+    prefixes: Vec<String>,
+    topics: Vec<Topic>,
+    headers: HeadersBuilder,
+    origin: Vec<u8>,
+    /// Where keyless outputs go: one partition per answer, in turn.
+    turn: u32,
+    outputs: u64,
+}
+
+#[derive(Debug)]
+struct Topic {
+    name: Arc<str>,
+    partitions: Vec<BatchBuilder>,
+}
+
+impl Gathering {
+    pub(crate) fn new(config: &ShardConfig) -> Self {
+        let prefix = |it: &bus::TopicPartition| format!("1;{};{};", it.topic, it.partition);
+        Self {
+            prefixes: config.partitions.iter().map(prefix).collect(),
+            config: config.clone(),
+            topics: Vec::new(),
+            headers: HeadersBuilder::default(),
+            origin: Vec::new(),
+            turn: 0,
+            outputs: 0,
+        }
+    }
+
+    pub(crate) const fn outputs_total(&self) -> u64 {
+        self.outputs
+    }
+
+    /// Adds the outputs of the kept records of an answer.
+    pub(crate) fn outputs(
+        &mut self,
+        bus: &dyn Bus,
+        core: &ShardDispatch,
+        answer: &Response<'_>,
+        kept: &Kept,
+        revision: &str,
+    ) {
+        self.turn = self.turn.wrapping_add(1);
+        let (mut last, mut index) = (None, 0);
+        for output in answer.outputs() {
+            index = if last == Some(output.source) { index + 1 } else { 0 };
+            last = Some(output.source);
+            let source = output.source as usize;
+            if !kept.keeps(source) {
+                continue;
+            }
+            let record = core.record(kept.records[source]);
+            self.output(bus, record, &output, index, revision);
+        }
+    }
+
+    fn output(
+        &mut self,
+        bus: &dyn Bus,
+        record: RecordRef<'_>,
+        output: &Output<'_>,
+        index: u32,
+        revision: &str,
+    ) {
+        let name = match output.topic {
+            Some(name) => name,
+            None => self.config.output_topic.as_deref().unwrap_or_default(),
+        };
+        let Some(topic) = topic_of(&mut self.topics, bus, name) else { return };
+        let key = match output.key {
+            OutputKey::Keep => record.view.key,
+            OutputKey::None => None,
+            OutputKey::Bytes(key) => Some(key),
+        };
+        let partitions = self.topics[topic].partitions.len();
+        let partition = match (output.partition, key) {
+            (Some(partition), _) => partition.cast_unsigned() as usize,
+            (None, Some(key)) => {
+                let count = i32::try_from(partitions).unwrap_or(i32::MAX);
+                bus::partition_for_key(key, count).cast_unsigned() as usize
+            }
+            (None, None) => self.turn as usize % partitions,
+        };
+        self.headers.clear();
+        let own = output.headers;
+        self.headers.extend(Headers::parse(own.as_bytes(), own.len()).unwrap_or_default());
+        self.write_origin(record, itoa::Buffer::new().format(index), revision);
+        self.headers.push(ORIGIN.as_bytes(), Some(&self.origin));
+        let headers = self.headers.headers();
+        self.topics[topic].partitions[partition].push(
+            record.view.timestamp,
+            key,
+            output.value,
+            headers,
+        );
+        self.outputs += 1;
+    }
+
+    /// Adds a record that is given up: as it was, with why.
+    pub(crate) fn dead_letter(
+        &mut self,
+        bus: &dyn Bus,
+        core: &ShardDispatch,
+        letter: &DeadLetter,
+        revision: &str,
+    ) {
+        let record = core.record(letter.record);
+        let name = Arc::clone(&self.config.dead_letter);
+        let topic = topic_of(&mut self.topics, bus, &name).unwrap_or_else(|| {
+            // The commit is then refused, and the shard says so: a dead letter is never dropped.
+            self.topics.push(Topic { name, partitions: vec![BatchBuilder::default()] });
+            self.topics.len() - 1
+        });
+        let partitions = self.topics[topic].partitions.len();
+        let partition = record.view.key.map_or(self.turn as usize % partitions, |key| {
+            let count = i32::try_from(partitions).unwrap_or(i32::MAX);
+            bus::partition_for_key(key, count).cast_unsigned() as usize
+        });
+        self.headers.clear();
+        self.headers.extend(record.view.headers);
+        self.write_origin(record, "d", revision);
+        self.headers.push(ORIGIN.as_bytes(), Some(&self.origin));
+        self.headers.push(DEAD_CODE.as_bytes(), Some(letter.code.as_bytes()));
+        let end = letter.message.floor_char_boundary(MESSAGE_BYTES_MAX);
+        self.headers.push(DEAD_MESSAGE.as_bytes(), Some(&letter.message.as_bytes()[..end]));
+        let attempts = letter.attempts.to_string();
+        self.headers.push(DEAD_ATTEMPTS.as_bytes(), Some(attempts.as_bytes()));
+        let headers = self.headers.headers();
+        self.topics[topic].partitions[partition].push(
+            record.view.timestamp,
+            record.view.key,
+            record.view.value,
+            headers,
+        );
+    }
+
+    /// All that was gathered, with these positions. What comes next belongs to the next commit.
+    pub(crate) fn commit(&mut self, positions: Vec<(u32, Position)>) -> Commit {
+        let mut appends = Vec::new();
+        for topic in &mut self.topics {
+            for (number, builder) in (0..).zip(&mut topic.partitions) {
+                if let Some(batch) = builder.finish() {
+                    let to = bus::TopicPartition::new(Arc::clone(&topic.name), number);
+                    appends.push(Append { to, batch });
+                }
+            }
+        }
+        let positions = positions
+            .into_iter()
+            .map(|(index, position)| PositionMove {
+                partition: self.config.partitions[index as usize].clone(),
+                position,
+            })
+            .collect();
+        Commit { shard: self.config.shard, epoch: self.config.epoch, appends, positions }
+    }
+
+    fn write_origin(&mut self, record: RecordRef<'_>, index: &str, revision: &str) {
+        let mut number = itoa::Buffer::new();
+        let origin = &mut self.origin;
+        origin.clear();
+        origin.extend_from_slice(self.prefixes[record.partition as usize].as_bytes());
+        origin.extend_from_slice(number.format(record.view.offset.0).as_bytes());
+        for part in [index, revision] {
+            origin.push(b';');
+            origin.extend_from_slice(part.as_bytes());
+        }
+        origin.push(b';');
+        origin.extend_from_slice(number.format(record.attempt).as_bytes());
+        origin.push(b';');
+        origin.extend_from_slice(number.format(self.config.epoch.0).as_bytes());
+    }
+}
+
+/// The place of a topic, made when it is first needed.
+fn topic_of(topics: &mut Vec<Topic>, bus: &dyn Bus, name: &str) -> Option<usize> {
+    if let Some(found) = topics.iter().position(|topic| &*topic.name == name) {
+        return Some(found);
+    }
+    let info = bus.topic(name)?;
+    let count = usize::try_from(info.spec.partitions).ok()?;
+    let partitions = std::iter::repeat_with(BatchBuilder::default).take(count).collect();
+    topics.push(Topic { name: info.spec.name, partitions });
+    Some(topics.len() - 1)
+}

@@ -1,0 +1,48 @@
+//! Names of what shards count: seven counters a trigger, added to once per turn.
+
+use metrics::{Counter, counter};
+
+use crate::Counters;
+
+/// Handles of one shard, looked up once, and what was added so far.
+pub(crate) struct ShardMetrics {
+    handles: [Counter; 8],
+    last: [u64; 8],
+}
+
+const NAMES: [&str; 8] = [
+    "millrace_trigger_records_polled_total",
+    "millrace_trigger_invocations_total",
+    "millrace_trigger_attempts_total",
+    "millrace_trigger_attempts_failed_total",
+    "millrace_trigger_records_retried_total",
+    "millrace_trigger_records_dead_lettered_total",
+    "millrace_trigger_records_settled_total",
+    "millrace_trigger_outputs_total",
+];
+
+impl ShardMetrics {
+    pub(crate) fn new(function: &str, trigger: &str) -> Self {
+        let handle = |name| counter!(name, "function" => function.to_owned(), "trigger" => trigger.to_owned());
+        Self { handles: NAMES.map(handle), last: [0; 8] }
+    }
+
+    pub(crate) fn note(&mut self, counters: &Counters, outputs: u64) {
+        let now = [
+            counters.admitted,
+            counters.invocations,
+            counters.attempts,
+            counters.failed,
+            counters.retried,
+            counters.dead_lettered,
+            counters.settled,
+            outputs,
+        ];
+        for ((handle, last), now) in self.handles.iter().zip(&mut self.last).zip(now) {
+            if *last != now {
+                handle.increment(now - *last);
+                *last = now;
+            }
+        }
+    }
+}

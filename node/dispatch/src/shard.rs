@@ -1,0 +1,686 @@
+//! A pure core: turns the records of one shard into invocations, retries, dead letters and
+//! commits.
+//!
+//! A [`ShardDispatch`] lives as long as one assignment of one shard. The shell feeds it inputs
+//! with the current time and carries out the commands it gives back. Nothing here awaits, spawns,
+//! logs or reads a clock, so a test or the simulator plays an hour of failures in a millisecond.
+//!
+//! ```text
+//!   bus ── on_fetched ──▶ ┌───────────────┐ ─▶ Invoke       ── worker pool
+//!  pool ── on_outcome ──▶ │ ShardDispatch │ ─▶ Gather       ┐
+//!   bus ── on_committed ▶ │               │ ─▶ DeadLetter   ├─ bus: one commit
+//! clock ── on_timeout ──▶ └───────────────┘ ─▶ Commit       ┘
+//! ```
+//!
+//! # How to drive it
+//!
+//! 1. [`new`](ShardDispatch::new) with the positions that the bus recovered. A partition without
+//!    one starts `fresh`: its first position is committed at once.
+//! 2. After **every** input, [`poll_command`](ShardDispatch::poll_command) until `None`, and carry
+//!    the commands out in order. The shell keeps one commit in the making: `Gather` adds the
+//!    outputs of the kept records of that invocation's answer to it, `DeadLetter` adds a dead
+//!    letter, `Commit` closes it and sends it off; whatever is gathered later belongs to the next
+//!    one. `CommitAgain` sends the same commit once more.
+//! 3. While [`wants_records`](ShardDispatch::wants_records), fetch and give each batch to
+//!    [`on_fetched`](ShardDispatch::on_fetched), partitions in any order, batches of a partition
+//!    in theirs. A batch is never refused; what does not fit the window waits inside.
+//! 4. Run each `Invoke` on the records of [`records`](ShardDispatch::records) (look at them with
+//!    [`record`](ShardDispatch::record)) and report [`on_outcome`](ShardDispatch::on_outcome). An
+//!    output that is refused makes its record [`End::Failed`] before the report. The answer may
+//!    be dropped once the commands that follow the report are carried out.
+//! 5. Report each `Commit` with [`on_committed`](ShardDispatch::on_committed) or
+//!    [`on_commit_failed`](ShardDispatch::on_commit_failed).
+//! 6. Call [`on_timeout`](ShardDispatch::on_timeout) at [`next_timeout`](ShardDispatch::next_timeout),
+//!    asked after every input.
+//!
+//! Late, early and doubled inputs are legal. A [`RecordId`] is valid from the `Invoke` or
+//! `DeadLetter` that names it until the `Commit` that settles its record is reported durable.
+//!
+//! # What it decides
+//!
+//! **Order.** A record's token (hash of its key, or its partition) maps it to a strand; a strand
+//! runs one batch at a time, a batch gathers from the idle strands with the oldest records. A
+//! token with a failed record is held: its later records wait behind the failed one, the rest of
+//! the strand goes on.
+//!
+//! **Failures.** A failed record backs off and is tried again until it is out of attempts or too
+//! old; then it is a dead letter. A batch that fails as a whole is halved until the bad record
+//! stands alone. What is nobody's fault (no capacity) is run again after a pause.
+//!
+//! **Commits.** One is in flight, the next gathers meanwhile. The positions of a commit count the
+//! records whose outputs and dead letters it carries, and no others.
+//!
+//! Invariants, checked by the model test and by the simulator:
+//!
+//! - **SD-1** a record that was let in is queued, in flight, held, or in a commit: exactly one.
+//! - **SD-2** a report of an invocation or commit that is over changes nothing.
+//! - **SD-3** attempts of one record follow one another, and never exceed `attempts_max`.
+//! - **SD-4** a record is settled by the commit that carries its outputs or its dead letter; the
+//!   same commit is tried until it is durable, and none passes it.
+//! - **SD-5** outputs of a token are gathered in the order of its records, and no two invocations
+//!   run records of one token.
+//! - **SD-6** records, invocations and commits in flight stay within their limits.
+//! - **SD-7** neither halving a batch nor a failure that is nobody's costs an attempt.
+//!
+//! What it leaves out: parking to a topic (a held token stays in the window), and attempts that
+//! outlive the process.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bus::{Epoch, Position, RecordBatch, Timestamp};
+
+use crate::command::{
+    Blame, Command, CommitFailure, CommitId, Counters, DispatchConfig, InvocationId, Outcome,
+    StopReason, Wait,
+};
+use crate::commits::Commits;
+use crate::hold::{Holds, Retry};
+use crate::offset_tracker::{Admission, OffsetTracker};
+use crate::records::{RecordId, RecordRef, Records};
+use crate::retry::{Jitter, backoff_bound};
+use crate::strands::{Gathered, Room, Strands};
+use crate::token::{Order, Tokens};
+
+mod endings;
+#[cfg(test)]
+mod tests;
+
+/// Pauses after a commit that failed and after a want of capacity: first and longest bound.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// Where a shard goes on in one of its partitions.
+#[derive(Clone, Debug)]
+pub struct PartitionStart {
+    /// The position.
+    pub position: Position,
+    /// No position was ever committed: this one is, before anything else.
+    pub fresh: bool,
+}
+
+/// What a shard is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Working, or ready to.
+    Running,
+    /// Held up, and trying again by itself.
+    Waiting(Wait),
+    /// Told to pause.
+    Paused,
+    /// Told to finish.
+    Draining,
+    /// Over.
+    Stopped(StopReason),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Mode {
+    Running,
+    Draining,
+    Drained,
+    Stopped(StopReason),
+}
+
+/// Records that run as one batch, and the strands they keep busy.
+#[derive(Debug)]
+struct Part {
+    records: Vec<RecordId>,
+    strands: Vec<u16>,
+    /// Whether it may have records that a token is held for.
+    retries: bool,
+}
+
+/// Parts of one failed batch that must run one after the other.
+type Lineage = VecDeque<Part>;
+
+/// A part that runs, and what must wait for it.
+#[derive(Debug)]
+struct Invocation {
+    part: Part,
+    rest: Lineage,
+}
+
+/// A fetched batch, admitted up to `cursor`.
+#[derive(Clone, Copy, Debug)]
+struct Backlog {
+    partition: u16,
+    chunk: u32,
+    cursor: u32,
+}
+
+/// See the [module documentation](self).
+#[derive(Debug)]
+pub struct ShardDispatch {
+    config: DispatchConfig,
+    epoch: Epoch,
+    tokens: Tokens,
+    jitter: Jitter,
+    /// One moment on both clocks: ages of records are told by the second.
+    clock: (Instant, Timestamp),
+    trackers: Vec<OffsetTracker>,
+    records: Records,
+    strands: Strands,
+    strands_each: usize,
+    holds: Holds,
+    backlog: VecDeque<Backlog>,
+    /// Parts that wait for an invocation, to run before all else.
+    lineages: VecDeque<Lineage>,
+    running: BTreeMap<InvocationId, Invocation>,
+    commits: Commits,
+    /// No invocation starts: the last ones found no capacity.
+    wait: Option<Wait>,
+    /// How often in a row.
+    waits: u32,
+    /// When a batch that could be fuller starts anyway.
+    linger_until: Option<Instant>,
+    paused: bool,
+    mode: Mode,
+    invocations: u64,
+    counters: Counters,
+    commands: VecDeque<Command>,
+}
+
+impl ShardDispatch {
+    /// Starts work on a shard that was just assigned at `epoch`. `seed` decides jitter and
+    /// strands; `now` and `wall` are the same moment on two clocks.
+    ///
+    /// # Panics
+    ///
+    /// When there are 65,535 partitions or more.
+    #[must_use]
+    pub fn new(
+        config: DispatchConfig,
+        epoch: Epoch,
+        partitions: &[PartitionStart],
+        seed: u64,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Self {
+        let tokens = Tokens::new(config.order, seed, partitions.len(), config.invocations_max);
+        let trackers = partitions
+            .iter()
+            .map(|start| OffsetTracker::resume(&start.position, config.window.span))
+            .collect();
+        let ordered = (tokens.strands() - 1).max(1);
+        let mut shard = Self {
+            epoch,
+            tokens,
+            jitter: Jitter::new(seed),
+            clock: (now, wall),
+            trackers,
+            records: Records::default(),
+            strands: Strands::new(tokens.strands()),
+            strands_each: ordered.div_ceil(config.invocations_max.get()),
+            holds: Holds::new(config.order != Order::Partition),
+            backlog: VecDeque::new(),
+            lineages: VecDeque::new(),
+            running: BTreeMap::new(),
+            commits: Commits::default(),
+            wait: None,
+            waits: 0,
+            linger_until: None,
+            paused: false,
+            mode: Mode::Running,
+            invocations: 0,
+            counters: Counters::default(),
+            commands: VecDeque::new(),
+            config,
+        };
+        for (index, start) in (0..).zip(partitions) {
+            if start.fresh {
+                shard.commits.touch(index);
+            }
+        }
+        shard.commit_next();
+        shard
+    }
+
+    /// Whether there is room for records. Ask before every fetch.
+    #[must_use]
+    pub fn wants_records(&self) -> bool {
+        let window = self.config.window;
+        self.mode == Mode::Running
+            && !self.paused
+            && self.backlog.is_empty()
+            && self.records.len() < window.records.get()
+            && self.records.bytes() < window.bytes.get()
+            && self.trackers.iter().all(OffsetTracker::has_room)
+    }
+
+    /// Takes a batch of the partition with this index.
+    pub fn on_fetched(&mut self, now: Instant, partition: u32, batch: RecordBatch) {
+        if self.mode != Mode::Running {
+            return;
+        }
+        let partition = u16::try_from(partition).expect("the index of a partition of the shard");
+        let chunk = self.records.add_chunk(now, batch);
+        self.backlog.push_back(Backlog { partition, chunk, cursor: 0 });
+        self.proceed(now);
+    }
+
+    /// Takes the end of an invocation (SD-2: whoever waits for it).
+    pub fn on_outcome(&mut self, now: Instant, id: InvocationId, outcome: Outcome) {
+        if self.is_stopped() {
+            return;
+        }
+        let Some(invocation) = self.running.remove(&id) else { return };
+        match outcome {
+            Outcome::Failed { blame: Blame::Nobody, code, message } => {
+                self.replay(now, invocation, code, message);
+            }
+            Outcome::Failed { blame: Blame::Batch, code, message } => {
+                self.waits = 0;
+                self.whole_batch_failed(now, id, invocation, (code, message));
+            }
+            Outcome::Ended { exceptions, output_bytes } => {
+                self.waits = 0;
+                self.ended(now, id, invocation, exceptions, output_bytes);
+            }
+        }
+        self.proceed(now);
+    }
+
+    /// Takes the news that a commit is durable.
+    pub fn on_committed(&mut self, now: Instant, id: CommitId) {
+        if self.is_stopped() {
+            return;
+        }
+        let Some(records) = self.commits.committed(id) else { return };
+        self.counters.commits += 1;
+        self.counters.settled += records.len() as u64;
+        for record in records {
+            self.records.release(record);
+        }
+        self.proceed(now);
+    }
+
+    /// Takes the news that a commit is not durable. One that may succeed later is tried again
+    /// until it does, and nothing passes it (SD-4).
+    pub fn on_commit_failed(&mut self, now: Instant, id: CommitId, failure: CommitFailure) {
+        if self.is_stopped() {
+            return;
+        }
+        match failure {
+            CommitFailure::Final(reason) if self.commits.is_in_flight(id) => self.stop(reason),
+            CommitFailure::Final(_) => {}
+            CommitFailure::Retryable { code, message } => {
+                let jitter = &mut self.jitter;
+                self.commits.failed(id, |attempt| {
+                    let pause = pause(jitter, attempt);
+                    Wait { code, message, until: now + pause }
+                });
+            }
+        }
+    }
+
+    /// Does what is due. Calling it early, or twice, does nothing.
+    pub fn on_timeout(&mut self, now: Instant) {
+        if self.is_stopped() {
+            return;
+        }
+        self.holds.ripen(now);
+        if self.wait.as_ref().is_some_and(|wait| wait.until <= now) {
+            self.wait = None;
+        }
+        if let Some(id) = self.commits.due(now) {
+            self.commands.push_back(Command::CommitAgain { id });
+        }
+        self.proceed(now);
+    }
+
+    /// Admits nothing and starts nothing any more; [`Command::Drained`] follows when what is in
+    /// flight has ended and is durable. What has not ended is charged to nobody.
+    pub fn on_drain(&mut self, now: Instant) {
+        if self.mode == Mode::Running {
+            self.mode = Mode::Draining;
+            self.proceed(now);
+        }
+    }
+
+    /// Holds on: what is in flight ends and is committed, nothing new starts.
+    pub fn on_pause(&mut self, now: Instant) {
+        self.paused = true;
+        self.proceed(now);
+    }
+
+    /// Goes on after a pause.
+    pub fn on_resume(&mut self, now: Instant) {
+        self.paused = false;
+        self.proceed(now);
+    }
+
+    /// Stops for a reason that the shell learned of.
+    pub fn on_stop(&mut self, reason: StopReason) {
+        if !self.is_stopped() {
+            self.stop(reason);
+        }
+    }
+
+    /// The next command. Ask after every input, until there is none.
+    #[must_use]
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// When [`on_timeout`](Self::on_timeout) has something to do next. Ask after every input.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let commit = self.commits.wait().map(|wait| wait.until);
+        let work = match self.mode {
+            Mode::Running if !self.paused => {
+                let wait = self.wait.as_ref().map(|wait| wait.until);
+                [self.holds.next_due(), wait, self.linger_until]
+            }
+            _ => [None; 3],
+        };
+        work.into_iter().chain([commit]).flatten().min()
+    }
+
+    /// The records of an invocation, in the order they are run; empty when it is over.
+    #[must_use]
+    pub fn records(&self, id: InvocationId) -> &[RecordId] {
+        self.running.get(&id).map_or(&[], |it| &it.part.records)
+    }
+
+    /// A record that a command named.
+    ///
+    /// # Panics
+    ///
+    /// When its commit is durable already.
+    #[must_use]
+    pub fn record(&self, id: RecordId) -> RecordRef<'_> {
+        self.records.get(id)
+    }
+
+    /// The position of the partition with this index, as the last `Commit` command said it.
+    #[must_use]
+    pub fn position(&self, partition: u32) -> Position {
+        let (next, completions) = self.trackers[partition as usize].position();
+        Position { epoch: self.epoch, next, completions }
+    }
+
+    /// What the shard is doing.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match &self.mode {
+            Mode::Stopped(reason) => State::Stopped(reason.clone()),
+            Mode::Draining | Mode::Drained => State::Draining,
+            Mode::Running => match self.commits.wait().or(self.wait.as_ref()) {
+                Some(wait) => State::Waiting(wait.clone()),
+                None if self.paused => State::Paused,
+                None => State::Running,
+            },
+        }
+    }
+
+    /// What it did so far.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Records let in and not durably settled.
+    #[must_use]
+    pub const fn open_records(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Invocations that run.
+    #[must_use]
+    pub fn running_invocations(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Records in invocations that run.
+    #[must_use]
+    pub fn running_records(&self) -> usize {
+        self.running.values().map(|it| it.part.records.len()).sum()
+    }
+
+    const fn is_stopped(&self) -> bool {
+        matches!(self.mode, Mode::Stopped(_))
+    }
+
+    fn stop(&mut self, reason: StopReason) {
+        self.mode = Mode::Stopped(reason.clone());
+        self.commands.clear();
+        self.commands.push_back(Command::Stop(reason));
+    }
+
+    /// Does all that the last input made possible.
+    fn proceed(&mut self, now: Instant) {
+        if self.is_stopped() {
+            return;
+        }
+        self.commit_next();
+        self.admit();
+        self.linger_until = None;
+        while self.start_next(now) {}
+        let idle = self.running.is_empty() && self.commits.is_idle();
+        if self.mode == Mode::Draining && idle {
+            self.mode = Mode::Drained;
+            self.commands.push_back(Command::Drained);
+        }
+    }
+
+    /// Commits what was gathered, unless a commit is in flight. Its records are settled in the
+    /// positions that go with it, and so exactly when it is durable.
+    fn commit_next(&mut self) {
+        let Some(commit) = self.commits.start() else { return };
+        for &record in commit.records {
+            let entry = self.records.entry(record);
+            let settled = self.trackers[usize::from(entry.partition)].settle(entry.sequence);
+            assert!(settled, "SD-1: a record is in one commit");
+        }
+        let positions = commit.partitions.iter().map(|&partition| {
+            let (next, completions) = self.trackers[usize::from(partition)].position();
+            (u32::from(partition), Position { epoch: self.epoch, next, completions })
+        });
+        self.commands.push_back(Command::Commit {
+            id: commit.id,
+            records: u32::try_from(commit.records.len()).expect("the window bounds a commit"),
+            positions: positions.collect(),
+        });
+    }
+
+    /// Lets records in as far as the window goes.
+    fn admit(&mut self) {
+        if self.backlog.is_empty() || self.mode != Mode::Running {
+            return;
+        }
+        for _batch in 0..self.backlog.len() {
+            let mut batch = self.backlog.pop_front().expect("as many as there are");
+            if !self.admit_batch(&mut batch) {
+                self.backlog.push_back(batch);
+            }
+        }
+    }
+
+    /// Lets in what there is room for; `true` when that was all.
+    fn admit_batch(&mut self, it: &mut Backlog) -> bool {
+        let batch = self.records.batch(it.chunk).clone();
+        let count = batch.len();
+        let window = self.config.window.records.get();
+        let (first, last) = (batch.first_offset().0, batch.last_offset().0);
+        let tracker = &mut self.trackers[usize::from(it.partition)];
+        if last - first + 1 == count as i64 {
+            let room = window.saturating_sub(self.records.len());
+            let wanted = room.min(count - it.cursor as usize);
+            let from = bus::Offset(first + i64::from(it.cursor));
+            if let Some(sequences) = tracker.track_run(from, wanted) {
+                for sequence in sequences {
+                    self.admit_record(it, &batch, sequence);
+                }
+                return it.cursor as usize == count;
+            }
+        }
+        while (it.cursor as usize) < count {
+            if window <= self.records.len() {
+                return false;
+            }
+            let offset = batch.get(it.cursor as usize).offset;
+            match self.trackers[usize::from(it.partition)].track(offset) {
+                Admission::Run(sequence) => self.admit_record(it, &batch, sequence),
+                Admission::Full => return false,
+                Admission::Skip => {
+                    self.counters.skipped += 1;
+                    self.records.close_one(it.chunk);
+                    it.cursor += 1;
+                }
+            }
+        }
+        true
+    }
+
+    #[inline]
+    fn admit_record(&mut self, it: &mut Backlog, batch: &RecordBatch, sequence: u64) {
+        let view = batch.get(it.cursor as usize);
+        let part = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+        let bytes = part(view.key) + part(view.value) + view.headers.as_bytes().len();
+        let bytes = u32::try_from(bytes).expect("a batch is below 4 GiB");
+        let order = self.tokens.of(it.partition, view.key);
+        let at = (it.chunk, it.cursor);
+        let record = self.records.admit(at, (it.partition, sequence), order, bytes);
+        self.strands.push_back(&mut self.records, record);
+        self.counters.admitted += 1;
+        it.cursor += 1;
+    }
+
+    fn can_start(&self) -> bool {
+        self.mode == Mode::Running
+            && !self.paused
+            && self.wait.is_none()
+            && self.running.len() < self.config.invocations_max.get()
+            && self.commits.output_bytes() < self.config.window.output_bytes.get()
+    }
+
+    /// Starts one invocation if there is something to run and room for it (SD-6).
+    fn start_next(&mut self, now: Instant) -> bool {
+        if !self.can_start() {
+            return false;
+        }
+        let next = self.next_part().or_else(|| self.gather(now).map(|it| (it, Lineage::new())));
+        let Some((part, rest)) = next else { return false };
+        let id = InvocationId(self.invocations);
+        self.invocations += 1;
+        self.counters.invocations += 1;
+        self.counters.attempts += part.records.len() as u64;
+        let records = u32::try_from(part.records.len()).expect("the window bounds a batch");
+        self.running.insert(id, Invocation { part, rest });
+        self.commands.push_back(Command::Invoke { id, records });
+        true
+    }
+
+    /// The next part of a batch that failed, without the records of tokens held since.
+    fn next_part(&mut self) -> Option<(Part, Lineage)> {
+        while let Some(mut lineage) = self.lineages.pop_front() {
+            let mut part = lineage.pop_front().expect("a lineage has a part");
+            let (records, holds) = (&mut self.records, &mut self.holds);
+            part.records.retain(|&record| {
+                let token = records.entry(record).token;
+                let ordered = records.entry(record).is_ordered();
+                if !ordered || !holds.contains(token) || holds.is_front(token, record) {
+                    return true;
+                }
+                holds.follow(records, token, record);
+                false
+            });
+            if !part.records.is_empty() {
+                return Some((part, lineage));
+            }
+            self.release(&part.strands);
+            if !lineage.is_empty() {
+                self.lineages.push_front(lineage);
+            }
+        }
+        None
+    }
+
+    /// Gathers a batch: retries that are due, then new records.
+    fn gather(&mut self, now: Instant) -> Option<Part> {
+        let limits = self.config.batch;
+        if self.holds.first_ripe().is_none() {
+            self.linger_until = self.linger();
+            if self.linger_until.is_some_and(|until| now < until) {
+                return None;
+            }
+            self.linger_until = None;
+        }
+        let room =
+            Room { records: limits.records.get(), bytes: limits.bytes, strands: self.strands_each };
+        let wanted = room.records.min(self.strands.ready_records() + 16);
+        let mut batch = Gathered { records: Vec::with_capacity(wanted), ..Gathered::default() };
+        while let Some(retry) = self.holds.first_ripe() {
+            let record = self.holds.record(retry);
+            if !batch.take(room, record, self.records.entry(record).bytes) {
+                break;
+            }
+            self.holds.pop_ripe();
+        }
+        let retried = batch.records.len();
+        self.strands.gather(&mut self.records, &mut self.holds, room, &mut batch);
+        let Gathered { mut records, strands, .. } = batch;
+        if records.is_empty() {
+            return None;
+        }
+        if retried != 0 || 1 < strands.len() {
+            self.sort_by_arrival(&mut records);
+        }
+        Some(Part { records, strands, retries: retried != 0 })
+    }
+
+    /// Until when a batch waits to become fuller.
+    fn linger(&mut self) -> Option<Instant> {
+        let limits = self.config.batch;
+        if limits.window.is_zero()
+            || limits.records.get() <= self.strands.ready_records()
+            || limits.bytes as u64 <= self.strands.ready_bytes()
+        {
+            return None;
+        }
+        let oldest = self.strands.oldest()?;
+        Some(self.records.fetched_at(oldest) + limits.window)
+    }
+
+    /// Oldest first: outputs leave in the order in which records came, as far as batches do.
+    fn sort_by_arrival(&self, records: &mut [RecordId]) {
+        let key = |&record: &RecordId| (self.records.entry(record).arrival, record);
+        let mut keyed: Vec<_> = records.iter().map(key).collect();
+        keyed.sort_unstable();
+        for (record, (_, sorted)) in records.iter_mut().zip(keyed) {
+            *record = sorted;
+        }
+    }
+
+    fn release(&mut self, strands: &[u16]) {
+        for &strand in strands {
+            self.strands.release(&self.records, strand);
+        }
+    }
+
+    /// Runs the very same batch again after a pause: nobody is charged (SD-7).
+    fn replay(&mut self, now: Instant, invocation: Invocation, code: String, message: String) {
+        let Invocation { part, mut rest } = invocation;
+        self.counters.attempts -= part.records.len() as u64;
+        rest.push_front(part);
+        self.lineages.push_front(rest);
+        self.waits = self.waits.saturating_add(1);
+        let until = now + pause(&mut self.jitter, self.waits);
+        self.wait = Some(Wait { code, message, until });
+    }
+}
+
+/// A pause with half its length jittered, so that it is never nothing.
+fn pause(jitter: &mut Jitter, attempt: u32) -> Duration {
+    let half = backoff_bound(PAUSE.0, PAUSE.1, attempt) / 2;
+    half + jitter.up_to(half)
+}
+
+impl Default for PartitionStart {
+    fn default() -> Self {
+        Self { position: Position::default(), fresh: true }
+    }
+}
+
+#[expect(unused_imports, reason = "named in the documentation")]
+use crate::command::End;

@@ -1,0 +1,285 @@
+//! A pure core: what becomes of each record of an invocation that ended.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::{Invocation, Lineage, Part, Retry, ShardDispatch};
+use crate::bisect::{Halves, halve};
+use crate::command::{Command, DeadLetter, End, InvocationId, Kept};
+use crate::records::RecordId;
+use crate::retry::backoff_bound;
+
+/// A batch whose records are looked at one by one.
+#[derive(Debug)]
+struct Tally {
+    kept: Vec<bool>,
+    /// Tokens with a record that is not settled: the later ones of the batch do not count.
+    broken: BTreeSet<u64>,
+    /// Records that go back to where they came from, in order.
+    returned: Vec<RecordId>,
+}
+
+impl ShardDispatch {
+    /// The function answered.
+    pub(super) fn ended(
+        &mut self,
+        now: Instant,
+        id: InvocationId,
+        invocation: Invocation,
+        exceptions: Vec<(u32, End)>,
+        output_bytes: usize,
+    ) {
+        if exceptions.is_empty() && !invocation.part.retries {
+            let Invocation { part, rest } = invocation;
+            self.commits.add_all(&part.records);
+            self.touch_all(&part.records);
+            self.finish(id, part.records, None, output_bytes);
+            self.release(&part.strands);
+            self.push_lineage(rest);
+        } else if self.made_progress(&invocation.part, &exceptions) {
+            self.settle_one_by_one(now, id, invocation, exceptions, output_bytes);
+        } else {
+            // Else the same batch would run for ever.
+            let message = "the answer says of no record that it was run".to_owned();
+            let cause = ("Millrace.BrokenAnswer".to_owned(), message);
+            self.whole_batch_failed(now, id, invocation, cause);
+        }
+    }
+
+    /// The batch as a whole had a failure that one of its records is to blame for.
+    pub(super) fn whole_batch_failed(
+        &mut self,
+        now: Instant,
+        id: InvocationId,
+        invocation: Invocation,
+        (code, message): (String, String),
+    ) {
+        let count = invocation.part.records.len();
+        if 1 < count && self.config.retry.bisect {
+            self.bisect(invocation);
+            return;
+        }
+        let failed = End::Failed { code, message };
+        let exceptions = (0..).zip(std::iter::repeat_n(failed, count)).collect();
+        self.settle_one_by_one(now, id, invocation, exceptions, 0);
+    }
+
+    /// Whether a record was settled or charged: what comes first of its token and was run.
+    fn made_progress(&self, part: &Part, exceptions: &[(u32, End)]) -> bool {
+        let mut not_run = BTreeSet::new();
+        let mut exceptions = exceptions.iter().peekable();
+        part.records.iter().zip(0..).any(|(&record, index)| {
+            let entry = self.records.entry(record);
+            let end = exceptions.next_if(|it| it.0 == index).map(|it| &it.1);
+            match end {
+                Some(End::NotRun) => {
+                    if entry.is_ordered() {
+                        not_run.insert(entry.token);
+                    }
+                    false
+                }
+                Some(_) => true,
+                None => !entry.is_ordered() || !not_run.contains(&entry.token),
+            }
+        })
+    }
+
+    fn settle_one_by_one(
+        &mut self,
+        now: Instant,
+        id: InvocationId,
+        invocation: Invocation,
+        exceptions: Vec<(u32, End)>,
+        output_bytes: usize,
+    ) {
+        let Invocation { part, mut rest } = invocation;
+        let count = part.records.len();
+        let mut tally =
+            Tally { kept: vec![false; count], broken: BTreeSet::new(), returned: Vec::new() };
+        let mut exceptions = exceptions.into_iter().peekable();
+        for (index, &record) in part.records.iter().enumerate() {
+            let end = exceptions.next_if(|it| it.0 as usize == index).map(|it| it.1);
+            tally.kept[index] = self.settle_one(now, record, end, &mut tally);
+        }
+        let Tally { kept, returned, .. } = tally;
+        if kept.contains(&true) {
+            let only = kept.contains(&false).then_some(kept);
+            self.finish(id, part.records, only, output_bytes);
+        }
+        if rest.is_empty() {
+            self.strands.push_front(&mut self.records, &returned);
+        } else if !returned.is_empty() {
+            rest.push_front(self.part(returned, part.retries));
+        }
+        self.release(&part.strands);
+        self.push_lineage(rest);
+    }
+
+    /// Decides one record; `true` when its outputs are kept.
+    fn settle_one(
+        &mut self,
+        now: Instant,
+        record: RecordId,
+        end: Option<End>,
+        tally: &mut Tally,
+    ) -> bool {
+        let entry = *self.records.entry(record);
+        let is_front = entry.is_ordered() && self.holds.is_front(entry.token, record);
+        let blocked = entry.is_ordered() && tally.broken.contains(&entry.token);
+        let dead = match end {
+            // It ran ahead of a record of its token that must come first (SD-5).
+            None | Some(End::NotRun) if blocked => false,
+            None => {
+                self.commits.add(record);
+                self.commits.touch(entry.partition);
+                if is_front {
+                    self.end_hold(entry.token);
+                }
+                return true;
+            }
+            Some(End::NotRun) => false,
+            Some(End::Undecodable { code, message }) => {
+                self.dead_letter(record, code, message);
+                true
+            }
+            Some(End::Failed { code, message }) => match self.charge(now, record) {
+                None => {
+                    self.dead_letter(record, code, message);
+                    true
+                }
+                Some(due_at) if !blocked => {
+                    self.counters.retried += 1;
+                    self.back_off(record, due_at);
+                    if entry.is_ordered() {
+                        tally.broken.insert(entry.token);
+                    }
+                    return false;
+                }
+                Some(_) => false,
+            },
+        };
+        match dead {
+            true if is_front => self.end_hold(entry.token),
+            true => {}
+            false => self.put_back(record, is_front, tally),
+        }
+        false
+    }
+
+    /// A record that is as it was before the invocation, or behind one that is.
+    fn put_back(&mut self, record: RecordId, is_front: bool, tally: &mut Tally) {
+        let entry = *self.records.entry(record);
+        if is_front {
+            self.holds.push_ripe(Retry::Token(entry.token));
+        } else if entry.is_ordered() && self.holds.contains(entry.token) {
+            self.holds.follow(&mut self.records, entry.token, record);
+        } else {
+            tally.returned.push(record);
+        }
+        if entry.is_ordered() {
+            tally.broken.insert(entry.token);
+        }
+    }
+
+    /// Charges an attempt; when the record may be tried again, if it may.
+    fn charge(&mut self, now: Instant, record: RecordId) -> Option<Instant> {
+        self.counters.failed += 1;
+        let retry = self.config.retry;
+        let entry = self.records.entry_mut(record);
+        entry.attempts += 1;
+        let attempts = entry.attempts;
+        if retry.attempts_max.get() <= attempts {
+            return None;
+        }
+        let bound = backoff_bound(retry.backoff_min, retry.backoff_max, attempts);
+        let due_at = now + self.jitter.up_to(bound);
+        let too_old = retry.age_max.is_some_and(|age_max| {
+            let passed = due_at.saturating_duration_since(self.clock.0).as_millis();
+            let wall = i128::from(self.clock.1.0) + passed.cast_signed();
+            let age = wall - i128::from(self.records.get(record).view.timestamp.0);
+            age_max.as_millis().cast_signed() < age
+        });
+        (!too_old).then_some(due_at)
+    }
+
+    fn back_off(&mut self, record: RecordId, due_at: Instant) {
+        if self.records.entry(record).is_ordered() {
+            self.holds.hold(&mut self.records, record, due_at);
+        } else {
+            self.holds.delay(&mut self.records, record, due_at);
+        }
+    }
+
+    fn dead_letter(&mut self, record: RecordId, code: String, message: String) {
+        let &crate::records::Entry { attempts, partition, .. } = self.records.entry(record);
+        self.counters.dead_lettered += 1;
+        self.commits.add(record);
+        self.commits.touch(partition);
+        let letter = DeadLetter { record, attempts, code, message };
+        self.commands.push_back(Command::DeadLetter(letter));
+    }
+
+    /// The record a token was held for is settled: the others go on.
+    fn end_hold(&mut self, token: u64) {
+        let hold = self.holds.end(token).expect("the record is one a token is held for");
+        let (queue, bytes) = (hold.followers, hold.follower_bytes);
+        self.strands.prepend(&mut self.records, hold.strand, queue, bytes);
+    }
+
+    fn touch_all(&mut self, records: &[RecordId]) {
+        if self.trackers.len() == 1 {
+            self.commits.touch(0);
+            return;
+        }
+        for &record in records {
+            self.commits.touch(self.records.entry(record).partition);
+        }
+    }
+
+    fn finish(
+        &mut self,
+        id: InvocationId,
+        records: Vec<RecordId>,
+        only: Option<Vec<bool>>,
+        output_bytes: usize,
+    ) {
+        self.commits.add_output_bytes(output_bytes);
+        self.commands.push_back(Command::Gather { id, kept: Kept { records, only } });
+    }
+
+    fn bisect(&mut self, invocation: Invocation) {
+        let Invocation { part, mut rest } = invocation;
+        self.counters.bisected += 1;
+        let Halves { first, second, in_turn } = halve(&self.records, part.records);
+        let first = self.part(first, part.retries);
+        rest.push_front(self.part(second, part.retries));
+        self.release(&part.strands);
+        if in_turn {
+            rest.push_front(first);
+            self.lineages.push_front(rest);
+        } else {
+            self.lineages.push_front(rest);
+            self.lineages.push_front(Lineage::from([first]));
+        }
+    }
+
+    /// Makes a part of records that are in no queue, and its strands busy.
+    fn part(&mut self, records: Vec<RecordId>, retries: bool) -> Part {
+        let strands: BTreeSet<u16> = records
+            .iter()
+            .map(|&record| self.records.entry(record))
+            .filter(|entry| entry.is_ordered())
+            .map(|entry| entry.strand)
+            .collect();
+        for &strand in &strands {
+            self.strands.acquire(strand);
+        }
+        Part { records, strands: strands.into_iter().collect(), retries }
+    }
+
+    fn push_lineage(&mut self, rest: Lineage) {
+        if !rest.is_empty() {
+            self.lineages.push_front(rest);
+        }
+    }
+}

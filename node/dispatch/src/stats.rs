@@ -1,0 +1,96 @@
+//! What a shard says of itself.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bus::{Position, ShardId, Timestamp, TopicPartition};
+
+use crate::driver::ShardConfig;
+use crate::{Counters, PartitionStart, ShardDispatch, State};
+
+/// Run times that percentiles are taken from.
+const RECENT: usize = 256;
+
+/// A snapshot.
+#[derive(Clone, Debug)]
+pub struct ShardStats {
+    /// Which shard.
+    pub shard: ShardId,
+    /// What it reads, and how far it is.
+    pub positions: Vec<(TopicPartition, Position)>,
+    /// What it is doing.
+    pub state: State,
+    /// What it did.
+    pub counters: Counters,
+    /// Outputs gathered.
+    pub outputs: u64,
+    /// Records let in and not settled.
+    pub open_records: usize,
+    /// Invocations that run.
+    pub running_invocations: usize,
+    /// Records in them.
+    pub running_records: usize,
+    /// How long recent invocations ran, oldest first.
+    pub recent_runs: Vec<Duration>,
+    /// The newest failure: its name, its account, when.
+    pub last_error: Option<(String, String, Timestamp)>,
+}
+
+/// Keeps the snapshot up to date.
+#[derive(Debug)]
+pub(crate) struct StatsKeeper {
+    stats: ShardStats,
+    runs: VecDeque<Duration>,
+}
+
+impl StatsKeeper {
+    pub(crate) fn new(config: &ShardConfig, starts: &[PartitionStart]) -> Self {
+        let positions = config.partitions.iter().zip(starts);
+        let positions = positions.map(|(it, start)| (it.clone(), start.position.clone()));
+        let stats = ShardStats {
+            shard: config.shard,
+            positions: positions.collect(),
+            state: State::Running,
+            counters: Counters::default(),
+            outputs: 0,
+            open_records: 0,
+            running_invocations: 0,
+            running_records: 0,
+            recent_runs: Vec::new(),
+            last_error: None,
+        };
+        Self { stats, runs: VecDeque::with_capacity(RECENT) }
+    }
+
+    pub(crate) fn stats(&self) -> ShardStats {
+        let recent_runs = self.runs.iter().copied().collect();
+        ShardStats { recent_runs, ..self.stats.clone() }
+    }
+
+    pub(crate) fn ran(&mut self, run: Duration) {
+        if self.runs.len() == RECENT {
+            self.runs.pop_front();
+        }
+        self.runs.push_back(run);
+    }
+
+    pub(crate) fn failed(&mut self, code: String, message: String) {
+        self.stats.last_error = Some((code, message, Timestamp::now()));
+    }
+
+    pub(crate) fn note(&mut self, core: &ShardDispatch, counters: Counters, outputs: u64) {
+        let stats = &mut self.stats;
+        if counters.settled != stats.counters.settled || counters.commits != stats.counters.commits
+        {
+            for (index, (_, position)) in (0..).zip(&mut stats.positions) {
+                *position = core.position(index);
+            }
+        }
+        stats.counters = counters;
+        stats.outputs = outputs;
+        stats.state = core.state();
+        stats.open_records = core.open_records();
+        stats.running_invocations = core.running_invocations();
+        stats.running_records = core.running_records();
+    }
+}

@@ -196,7 +196,7 @@ impl Teller {
     }
 }
 
-/// sled can panic on what it reads; that is a failure of the log like any other.
+/// A store that panics on what it reads is a failure of the log like any other.
 fn guarded(work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_panic| Err("the position log panicked".into()))

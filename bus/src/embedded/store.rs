@@ -243,6 +243,11 @@ fn journal_error(action: &'static str) -> impl Fn(redb::Error) -> Error {
     move |error| match error {
         redb::Error::Io(source) => io_error(action, source),
         redb::Error::Corrupted(reason) => Error::Corrupt(reason),
+        // Every table was made with the journal, as it is opened.
+        error @ (redb::Error::TableDoesNotExist(_)
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TypeDefinitionChanged { .. }) => Error::Corrupt(error.to_string()),
         other => Error::Journal { action, reason: other.to_string() },
     }
 }

@@ -102,3 +102,6 @@ async fn garbage_is_named_and_not_opened() {
     let opened = Embedded::open(EmbeddedConfig::new(dir.path()), None);
     assert!(matches!(opened, Err(Error::Corrupt(_))), "{opened:?}");
 }
+
+mod durability;
+mod followers;

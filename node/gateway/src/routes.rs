@@ -1,9 +1,11 @@
 //! Which route is whose, and what no route answers.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, HttpBody as _};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -23,6 +25,9 @@ use crate::{codes, lag, produce, read, topics};
 
 /// The largest body that is not records.
 pub(crate) const QUESTION_BYTES_MAX: usize = 256 << 10;
+
+/// What is read beyond a limit to be thrown away.
+const THROWN_AWAY_MAX: usize = 32 << 20;
 
 /// What the routes share.
 pub(crate) struct App {
@@ -54,23 +59,32 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// The body, up to a limit that is checked before anything is kept.
-pub(crate) async fn body(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
-    let announced = axum::body::HttpBody::size_hint(&body).lower();
-    if usize::try_from(announced).unwrap_or(usize::MAX) > bytes_max {
-        return Err(Refusal::too_large(format!(
-            "the body has {announced} bytes, the limit is {bytes_max}"
-        )));
-    }
-    to_bytes(body, bytes_max).await.map_err(|error| {
-        let error = error.into_inner();
-        match error.to_string().as_str() {
-            "length limit exceeded" => {
-                Refusal::too_large(format!("the body has more than {bytes_max} bytes"))
+/// The body, up to a limit. What is over it is read and thrown away, as far as that is worth it:
+/// a client that is still writing would find a closed connection instead of the refusal.
+pub(crate) async fn body(mut body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let mut kept = Vec::with_capacity(announced.min(bytes_max));
+    let mut seen = 0_usize;
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let frame =
+            frame.map_err(|error| Refusal::bad(format!("the body ended early: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        seen += data.len();
+        if seen <= bytes_max && announced <= bytes_max {
+            kept.extend_from_slice(&data);
+        } else {
+            kept = Vec::new();
+            if THROWN_AWAY_MAX < seen - bytes_max.min(seen) {
+                break;
             }
-            reason => Refusal::bad(format!("the body ended early: {reason}")),
         }
-    })
+    }
+    let bytes = seen.max(announced);
+    if bytes_max < bytes {
+        let detail = format!("the body has {bytes} bytes or more, the limit is {bytes_max}");
+        return Err(Refusal::too_large(detail));
+    }
+    Ok(kept.into())
 }
 
 /// A question in JSON.

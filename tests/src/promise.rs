@@ -225,6 +225,19 @@ pub const PROMISES: &[Promise] = &[
         run: crate::components::run,
     },
     Promise {
+        name: "crash-points",
+        says: "a power cut at any point of a 2,000-operation script leaves the journal and the \
+               position store in a state the model allows, and each needed sync that is left out \
+               is noticed",
+        needs: "a C compiler",
+        flags: &["points"],
+        full: "10 min: 5,000 points each",
+        ci: "1 min: 500 points each",
+        may_skip: false,
+        floors: &[("crash_points", 500), ("red_controls", 2)],
+        run: crate::crash_points::run,
+    },
+    Promise {
         name: "first-alert",
         says: "the README's first command shows an alert within 5 s, and over ten stops (five by \
                SIGKILL) each reading has its output exactly once",

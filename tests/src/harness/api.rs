@@ -215,7 +215,7 @@ pub fn lag_of(lag: &Value) -> Option<u64> {
 
 /// What the node wrote about itself: where it listens, and the token.
 fn node_file(state: &Path, pid: u32) -> Option<(String, String)> {
-    let files = std::fs::read_dir(state.join("millrace")).ok()?;
+    let files = std::fs::read_dir(state.join("millrace/nodes")).ok()?;
     let mut paths: Vec<PathBuf> = files.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();
     paths.iter().find_map(|path| {

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands::error::{CommandError, exit};
+use crate::commands::program::program;
 use crate::commands::{
     build, completions, consume, dev, explain, lag, new, produce, serve, status, topic,
 };
@@ -32,7 +33,7 @@ Examples:
 Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 denied, 5 conflict, 6 unreachable,
 7 timed out, 78 unusable configuration, 130 interrupted. `millrace explain CODE` explains errors."
 )]
-#[command(propagate_version = true, arg_required_else_help = true)]
+#[command(arg_required_else_help = true)]
 pub struct Cli {
     /// What every command takes.
     #[command(flatten)]
@@ -69,12 +70,25 @@ pub enum Command {
     /// Compile the functions of an application.
     Build(build::BuildArgs),
     /// Run an application on this machine, and reload it when it is saved.
+    ///
+    /// The node has a bus of its own; nothing else is needed. Records and positions stay in the
+    /// data folder, so that the next start goes on where this one was. Ctrl-C drains and ends.
     Dev(DevArgs),
     /// Run applications as a service.
+    ///
+    /// As `dev`, but nothing is reloaded and no feed is played. SIGTERM drains and ends; a setting
+    /// that cannot be used ends with status 78.
     Serve(ServeArgs),
     /// Append records to a topic.
+    ///
+    /// Each VALUE is a record; without any, each line of stdin or of a file is one (empty lines
+    /// are left out). Records are durable when they are acknowledged. Those of one key go to the
+    /// partition that Kafka's default partitioner would choose.
     Produce(produce::ProduceArgs),
     /// Read records of a topic.
+    ///
+    /// It begins with the earliest record and goes on until Ctrl-C. It has no positions of its
+    /// own: nothing is taken away, and nothing is remembered.
     Consume(consume::ConsumeArgs),
     /// List, make, describe and delete topics.
     #[command(subcommand)]
@@ -89,10 +103,7 @@ pub enum Command {
     Completions(completions::CompletionsArgs),
 }
 
-/// Run an application on this machine, and reload it when it is saved.
-///
-/// The node has a bus of its own; nothing else is needed. Records and positions stay in the data
-/// folder, so that the next start goes on where this one was. Ctrl-C drains and ends.
+/// What `millrace dev` takes.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -115,10 +126,7 @@ pub struct DevArgs {
     pub no_feed: bool,
 }
 
-/// Run applications as a service.
-///
-/// As `dev`, but nothing is reloaded and no feed is played. SIGTERM drains and ends; a setting
-/// that cannot be used ends with status 78.
+/// What `millrace serve` takes.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -156,6 +164,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             if error.exit != exit::DONE {
                 let text = error.render(cli.globals.colour_on_stderr());
+                // What is printed works as typed.
+                let typed = format!("more: {} explain", program());
+                let text = text.replace("more: millrace explain", &typed);
                 drop(io::stderr().write_all(text.as_bytes()));
             }
             ExitCode::from(error.exit)
@@ -175,6 +186,7 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Topic(args) => topic::run(args, globals),
         Command::Status(args) => status::run(args, globals),
         Command::Lag(args) => lag::run(args, globals),
+        Command::Explain(args) if globals.output == Format::Json => explain::run_json(args),
         Command::Explain(args) => explain::run(args),
         Command::Completions(args) => completions::run(args),
     }

@@ -15,10 +15,7 @@ use crate::cli::Globals;
 use crate::client::Client;
 use crate::output::{Format, Paint, printable};
 
-/// Reads records of a topic.
-///
-/// It begins with the earliest record and goes on until Ctrl-C. It has no positions of its own:
-/// nothing is taken away, and nothing is remembered.
+/// What `millrace consume` takes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

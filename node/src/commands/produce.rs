@@ -18,11 +18,7 @@ use crate::cli::Globals;
 use crate::client::Client;
 use crate::output::{Format, count, milliseconds, printable};
 
-/// Appends records to a topic.
-///
-/// Each VALUE is a record; without any, each line of stdin or of a file is one (empty lines are
-/// left out). Records are durable when they are acknowledged. Records of one key go to the
-/// partition that Kafka's default partitioner would choose.
+/// What `millrace produce` takes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -1,0 +1,7 @@
+//! The binary as people and scripts meet it: help, exit statuses, and the commands that talk to a
+//! node, against the real control API on a real embedded bus.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod commands;
+mod harness;
+mod statuses;

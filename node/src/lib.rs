@@ -5,4 +5,5 @@ pub mod cli;
 pub mod client;
 pub mod commands;
 pub mod discovery;
+pub mod node;
 pub mod output;

@@ -99,9 +99,10 @@ impl ShardHandle {
 
     /// Starts nothing more, and waits until what is in flight is durable, at most `patience`.
     /// What has not ended then runs again after the next start.
-    pub async fn drain(mut self, patience: Duration) {
+    pub async fn drain(&self, patience: Duration) {
         self.drain.send_replace(true);
-        if tokio::time::timeout(patience, &mut self.task).await.is_err() {
+        // The driver holds the other end until it is over.
+        if tokio::time::timeout(patience, self.drain.closed()).await.is_err() {
             self.task.abort();
         }
     }

@@ -1,13 +1,320 @@
-//! `millrace dev`: a node with one application, an embedded bus, and hot reload.
+//! `millrace dev`: a node with one application, an embedded bus, and hot reload. It says at every
+//! step what to do next, and shows what comes out.
 
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bus::{Bus, Offset, TopicPartition};
+use function::Manifest;
+use gateway::NodeView as _;
+use notify::{RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+
+use super::build;
 use super::error::{CommandError, exit};
+use super::program::program;
+use super::serve::{Up, runtime, start_logging, wait_for_end};
 use crate::cli::{DevArgs, Globals};
+use crate::node::{Deployed, Node};
 
-/// Carries it out.
+/// Saves that come this close together are one.
+const SETTLE: Duration = Duration::from_millis(120);
+/// Output records shown in a second; more are counted.
+const SHOWN_A_SECOND: usize = 5;
+
+/// Carries it out: returns when the node has drained.
 ///
 /// # Errors
 ///
-/// Always, until the wiring of a node is there.
-pub fn run(_args: &DevArgs, _globals: &Globals) -> Result<(), CommandError> {
-    Err(CommandError::new(exit::FAILED, "E0511", "this build has no node in it"))
+/// What keeps the node from starting.
+pub fn run(args: &DevArgs, globals: &Globals) -> Result<(), CommandError> {
+    let manifest = Manifest::load(&args.dir)?;
+    let data = args.data.clone().unwrap_or_else(|| args.dir.join(".millrace"));
+    start_logging(globals, "warn");
+    runtime()?.block_on(async {
+        let started_at = Instant::now();
+        let logs: runtime::LogSink = Arc::new(|line: runtime::LogLine| {
+            note(&format!("  log   {}  {}  {}", line.function, line.level, line.message));
+        });
+        let name = manifest.app.to_string();
+        let up = Up::start(&data, &name, args.listen, Some(logs)).await?;
+        say(&format!(
+            "  millrace {}  one node, embedded bus, data in {}",
+            env!("CARGO_PKG_VERSION"),
+            data.display()
+        ));
+        say(&format!("  control API  {}", up.url));
+        let deployed = match up.node.deploy(&args.dir, &manifest).await {
+            Ok(deployed) => deployed,
+            Err(error) => {
+                up.end().await;
+                return Err(error);
+            }
+        };
+        show_start(&up.node, &manifest, &deployed, started_at.elapsed());
+        let tail = tokio::spawn(show_outputs(up.node.clone(), shown_topics(&manifest)));
+        if !args.no_feed {
+            match up.node.start_feed(&args.dir, &manifest).await {
+                Ok(Some(feed)) => say(&format!(
+                    "  feed  {} -> {}  {} records/s, from row {} of {}{}",
+                    feed.file,
+                    feed.topic,
+                    feed.rate,
+                    feed.next_row,
+                    feed.rows,
+                    if feed.rounds == 0 {
+                        String::new()
+                    } else {
+                        format!(", round {}", feed.rounds + 1)
+                    },
+                )),
+                Ok(None) => {}
+                Err(error) => note(&error.render(false)),
+            }
+        }
+        show_next(&manifest);
+        let reload = tokio::spawn(reload(up.node.clone(), args.dir.clone(), manifest));
+        wait_for_end(&up.node).await;
+        reload.abort();
+        say("\n  draining ...");
+        let feed = up.node.feed_progress();
+        let functions = up.node.status().functions;
+        up.end().await;
+        tail.abort();
+        for it in functions {
+            say(&format!("  {}  {} settled since the start", it.name, it.settled));
+        }
+        if let Some(feed) = feed {
+            say(&format!("  feed  stopped at row {} of {}", feed.next_row, feed.rows));
+        }
+        say("  stopped; the next start goes on from here");
+        Ok(())
+    })
+}
+
+/// To stdout; a closed pipe is nobody's loss.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    drop(writeln!(out, "{text}").and_then(|()| out.flush()));
+}
+
+/// To stderr.
+fn note(text: &str) {
+    drop(writeln!(std::io::stderr().lock(), "{}", text.trim_end()));
+}
+
+fn show_start(node: &Node, manifest: &Manifest, deployed: &Deployed, took: Duration) {
+    let shards = node.shards();
+    for function in &manifest.functions {
+        if deployed.refused.iter().any(|it| function.name == *it.function) {
+            continue;
+        }
+        for trigger in &function.triggers {
+            let id = manifest.trigger_id(function, trigger);
+            let done: i64 =
+                shards.iter().filter(|it| it.trigger == id).filter_map(|it| it.next).sum();
+            let so_far =
+                if done == 0 { String::new() } else { format!("  goes on after {done} records") };
+            say(&format!(
+                "  ok    {}  {}  {} -> {}{so_far}",
+                function.name,
+                function.runtime.as_str(),
+                trigger.topics.join(", "),
+                trigger.output_topic.as_deref().unwrap_or("(no output)"),
+            ));
+        }
+    }
+    show_refused(deployed);
+    say(&format!("  ready in {} ms", took.as_millis()));
+}
+
+fn show_refused(deployed: &Deployed) {
+    for it in &deployed.refused {
+        let rest =
+            if it.older_runs { "the revision before runs on" } else { "the other functions run" };
+        let message = format!("function `{}` cannot start: {}", it.function, it.message);
+        let error = CommandError::new(exit::FAILED, it.code, message);
+        note(&error.help(format!("{rest}; mend it and save")).render(false));
+    }
+}
+
+fn show_next(manifest: &Manifest) {
+    let program = program();
+    let outputs = shown_topics(manifest);
+    let input = manifest.triggers().next().and_then(|(_, it)| it.topics.first().cloned());
+    say("  watching for changes; Ctrl-C ends. In a second terminal:");
+    if let (None, Some(input)) = (&manifest.feed, &input) {
+        say(&format!("    {program} produce {input} -k a-key '{{\"hello\":\"world\"}}'"));
+    }
+    if let Some(output) = outputs.first() {
+        say(&format!("    {program} consume {output} -n 1"));
+    }
+    say(&format!("    {program} status"));
+}
+
+/// Topics where something comes out at the end: written, and read by no function of it.
+fn shown_topics(manifest: &Manifest) -> Vec<String> {
+    let read: BTreeSet<&String> = manifest.triggers().flat_map(|(_, it)| &it.topics).collect();
+    let written = manifest.triggers().filter_map(|(_, it)| it.output_topic.as_ref());
+    let mut topics: Vec<String> = written.filter(|it| !read.contains(it)).cloned().collect();
+    topics.sort();
+    topics.dedup();
+    topics
+}
+
+/// Prints records of the last topics as they come, a few a second.
+async fn show_outputs(node: Node, topics: Vec<String>) -> Result<(), bus::Error> {
+    let bus: Arc<dyn Bus> = node.bus();
+    let mut assigned: Vec<(TopicPartition, Offset)> = Vec::new();
+    for topic in &topics {
+        for partition in 0..bus.topic(topic).map_or(0, |info| info.spec.partitions) {
+            let partition = TopicPartition::new(topic.as_str(), partition);
+            let end = bus.watermarks(&partition).await?.end;
+            assigned.push((partition, end));
+        }
+    }
+    if assigned.is_empty() {
+        return Ok(());
+    }
+    let mut reader = bus.reader(assigned).await?;
+    let (mut since, mut shown, mut more) = (Instant::now(), 0, 0);
+    loop {
+        let fetched = reader.fetch(1 << 20).await?;
+        if Duration::from_secs(1) <= since.elapsed() {
+            if 0 < more {
+                say(&format!("  ... and {more} more"));
+            }
+            (since, shown, more) = (Instant::now(), 0, 0);
+        }
+        for bus::Fetched { partition, batch } in fetched {
+            for record in batch.iter() {
+                if SHOWN_A_SECOND <= shown {
+                    more += 1;
+                    continue;
+                }
+                shown += 1;
+                let text = |bytes: Option<&[u8]>| {
+                    let text = String::from_utf8_lossy(bytes.unwrap_or(b"-")).into_owned();
+                    let text: String = text.chars().filter(|it| !it.is_control()).collect();
+                    text.chars().take(200).collect::<String>()
+                };
+                let (key, value) = (text(record.key), text(record.value));
+                say(&format!("  {partition}@{}  {key}  {value}", record.offset));
+            }
+        }
+    }
+}
+
+/// Deploys again whatever is saved. A broken save leaves what runs, and is shown.
+async fn reload(node: Node, dir: PathBuf, first: Manifest) {
+    let (saved, mut saves) = mpsc::unbounded_channel::<PathBuf>();
+    let watched = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let Ok(event) = event else { return };
+        if event.kind.is_access() {
+            return;
+        }
+        for path in event.paths {
+            // The receiver is gone only when the node ends.
+            drop(saved.send(path));
+        }
+    });
+    let mut watcher = match watched {
+        Ok(watcher) => watcher,
+        Err(error) => return note(&format!("  cannot watch for changes: {error}")),
+    };
+    let mut manifest = first;
+    watch(&mut watcher, &dir, &manifest);
+    while let Some(path) = saves.recv().await {
+        let mut changed = vec![path];
+        while let Ok(Some(path)) = tokio::time::timeout(SETTLE, saves.recv()).await {
+            changed.push(path);
+        }
+        let matters = |path: &&PathBuf| {
+            let parts: Vec<_> = path.components().map(|it| it.as_os_str()).collect();
+            !parts.iter().any(|it| *it == "target" || *it == ".millrace" || *it == ".git")
+        };
+        let changed: Vec<PathBuf> = changed.iter().filter(matters).cloned().collect();
+        let is = |path: &PathBuf, ending: &str| path.extension().is_some_and(|it| it == ending);
+        let source = |path: &&PathBuf| is(path, "rs") || path.ends_with("Cargo.toml");
+        let relevant = changed
+            .iter()
+            .any(|path| path.ends_with(function::FILE_NAME) || is(path, "wasm") || source(&path));
+        if !relevant {
+            continue;
+        }
+        let started_at = Instant::now();
+        let loaded = match Manifest::load(&dir) {
+            Ok(loaded) => loaded,
+            Err(mistakes) => {
+                note(&mistakes.render(false));
+                note("  what ran before runs on; mend it and save");
+                continue;
+            }
+        };
+        let sources: Vec<PathBuf> = changed.iter().filter(source).cloned().collect();
+        if !rebuild(&dir, &loaded, &sources).await {
+            continue;
+        }
+        match node.deploy(&dir, &loaded).await {
+            Ok(deployed) => {
+                for (function, revision) in &deployed.changed {
+                    say(&format!(
+                        "  reloaded {function} in {} ms  revision {revision}",
+                        started_at.elapsed().as_millis()
+                    ));
+                }
+                show_refused(&deployed);
+            }
+            Err(error) => {
+                note(&error.render(false));
+                note("  what ran before runs on; mend it and save");
+            }
+        }
+        manifest = loaded;
+        watch(&mut watcher, &dir, &manifest);
+    }
+}
+
+fn watch(watcher: &mut notify::RecommendedWatcher, dir: &Path, manifest: &Manifest) {
+    let mut folders = vec![(dir.to_owned(), RecursiveMode::NonRecursive)];
+    for function in &manifest.functions {
+        let folder = dir.join(&function.path);
+        folders.push((folder.join("src"), RecursiveMode::Recursive));
+        folders.push((folder, RecursiveMode::NonRecursive));
+    }
+    for (folder, mode) in folders {
+        if folder.is_dir()
+            && let Err(error) = watcher.watch(&folder, mode)
+        {
+            note(&format!("  cannot watch {}: {error}", folder.display()));
+        }
+    }
+}
+
+/// Compiles the functions whose sources were saved; false when one does not compile.
+async fn rebuild(dir: &Path, manifest: &Manifest, sources: &[PathBuf]) -> bool {
+    let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
+    for function in &manifest.functions {
+        let folder = real(dir.join(&function.path));
+        let is_saved = sources.iter().any(|path| real(path.clone()).starts_with(&folder));
+        if !is_saved || !build::is_crate(dir, function) {
+            continue;
+        }
+        say(&format!("  building {} ...", function.name));
+        let (dir, function) = (dir.to_owned(), function.clone());
+        let built = tokio::task::spawn_blocking(move || build::build_function(&dir, &function));
+        match built.await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                note(&error.render(false));
+                note("  what ran before runs on; mend it and save");
+                return false;
+            }
+            Err(_ended) => return false,
+        }
+    }
+    true
 }

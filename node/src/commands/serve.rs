@@ -1,13 +1,170 @@
 //! `millrace serve`: a node with applications, as a service.
 
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use function::Manifest;
+use gateway::{Gateway, GatewayConfig};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
 use super::error::{CommandError, exit};
 use crate::cli::{Globals, ServeArgs};
+use crate::discovery::{self, NodeFile, Registered};
+use crate::node::{Deployed, Node};
 
-/// Carries it out.
+/// Seconds; from a wasm call to a slow disk.
+const BUCKETS_S: [f64; 12] = [1e-5, 5e-5, 2e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0];
+
+/// Carries it out: returns when the node has drained.
 ///
 /// # Errors
 ///
-/// Always, until the wiring of a node is there.
-pub fn run(_args: &ServeArgs, _globals: &Globals) -> Result<(), CommandError> {
-    Err(CommandError::new(exit::FAILED, "E0511", "this build has no node in it"))
+/// What keeps the node from starting, with status 78 for what must be configured otherwise.
+pub fn run(args: &ServeArgs, globals: &Globals) -> Result<(), CommandError> {
+    let manifests = args
+        .apps
+        .iter()
+        .map(|dir| Ok((dir.clone(), Manifest::load(dir)?)))
+        .collect::<Result<Vec<_>, CommandError>>()?;
+    let first = manifests.first().map(|(_, manifest)| manifest.app.to_string());
+    let name = args.name.clone().or(first).unwrap_or_else(|| "millrace".to_owned());
+    start_logging(globals, "info");
+    runtime()?.block_on(async {
+        let up = Up::start(&args.data, &name, args.listen, None).await?;
+        tracing::info!(name, url = up.url, data = %args.data.display(), "the node listens");
+        let mut started = 0;
+        for (dir, manifest) in &manifests {
+            let deployed = up.node.deploy(dir, manifest).await;
+            let deployed = match deployed {
+                Ok(deployed) => deployed,
+                Err(error) => {
+                    up.end().await;
+                    return Err(error);
+                }
+            };
+            started += deployed.changed.len();
+            log_deployed(&manifest.app.to_string(), &deployed);
+        }
+        tracing::info!(functions = started, "the node is ready");
+        wait_for_end(&up.node).await;
+        tracing::info!("draining");
+        up.end().await;
+        tracing::info!("drained");
+        Ok(())
+    })
+}
+
+fn log_deployed(app: &str, deployed: &Deployed) {
+    for (function, revision) in &deployed.changed {
+        tracing::info!(app, function, revision, "the function runs");
+    }
+    for refusal in &deployed.refused {
+        let (function, code) = (&refusal.function, refusal.code);
+        tracing::error!(
+            app,
+            function,
+            code,
+            "error[{code}]: function `{function}` cannot start: {}",
+            refusal.message
+        );
+    }
+}
+
+/// A node that listens and is registered.
+pub(super) struct Up {
+    pub(super) node: Node,
+    pub(super) url: String,
+    _registered: Registered,
+    stop_gateway: CancellationToken,
+    gateway: tokio::task::JoinHandle<()>,
+}
+
+impl Up {
+    pub(super) async fn start(
+        data: &Path,
+        name: &str,
+        listen: Option<SocketAddr>,
+        logs: Option<runtime::LogSink>,
+    ) -> Result<Self, CommandError> {
+        let metrics = start_metrics();
+        let node = Node::open(data, name, logs)?;
+        let token = discovery::new_token()?;
+        let listen = listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+        let config = GatewayConfig::new(listen, token.clone());
+        let view = Arc::new(node.clone());
+        let bound = Gateway::bind(config, node.bus(), view, metrics).await;
+        let gateway = match bound {
+            Ok(gateway) => gateway,
+            Err(error) => {
+                node.end().await;
+                let message = format!("cannot listen: {}", crate::node::chain(&error));
+                let failed = CommandError::new(exit::UNUSABLE, error.code(), message);
+                return Err(failed.help(error.help()));
+            }
+        };
+        let url = gateway.url();
+        let file = NodeFile::of_this_process(name, url.clone(), token, data);
+        let registered = discovery::register(&file)?;
+        let stop_gateway = CancellationToken::new();
+        let gateway = tokio::spawn(gateway.serve(stop_gateway.clone()));
+        Ok(Self { node, url, _registered: registered, stop_gateway, gateway })
+    }
+
+    pub(super) async fn end(self) {
+        self.node.end().await;
+        self.stop_gateway.cancel();
+        // The listener ends by itself; a panic in it is logged by tokio already.
+        drop(self.gateway.await);
+    }
+}
+
+/// Until SIGTERM, Ctrl-C, or somebody who asks through the control API.
+pub(super) async fn wait_for_end(node: &Node) {
+    let mut terminate = signal(SignalKind::terminate()).ok();
+    let terminated = async {
+        match &mut terminate {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ctrl_c = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+        () = node.shutdown().cancelled() => {}
+    }
+}
+
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| {
+        CommandError::new(exit::FAILED, "E0312", format!("cannot start threads: {error}"))
+    })
+}
+
+pub(super) fn start_logging(globals: &Globals, level: &str) {
+    use std::io::IsTerminal as _;
+    use tracing_subscriber::EnvFilter;
+    let level = match globals.verbose {
+        0 => level,
+        1 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_env("MILLRACE_LOG")
+        .unwrap_or_else(|_| EnvFilter::new(format!("warn,millrace={level}")));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    // A second start in one process keeps the first one's.
+    drop(subscriber.try_init());
+}
+
+fn start_metrics() -> Option<PrometheusHandle> {
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS_S)
+        .ok()?;
+    builder.install_recorder().ok()
 }

@@ -1,0 +1,169 @@
+//! A node: the bus, the wasm engine, the cluster's state and the shards of this process, wired
+//! together. Applications are deployed into it, now and while it runs.
+
+mod deploy;
+mod feed;
+mod status;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bus::Bus;
+use bus::embedded::{Embedded, EmbeddedConfig};
+use cluster::CommandLog;
+use runtime::{Engine, EngineConfig, LogSink};
+use storage::SledPositions;
+use tokio_util::sync::CancellationToken;
+
+pub use deploy::Deployed;
+pub use feed::FeedProgress;
+
+use crate::commands::error::{CommandError, exit};
+use deploy::RunningApp;
+
+/// How long a node that ends waits for what is in flight.
+pub const DRAIN_PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// A running node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    data_dir: PathBuf,
+    started_at: Instant,
+    started: bus::Timestamp,
+    bus: Arc<Embedded>,
+    engine: Arc<Engine>,
+    cluster: Mutex<CommandLog>,
+    apps: tokio::sync::Mutex<BTreeMap<String, RunningApp>>,
+    /// What status shows, kept apart so that it never waits for a deploy.
+    shown: Mutex<status::Shown>,
+    feed: Mutex<Option<FeedProgress>>,
+    shutdown: CancellationToken,
+    warnings: Vec<String>,
+}
+
+impl Node {
+    /// Opens the data directory and everything in it. Nothing runs yet.
+    ///
+    /// # Errors
+    ///
+    /// With the code of what is wrong, and what to do about it.
+    pub fn open(data_dir: &Path, name: &str, logs: Option<LogSink>) -> Result<Self, CommandError> {
+        std::fs::create_dir_all(data_dir).map_err(|error| {
+            let message = format!("cannot make {}: {error}", data_dir.display());
+            CommandError::new(exit::FAILED, "E0410", message)
+                .help("choose another folder with --data")
+        })?;
+        check_lock(data_dir)?;
+        let mut warnings = Vec::new();
+        let opened = SledPositions::open(&data_dir.join("sled")).map_err(|error| {
+            let message = format!("cannot open the positions: {}", chain(&error));
+            CommandError::new(exit::FAILED, "E0410", message)
+        })?;
+        if let Some(aside) = opened.quarantined {
+            let text = format!(
+                "the position view was damaged and is rebuilt from the journal; the old one is {}",
+                aside.display()
+            );
+            tracing::warn!("{text}");
+            warnings.push(text);
+        }
+        let config = EmbeddedConfig::new(data_dir);
+        let bus = Embedded::open(config, Some(Arc::new(opened.store))).map_err(|error| {
+            let (code, help) = match &error {
+                bus::Error::InUse { .. } => {
+                    ("E0402", "end that process first, or choose another folder with --data")
+                }
+                bus::Error::Corrupt(_) => (
+                    "E0403",
+                    "restore the folder from a backup; nothing of a damaged journal is read",
+                ),
+                bus::Error::DiskFull { .. } => ("E0401", "make room, then start again"),
+                _ => ("E0410", "look at the folder, or choose another with --data"),
+            };
+            let message = format!("cannot open {}: {}", data_dir.display(), chain(&error));
+            CommandError::new(exit::FAILED, code, message).help(help)
+        })?;
+        let cluster = CommandLog::open(&data_dir.join("cluster.redb")).map_err(|error| {
+            CommandError::new(exit::FAILED, "E0403", chain(&error))
+                .help("restore the folder from a backup")
+        })?;
+        let mut engine = EngineConfig::new(data_dir.join("cache"));
+        engine.logs = logs;
+        let engine = Engine::new(engine).map_err(|error| {
+            let message = format!("cannot start the wasm engine: {}", chain(&error));
+            CommandError::new(exit::FAILED, "E0312", message)
+        })?;
+        let inner = Inner {
+            name: name.to_owned(),
+            data_dir: data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned()),
+            started_at: Instant::now(),
+            started: bus::Timestamp::now(),
+            bus,
+            engine,
+            cluster: Mutex::new(cluster),
+            apps: tokio::sync::Mutex::default(),
+            shown: Mutex::default(),
+            feed: Mutex::default(),
+            shutdown: CancellationToken::new(),
+            warnings,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The bus.
+    #[must_use]
+    pub fn bus(&self) -> Arc<dyn Bus> {
+        Arc::clone(&self.inner.bus) as Arc<dyn Bus>
+    }
+
+    /// Cancelled when somebody asked the node to end.
+    #[must_use]
+    pub fn shutdown(&self) -> &CancellationToken {
+        &self.inner.shutdown
+    }
+
+    /// Finishes what is in flight, for at most [`DRAIN_PATIENCE`], and closes the files.
+    pub async fn end(&self) {
+        self.inner.shutdown.cancel();
+        let apps = std::mem::take(&mut *self.inner.apps.lock().await);
+        let drains = apps.into_values().flat_map(RunningApp::into_shards);
+        let drains: Vec<_> =
+            drains.map(|shard| tokio::spawn(shard.drain(DRAIN_PATIENCE))).collect();
+        for drain in drains {
+            // A task that panicked has nothing more to finish.
+            drop(drain.await);
+        }
+        self.inner.bus.close().await;
+    }
+}
+
+/// Who has the directory, before anything in it is touched. The bus takes the lock itself.
+fn check_lock(data_dir: &Path) -> Result<(), CommandError> {
+    let Ok(file) = std::fs::File::open(data_dir.join("lock")) else { return Ok(()) };
+    if !matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)) {
+        return Ok(());
+    }
+    let pid = std::fs::read_to_string(data_dir.join("lock")).unwrap_or_default();
+    let message = format!("{} is in use by process {}", data_dir.display(), pid.trim());
+    Err(CommandError::new(exit::FAILED, "E0402", message)
+        .help("end that process first, or choose another folder with --data"))
+}
+
+/// An error and what it came from, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,251 @@
+//! What a node says of itself, from memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dispatch::{ShardHandle, ShardStats, State};
+use gateway::api::{
+    API, FeedStatus, FunctionState, FunctionStatus, Health, InstanceCounts, LastError, NodeInfo,
+    ShardCounts, ShardState, ShardStatus, Status,
+};
+use gateway::{NodeView, Readiness};
+use runtime::{Invoke as _, Pool};
+
+use super::deploy::{Deployed, RunningApp};
+use super::{FeedProgress, Node};
+
+/// Over how long rates are taken at least.
+const RATE_WINDOW: Duration = Duration::from_secs(1);
+
+/// What status needs of every function.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    functions: Vec<ShownFunction>,
+    is_up: bool,
+}
+
+#[derive(Debug)]
+struct ShownFunction {
+    status: FunctionStatus,
+    pool: Arc<Pool>,
+    shards: Vec<(Arc<ShardHandle>, ShardStatus)>,
+    dead_letter: String,
+    refused: Option<String>,
+    sampled_at: Instant,
+    sampled: u64,
+    rate: f64,
+}
+
+impl Node {
+    /// Takes over what a deploy changed.
+    pub(super) fn show(&self, apps: &BTreeMap<String, RunningApp>, deployed: &Deployed) {
+        let mut functions = Vec::new();
+        for (app, running) in apps {
+            for (name, function) in &running.functions {
+                let refused = deployed.refused.iter().find(|it| it.function == *name);
+                let triggers = &function.spec.triggers;
+                let mut reads: Vec<String> =
+                    triggers.iter().flat_map(|it| it.topics.clone()).collect();
+                reads.sort();
+                reads.dedup();
+                let mut writes: Vec<String> =
+                    triggers.iter().filter_map(|it| it.output_topic.clone()).collect();
+                writes.extend(function.spec.allow_produce.iter().cloned());
+                writes.extend(triggers.iter().map(|it| it.dead_letter.clone()));
+                let mut seen = std::collections::BTreeSet::new();
+                writes.retain(|topic| seen.insert(topic.clone()));
+                let status = FunctionStatus {
+                    app: app.clone(),
+                    name: name.clone(),
+                    runtime: function.spec.runtime.as_str().to_owned(),
+                    revision: function.revision.to_string(),
+                    revision_since: rfc3339(function.since),
+                    reads,
+                    writes,
+                    ..Default::default()
+                };
+                let shards = function
+                    .shards
+                    .iter()
+                    .map(|shard| (Arc::clone(&shard.handle), shard.status.clone()))
+                    .collect();
+                functions.push(ShownFunction {
+                    status,
+                    pool: Arc::clone(&function.pool),
+                    shards,
+                    dead_letter: triggers
+                        .first()
+                        .map(|it| it.dead_letter.clone())
+                        .unwrap_or_default(),
+                    refused: refused.map(|it| it.message.clone()),
+                    sampled_at: Instant::now(),
+                    sampled: 0,
+                    rate: 0.0,
+                });
+            }
+        }
+        let mut shown = self.inner.shown.lock().expect("nothing panics while holding it");
+        for function in &mut functions {
+            function.sampled = function.stats().map(|it| it.counters.settled).sum();
+        }
+        *shown = Shown { functions, is_up: true };
+    }
+
+    /// Whether nothing runs, and the first deploy is over.
+    pub(crate) fn feed_progress(&self) -> Option<FeedProgress> {
+        self.inner.feed.lock().expect("nothing panics while holding it").clone()
+    }
+}
+
+impl ShownFunction {
+    fn stats(&self) -> impl Iterator<Item = ShardStats> {
+        self.shards.iter().map(|(handle, _)| handle.stats())
+    }
+
+    fn status(&mut self) -> FunctionStatus {
+        let stats: Vec<ShardStats> = self.stats().collect();
+        let sum = |count: fn(&ShardStats) -> u64| stats.iter().map(count).sum::<u64>();
+        let settled = sum(|it| it.counters.settled);
+        let elapsed = self.sampled_at.elapsed();
+        if RATE_WINDOW <= elapsed {
+            self.rate = settled.saturating_sub(self.sampled) as f64 / elapsed.as_secs_f64();
+            (self.sampled, self.sampled_at) = (settled, Instant::now());
+        }
+        let mut runs: Vec<Duration> = stats.iter().flat_map(|it| it.recent_runs.clone()).collect();
+        runs.sort();
+        let at = |share: f64| {
+            let index = ((runs.len().max(1) - 1) as f64 * share).round() as usize;
+            runs.get(index).map(|run| run.as_secs_f64() * 1e3)
+        };
+        let (attempts, failed) = (sum(|it| it.counters.attempts), sum(|it| it.counters.failed));
+        let last = stats.iter().filter_map(|it| it.last_error.clone()).max_by_key(|it| it.2);
+        let stopped = stats.iter().filter(|it| matches!(it.state, State::Stopped(_))).count();
+        let pool = self.pool.stats();
+        let state = if self.refused.is_some() {
+            FunctionState::Stale
+        } else if stopped == stats.len() && !stats.is_empty() {
+            FunctionState::Stopped
+        } else if last.as_ref().is_some_and(|it| bus::Timestamp::now().0 - it.2.0 < 60_000) {
+            FunctionState::Failing
+        } else {
+            FunctionState::Running
+        };
+        let refused = self.refused.as_ref().map(|message| LastError {
+            code: "E0312".to_owned(),
+            message: message.clone(),
+            at: rfc3339(bus::Timestamp::now()),
+            ..Default::default()
+        });
+        FunctionStatus {
+            state,
+            rate_per_s: self.rate,
+            p50_ms: at(0.5),
+            p99_ms: at(0.99),
+            error_ratio: (attempts != 0).then(|| failed as f64 / attempts as f64),
+            in_flight: sum(|it| it.running_records as u64),
+            settled,
+            failed,
+            dead_lettered: sum(|it| it.counters.dead_lettered),
+            instances: InstanceCounts { busy: pool.busy, warm: pool.idle, max: 0 },
+            last_error: refused.or_else(|| {
+                last.map(|(code, message, at)| LastError {
+                    code,
+                    message,
+                    at: rfc3339(at),
+                    record: None,
+                    recent: failed,
+                    recent_of: attempts,
+                    dead_letter: Some(self.dead_letter.clone()),
+                })
+            }),
+            ..self.status.clone()
+        }
+    }
+}
+
+impl NodeView for Node {
+    fn status(&self) -> Status {
+        let inner = &self.inner;
+        let shards = self.shards();
+        let count = |state: ShardState| shards.iter().filter(|it| it.state == state).count() as u32;
+        let counts = ShardCounts {
+            total: shards.len() as u32,
+            running: count(ShardState::Running) + count(ShardState::Waiting),
+            starting: count(ShardState::Starting),
+            stopped: count(ShardState::Stopped),
+        };
+        let mut shown = inner.shown.lock().expect("nothing panics while holding it");
+        let functions: Vec<FunctionStatus> =
+            shown.functions.iter_mut().map(ShownFunction::status).collect();
+        let mut apps: Vec<String> = functions.iter().map(|it| it.app.clone()).collect();
+        apps.dedup();
+        let is_bad =
+            |it: &FunctionStatus| matches!(it.state, FunctionState::Stale | FunctionState::Stopped);
+        let health = if inner.shutdown.is_cancelled() {
+            Health::Draining
+        } else if !shown.is_up {
+            Health::Starting
+        } else if 0 < counts.stopped || functions.iter().any(is_bad) {
+            Health::Degraded
+        } else {
+            Health::Healthy
+        };
+        let node = NodeInfo {
+            name: inner.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            data_dir: inner.data_dir.display().to_string(),
+            started: rfc3339(inner.started),
+            uptime_ms: inner.started_at.elapsed().as_millis() as u64,
+        };
+        let feed = self.feed_progress().map(|feed| FeedStatus {
+            file: feed.file,
+            topic: feed.topic,
+            rate_per_s: f64::from(feed.rate),
+            rows: feed.rows,
+            next_row: feed.next_row,
+            rounds: feed.rounds,
+            appended: feed.appended,
+            state: feed.state,
+        });
+        let warnings = inner.warnings.clone();
+        Status { api: API, node, apps, health, functions, shards: counts, feed, warnings }
+    }
+
+    fn shards(&self) -> Vec<ShardStatus> {
+        let shown = self.inner.shown.lock().expect("nothing panics while holding it");
+        let is_draining = self.inner.shutdown.is_cancelled();
+        let all = shown.functions.iter().flat_map(|function| &function.shards);
+        all.map(|(handle, status)| {
+            let stats = handle.stats();
+            let state = match stats.state {
+                State::Running | State::Paused if is_draining => ShardState::Draining,
+                State::Running | State::Paused => ShardState::Running,
+                State::Waiting(_) => ShardState::Waiting,
+                State::Draining => ShardState::Draining,
+                State::Stopped(_) => ShardState::Stopped,
+            };
+            let next = stats.positions.first().map(|(_, position)| position.next.0);
+            ShardStatus { state, next, ..status.clone() }
+        })
+        .collect()
+    }
+
+    fn readiness(&self) -> Readiness {
+        if self.inner.shutdown.is_cancelled() {
+            return Readiness::NotReady("draining".to_owned());
+        }
+        let shown = self.inner.shown.lock().expect("nothing panics while holding it");
+        if shown.is_up { Readiness::Ready } else { Readiness::NotReady("starting".to_owned()) }
+    }
+
+    fn request_shutdown(&self) {
+        self.inner.shutdown.cancel();
+    }
+}
+
+pub(super) fn rfc3339(time: bus::Timestamp) -> String {
+    let time = jiff::Timestamp::from_millisecond(time.0).unwrap_or_default();
+    format!("{time:.3}")
+}

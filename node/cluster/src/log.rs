@@ -97,7 +97,8 @@ impl CommandLog {
         let index = self.last + 1;
         let write = || -> Result<(), String> {
             let bytes = codec::encode_large(command).map_err(|error| error.to_string())?;
-            let snapshot = (index % SNAPSHOT_EVERY == 0)
+            let snapshot = index
+                .is_multiple_of(SNAPSHOT_EVERY)
                 .then(|| codec::encode_large(&(index, &next)))
                 .transpose()
                 .map_err(|error| error.to_string())?;

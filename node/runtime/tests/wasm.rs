@@ -82,7 +82,8 @@ async fn every_record_gets_its_answer_in_both_worlds() {
 
 #[tokio::test]
 async fn a_crash_says_what_the_guest_said_and_the_next_batch_runs() {
-    let pool = world().pool("trap", |config| config.fresh = Fresh::Never);
+    let world = world();
+    let pool = world.pool("trap", |config| config.fresh = Fresh::Never);
     let failure = call(&pool, &["a", "a trap"]).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Crash);
     assert!(failure.message.contains("trapped at 1"), "{}", failure.message);
@@ -136,7 +137,8 @@ async fn futures_join<T>(calls: impl Iterator<Item = impl Future<Output = T>>) -
 
 #[tokio::test]
 async fn a_memory_bomb_meets_its_limit() {
-    let pool = world().pool("bomb", |config| config.memory_bytes_max = 16 << 20);
+    let world = world();
+    let pool = world.pool("bomb", |config| config.memory_bytes_max = 16 << 20);
     let failure = call(&pool, &["bomb"]).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::OutOfMemory, "{failure}");
     assert_eq!(outputs(&call(&pool, &["b"]).await.unwrap(), 1), ["b"]);
@@ -174,7 +176,8 @@ fn what_cannot_run_is_refused_by_name() {
 
 #[tokio::test]
 async fn a_drained_pool_takes_nothing_more() {
-    let pool = world().pool("identity", |config| config.warm = 1);
+    let world = world();
+    let pool = world.pool("identity", |config| config.warm = 1);
     call(&pool, &["a"]).await.unwrap();
     pool.drain().await;
     let refused = call(&pool, &["a"]).await.unwrap_err();

@@ -63,6 +63,10 @@ impl Node {
                     revision_since: rfc3339(function.since),
                     reads,
                     writes,
+                    instances: InstanceCounts {
+                        max: function.spec.instances.max,
+                        ..Default::default()
+                    },
                     ..Default::default()
                 };
                 let shards = function
@@ -147,7 +151,7 @@ impl ShownFunction {
             settled,
             failed,
             dead_lettered: sum(|it| it.counters.dead_lettered),
-            instances: InstanceCounts { busy: pool.busy, warm: pool.idle, max: 0 },
+            instances: InstanceCounts { busy: pool.busy, warm: pool.idle, ..self.status.instances },
             last_error: refused.or_else(|| {
                 last.map(|(code, message, at)| LastError {
                     code,

@@ -188,6 +188,10 @@ impl Engine {
             .worker_threads(config.threads.max(1))
             .thread_name("millrace-guest")
             .enable_time()
+            // Guests that compute keep their threads busy: look at new arrivals and timers at
+            // every turn, or they wait for dozens of turns of 10 ms.
+            .global_queue_interval(1)
+            .event_interval(1)
             .build()
             .map_err(EngineError::Threads)?;
         let stop = Arc::new(AtomicBool::new(false));

@@ -1,5 +1,5 @@
 //! The traits of a bus, and the words of their calls. One conformance suite holds for every
-//! implementation (`conformance` (feature `testing`)).
+//! implementation: `conformance`, with the feature `testing`.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -142,7 +142,7 @@ pub trait Reader: Send + Debug {
 
 /// A bus: topics of partitioned records, and commits that tie appends to positions.
 ///
-/// Rules, checked by `conformance` (feature `testing`):
+/// Rules, checked by `conformance` (feature `testing`) for every implementation:
 ///
 /// - what was acknowledged is durable, and is read back byte for byte, in order, once;
 /// - a commit is atomic: readers and [`recover`](Self::recover) see all of it or nothing;

@@ -132,7 +132,10 @@ impl Store {
         })?;
         if fresh {
             let make = || write(&db, &WriteSet::default(), 0);
-            undamaged(|| make().map_err(journal_error("make the journal")))?;
+            if let Err(error) = undamaged(|| make().map_err(journal_error("make the journal"))) {
+                close(db)?;
+                return Err(error);
+            }
         }
         Ok(db)
     }
@@ -141,21 +144,20 @@ impl Store {
     pub(super) fn reopen(&self) -> Result<u64, Error> {
         let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
         // A failed database closes with an error that is already known.
-        drop(catch_unwind(AssertUnwindSafe(|| drop(db.take()))));
+        if let Some(Err(error)) = db.take().map(close) {
+            tracing::debug!(%error, "could not close the failed journal");
+        }
         let opened = self.open_database()?;
         let read = journal_error("read the journal's counter");
-        let commit = undamaged(|| newest_commit(&opened).map_err(read))?;
+        let commit = undamaged(|| newest_commit(&opened).map_err(read));
         *db = Some(opened);
-        Ok(commit)
+        commit
     }
 
     /// Lets go of the file, after which every call gives [`Error::Closed`].
     pub(super) fn close(&self) -> Result<(), Error> {
         let db = self.db.write().unwrap_or_else(PoisonError::into_inner).take();
-        match db {
-            None => Ok(()),
-            Some(db) => undamaged(|| db.close().map_err(open_error)),
-        }
+        db.map_or(Ok(()), close)
     }
 
     fn with<T>(
@@ -206,11 +208,24 @@ impl Store {
     }
 }
 
+impl Drop for Store {
+    fn drop(&mut self) {
+        // A damaged database may panic as it closes; that it is damaged was said already.
+        if let Err(error) = self.close() {
+            tracing::debug!(%error, "could not close the journal");
+        }
+    }
+}
+
 /// Runs `work`; a panic inside redb is damage that it did not expect.
 fn undamaged<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         Err(Error::Corrupt(format!("the store panicked: {}", panic_text(&*panic))))
     })
+}
+
+fn close(db: Database) -> Result<(), Error> {
+    undamaged(|| db.close().map_err(open_error))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {

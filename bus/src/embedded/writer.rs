@@ -57,6 +57,7 @@ pub(super) struct Writer {
     cached_bytes: usize,
     mark_synced_at: Instant,
     pub(super) retention_at: Instant,
+    has_bounds: bool,
 }
 
 impl std::fmt::Debug for Writer {
@@ -82,7 +83,8 @@ pub(super) struct Parts {
 impl Writer {
     pub(super) fn new(parts: Parts) -> Self {
         let now = Instant::now();
-        Self {
+        let mut writer = Self {
+            has_bounds: false,
             retention_at: now + parts.config.retention_every,
             config: parts.config,
             shared: parts.shared,
@@ -98,7 +100,9 @@ impl Writer {
             cached: VecDeque::new(),
             cached_bytes: 0,
             mark_synced_at: now,
-        }
+        };
+        writer.find_bounds();
+        writer
     }
 
     /// Works until the queue is closed and empty, then lets go of the files.
@@ -141,12 +145,15 @@ impl Writer {
         if !self.garbage.is_empty() {
             return Some(Duration::ZERO);
         }
-        let mut topics = self.shared.topics().into_iter();
-        let bounded = topics.any(|topic| {
+        self.has_bounds.then(|| self.retention_at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Looks whether retention has anything to look at.
+    fn find_bounds(&mut self) {
+        self.has_bounds = self.shared.topics().iter().any(|topic| {
             let retention = topic.info.spec.retention;
             retention.age.is_some() || retention.bytes.is_some()
         });
-        bounded.then(|| self.retention_at.saturating_duration_since(Instant::now()))
     }
 
     fn tidy(&mut self) {
@@ -349,6 +356,7 @@ impl Writer {
         self.write(&set).map_err(|refused| self.error_of(&refused))?;
         self.newest_topic = info.id;
         self.shared.add_topic(info.clone());
+        self.find_bounds();
         Ok(Outcome::Topic(info))
     }
 
@@ -367,6 +375,7 @@ impl Writer {
         }
         self.write(&set).map_err(|refused| self.error_of(&refused))?;
         self.shared.remove_topic(&topic);
+        self.find_bounds();
         self.garbage.extend(topic.partitions.iter().map(|partition| partition.uid));
         self.held.retain(|uid| !uids.contains(uid));
         if let Some(follower) = self.follower.as_ref().filter(|_| !set.positions.is_empty()) {

@@ -46,7 +46,7 @@ pub fn run(args: &ServeArgs, globals: &Globals) -> Result<(), CommandError> {
                 }
             };
             started += deployed.changed.len();
-            log_deployed(&manifest.app.to_string(), &deployed);
+            log_deployed(manifest.app.as_ref(), &deployed);
         }
         tracing::info!(functions = started, "the node is ready");
         wait_for_end(&up.node).await;

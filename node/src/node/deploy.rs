@@ -314,7 +314,7 @@ async fn prepare(
         .files()
         .next()
         .map(|(_, bytes)| Arc::clone(bytes))
-        .ok_or(("E0301", "the package is empty".to_owned()))?;
+        .ok_or_else(|| ("E0301", "the package is empty".to_owned()))?;
     keep_package(&inner.data_dir, &digest, &bytes).map_err(|error| ("E0410", error.to_string()))?;
     let engine = Arc::clone(&inner.engine);
     let load = tokio::task::spawn_blocking(move || engine.load(&bytes)).await;

@@ -1,0 +1,222 @@
+//! A shard with its real neighbours: the embedded bus, the wasm runtime, components that fail.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bus::embedded::{Embedded, EmbeddedConfig};
+use bus::{
+    Append, BatchBuilder, Bus, Epoch, Headers, Offset, ShardId, Start, Timestamp, TopicPartition,
+    TopicSpec,
+};
+use millrace_dispatch::{
+    BatchLimits, DEAD_ATTEMPTS, DEAD_CODE, DispatchConfig, ORIGIN, Order, RetryPolicy, Revision,
+    ShardConfig, ShardHandle, start,
+};
+use runtime::{Engine, EngineConfig, PoolConfig};
+
+struct World {
+    bus: Arc<Embedded>,
+    engine: Arc<Engine>,
+    epoch: u64,
+    dir: tempfile::TempDir,
+}
+
+/// A record as it came out: key, value, headers.
+type Out = (String, String, BTreeMap<String, String>);
+
+impl World {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = EngineConfig::new(dir.path().join("cache"));
+        config.instances_max = 50;
+        let engine = Engine::new(config).unwrap();
+        let bus = Embedded::open(EmbeddedConfig::new(dir.path()), None).unwrap();
+        for topic in ["in", "out", "dead"] {
+            bus.create_topic(TopicSpec::new(topic, 1)).await.unwrap();
+        }
+        Self { bus, engine, epoch: 0, dir }
+    }
+
+    async fn produce(&self, values: &[(&str, &str)]) {
+        let mut builder = BatchBuilder::default();
+        for (key, value) in values {
+            let (key, value) = (Some(key.as_bytes()), Some(value.as_bytes()));
+            builder.push(Timestamp(1), key, value, Headers::default());
+        }
+        let to = TopicPartition::new("in", 0);
+        self.bus.append(vec![Append { to, batch: builder.finish().unwrap() }]).await.unwrap();
+    }
+
+    fn revision(&self, component: &str) -> Revision {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/components");
+        let bytes = std::fs::read(folder.join(format!("{component}.wasm"))).unwrap();
+        let module = self.engine.load(&bytes).unwrap();
+        let mut config = PoolConfig::new(component);
+        config.memory_bytes_max = 16 << 20;
+        Revision { name: component.into(), invoke: self.engine.pool(&module, config) }
+    }
+
+    async fn start(&mut self, component: &str) -> ShardHandle {
+        self.epoch += 1;
+        let count = |count| NonZeroUsize::new(count).unwrap();
+        let config = ShardConfig {
+            shard: ShardId(1),
+            epoch: Epoch(self.epoch),
+            cluster: "test".into(),
+            function: component.into(),
+            trigger: format!("app/{component}/{component}").into(),
+            partitions: vec![TopicPartition::new("in", 0)],
+            start: Start::Earliest,
+            dispatch: DispatchConfig {
+                order: Order::Key,
+                batch: BatchLimits { records: count(100), bytes: 1 << 20, window: Duration::ZERO },
+                retry: RetryPolicy {
+                    attempts_max: NonZeroU32::new(2).unwrap(),
+                    backoff_min: Duration::from_millis(5),
+                    backoff_max: Duration::from_millis(10),
+                    ..RetryPolicy::default()
+                },
+                ..DispatchConfig::default()
+            },
+            output_topic: Some("out".into()),
+            allow_produce: Vec::new(),
+            dead_letter: "dead".into(),
+            timeout: Duration::from_millis(300),
+        };
+        let bus = Arc::clone(&self.bus) as Arc<dyn Bus>;
+        start(bus, config, self.revision(component)).await.unwrap()
+    }
+
+    async fn settled(&self, next: i64) {
+        let patience_ends_at = Instant::now() + Duration::from_secs(20);
+        loop {
+            let positions = self.bus.positions().await.unwrap();
+            let is_there = positions.iter().any(|(_, position)| position.next == Offset(next));
+            if is_there {
+                return;
+            }
+            assert!(Instant::now() < patience_ends_at, "{positions:?} instead of {next}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn read(&self, topic: &str) -> Vec<Out> {
+        let partition = TopicPartition::new(topic, 0);
+        let end = self.bus.watermarks(&partition).await.unwrap().end;
+        let mut records = Vec::new();
+        if end == Offset(0) {
+            return records;
+        }
+        let mut reader = self.bus.reader(vec![(partition, Offset(0))]).await.unwrap();
+        while (records.len() as i64) < end.0 {
+            for fetched in reader.fetch(1 << 20).await.unwrap() {
+                for record in fetched.batch.iter() {
+                    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+                    let headers = record.headers.iter();
+                    let headers =
+                        headers.map(|(name, value)| (text(name), text(value.unwrap_or_default())));
+                    let (key, value) = (record.key.unwrap(), record.value.unwrap());
+                    records.push((text(key), text(value), headers.collect()));
+                }
+            }
+        }
+        records
+    }
+}
+
+fn values(records: &[Out]) -> Vec<&str> {
+    let mut values: Vec<&str> = records.iter().map(|(_, value, _)| value.as_str()).collect();
+    values.sort_unstable();
+    values
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_goes_on_at_the_exact_record() {
+    let mut world = World::new().await;
+    world.produce(&[("a", "1"), ("b", "2")]).await;
+    let shard = world.start("identity").await;
+    world.settled(2).await;
+    shard.drain(Duration::from_secs(5)).await;
+    world.produce(&[("a", "3")]).await;
+    let shard = world.start("identity").await;
+    world.settled(3).await;
+    shard.drain(Duration::from_secs(5)).await;
+    let out = world.read("out").await;
+    assert_eq!(values(&out), ["1", "2", "3"], "once each");
+    let origins: Vec<&str> = out.iter().map(|(.., headers)| &*headers[ORIGIN]).collect();
+    assert!(origins.contains(&"1;in;0;2;0;identity;1;2"), "{origins:?}");
+
+    world.bus.close().await;
+    let again = Embedded::open(EmbeddedConfig::new(world.dir.path()), None).unwrap();
+    let recovered = again.recover(ShardId(1), Epoch(9)).await.unwrap();
+    assert_eq!(recovered.positions[0].1.next, Offset(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_crashes_its_batch_is_found_and_alone_is_given_up() {
+    let mut world = World::new().await;
+    let numbered: Vec<(String, String)> = (0..64)
+        .map(|n| (format!("k{n}"), if n == 37 { "trap".into() } else { n.to_string() }))
+        .collect();
+    let records: Vec<(&str, &str)> = numbered.iter().map(|(k, v)| (&**k, &**v)).collect();
+    world.produce(&records).await;
+    let shard = world.start("trap").await;
+    world.settled(64).await;
+    let dead = world.read("dead").await;
+    assert_eq!(values(&dead), ["trap"]);
+    assert_eq!(dead[0].0, "k37");
+    assert_eq!(dead[0].2[DEAD_CODE], "Runtime.ExitError");
+    assert_eq!(dead[0].2[DEAD_ATTEMPTS], "2");
+    assert_eq!(dead[0].2[ORIGIN], "1;in;0;37;d;trap;2;1");
+    assert_eq!(world.read("out").await.len(), 63, "the others, once each");
+    let counters = shard.stats().counters;
+    assert!(counters.invocations <= 2 * 6 + 1 + 2 + 2, "{counters:?}");
+    shard.drain(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_key_waits_alone_and_keeps_its_order() {
+    let mut world = World::new().await;
+    let records = [("a", "fail"), ("a", "after"), ("b", "other"), ("c", "topic"), ("d", "large")];
+    world.produce(&records).await;
+    let shard = world.start("misbehave").await;
+    world.settled(5).await;
+    let out = world.read("out").await;
+    assert_eq!(values(&out), ["after", "other"]);
+    let dead = world.read("dead").await;
+    let mut codes: Vec<&str> = dead.iter().map(|(.., headers)| &*headers[DEAD_CODE]).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, ["Millrace.OutputTooLarge", "Millrace.OutputTopic", "Test.Failed"]);
+    shard.drain(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_assignment_is_fenced_and_stops() {
+    let mut world = World::new().await;
+    let old = world.start("identity").await;
+    let new = world.start("identity").await;
+    world.produce(&[("a", "1")]).await;
+    world.settled(1).await;
+    assert_eq!(values(&world.read("out").await), ["1"], "the older one's output is refused");
+    new.drain(Duration::from_secs(5)).await;
+    old.drain(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_revision_takes_over_without_a_gap() {
+    let mut world = World::new().await;
+    let shard = world.start("trap").await;
+    world.produce(&[("a", "1")]).await;
+    world.settled(1).await;
+    shard.set_revision(world.revision("identity"));
+    world.produce(&[("a", "trap")]).await;
+    world.settled(2).await;
+    let out = world.read("out").await;
+    assert_eq!(values(&out), ["1", "trap"]);
+    assert!(out[1].2[ORIGIN].contains(";identity;"), "{:?}", out[1]);
+    shard.drain(Duration::from_secs(5)).await;
+}

@@ -355,8 +355,9 @@ mod tests {
                         let all = [("a/f/f", "in"), ("a/f/g", "x"), ("a/f/h", "in")];
                         let picked: Vec<_> = all
                             .into_iter()
-                            .filter(|_| draw(3) != 0)
-                            .map(|(id, topic)| (id, topic, 1 + draw(3) as u32))
+                            .filter_map(|(id, topic)| {
+                                (draw(3) != 0).then(|| (id, topic, 1 + draw(3) as u32))
+                            })
                             .collect();
                         deploy(app(&draw(3).to_string(), &picked))
                     }

@@ -231,7 +231,7 @@ impl Gathering {
         self.headers.clear();
         let own = output.headers;
         self.headers.extend(Headers::parse(own.as_bytes(), own.len()).unwrap_or_default());
-        self.write_origin(record, itoa::Buffer::new().format(index), revision);
+        self.write_origin(record, itoa::Buffer::new().format(index), revision, record.attempt);
         self.headers.push(ORIGIN.as_bytes(), Some(&self.origin));
         let headers = self.headers.headers();
         self.topics[topic].partitions[partition].push(
@@ -265,7 +265,7 @@ impl Gathering {
         });
         self.headers.clear();
         self.headers.extend(record.view.headers);
-        self.write_origin(record, "d", revision);
+        self.write_origin(record, "d", revision, letter.attempts);
         self.headers.push(ORIGIN.as_bytes(), Some(&self.origin));
         self.headers.push(DEAD_CODE.as_bytes(), Some(letter.code.as_bytes()));
         let end = letter.message.floor_char_boundary(MESSAGE_BYTES_MAX);
@@ -302,7 +302,7 @@ impl Gathering {
         Commit { shard: self.config.shard, epoch: self.config.epoch, appends, positions }
     }
 
-    fn write_origin(&mut self, record: RecordRef<'_>, index: &str, revision: &str) {
+    fn write_origin(&mut self, record: RecordRef<'_>, index: &str, revision: &str, attempt: u32) {
         let mut number = itoa::Buffer::new();
         let origin = &mut self.origin;
         origin.clear();
@@ -313,7 +313,7 @@ impl Gathering {
             origin.extend_from_slice(part.as_bytes());
         }
         origin.push(b';');
-        origin.extend_from_slice(number.format(record.attempt).as_bytes());
+        origin.extend_from_slice(number.format(attempt).as_bytes());
         origin.push(b';');
         origin.extend_from_slice(number.format(self.config.epoch.0).as_bytes());
     }

@@ -177,6 +177,10 @@ impl OffsetTracker {
     /// Hands out `count` sequences for the offsets from `offset` on.
     fn push(&mut self, offset: Offset, count: u64) -> u64 {
         let sequence = self.high;
+        if self.low == self.high {
+            // Nothing is open, and `newest` may have passed completions since the last run.
+            self.runs.clear();
+        }
         let follows = self.runs.back().is_some_and(|run| run.offset_of(sequence) == offset);
         if !follows {
             self.runs.push_back(Run { sequence, offset });
@@ -205,7 +209,7 @@ impl OffsetTracker {
             let at = self.low - self.first;
             let ones = (self.words[(at / 64) as usize] >> (at % 64)).trailing_ones();
             self.low += u64::from(ones);
-            if ones == 0 || self.low % 64 != 0 {
+            if ones == 0 || !self.low.is_multiple_of(64) {
                 break;
             }
         }

@@ -22,6 +22,8 @@ use crate::promise::{During, Figures, NotShown, Run, broken, seconds};
 const FIRST_ALERT_MAX: Duration = Duration::from_secs(5);
 /// From Ctrl-C to the end of the process.
 const EXIT_MAX: Duration = Duration::from_secs(2);
+/// How long anything else may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Gusts that `gale` reports, in m/s.
 const GALE_M_S: f64 = 17.2;
 
@@ -139,22 +141,21 @@ fn first_start(run: &Run, example: &Example, figures: &mut Figures) -> Result<()
 fn alert(node: &mut Node) -> Result<Duration, NotShown> {
     let is_alert =
         |line: &crate::harness::node::Line| !line.is_stderr && line.text.contains("\"beaufort\"");
-    Ok(node.line("alert", Duration::from_secs(30), is_alert)?.after)
+    Ok(node.line("alert", PATIENCE, is_alert)?.after)
 }
 
-/// A start after the first says where it goes on: the readings settled so far stand in its text.
+/// A start after the first says where it goes on: in the line of `tidy` stands how many readings
+/// are done, and it may have done some more by then.
 fn says_how_far(node: &mut Node, settled: u64) -> Result<(), NotShown> {
-    let count = settled.to_string();
-    let says = |text: &str| {
-        let digits: String =
-            text.chars().filter(|it| !matches!(it, ',' | '_' | '\u{202f}')).collect();
-        digits.split(|it: char| !it.is_ascii_digit()).any(|number| number == count)
-    };
-    node.line(
-        &format!("line that says that {settled} readings are done"),
-        Duration::from_secs(10),
-        |line| says(&line.text),
-    )?;
+    let what = "line that says how many readings are done";
+    let line = node.line(what, Duration::from_secs(10), |line| line.text.contains("goes on"))?;
+    demand!(line.text.contains("tidy"), "the first function is not the first: {}", line.text);
+    let number = line.text.split_whitespace().find_map(|word| word.parse::<u64>().ok());
+    demand!(
+        number.is_some_and(|number| settled <= number),
+        "{settled} readings are settled, but it says {:?}",
+        line.text
+    );
     Ok(())
 }
 
@@ -176,7 +177,8 @@ fn drain(example: &Example) -> Result<(), NotShown> {
     let without = manifest.split("[dev.feed]").next().unwrap_or_default();
     std::fs::write(&path, without).during("write the manifest")?;
     let mut node = example.dev()?;
-    let drained = wait::until(Duration::from_secs(30), || {
+    node.line("line that it is ready", PATIENCE, |line| line.text.contains("ready in"))?;
+    let drained = wait::until(PATIENCE, || {
         let mut lag = example.millrace();
         let said = command::run(lag.args(["lag", "-o", "json"]), Duration::from_secs(5)).ok()?;
         let lag: Value = serde_json::from_str(&said.stdout).ok()?;

@@ -84,7 +84,7 @@ fn fill(api: &Api) -> Result<usize, NotShown> {
     Err(broken("the small disk does not fill"))
 }
 
-/// Refused for want of room, by its code (`millrace explain E0511`).
+/// Refused for want of room, by its code (`millrace explain E0401`).
 fn is_refusal(answer: &Result<(), ApiError>) -> bool {
-    matches!(answer, Err(ApiError::Refused { code, status: 503 | 507, .. }) if code == "E0511")
+    matches!(answer, Err(ApiError::Refused { code, status: 503 | 507, .. }) if code == "E0401")
 }

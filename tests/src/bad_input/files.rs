@@ -38,13 +38,13 @@ fn harm(path: &Path, harm: Harm, seed: u64) -> Result<(), NotShown> {
 
 /// A file that is the truth: harmed, the node refuses it by name and leaves it alone; put back,
 /// everything is there.
-fn truth(ground: &Ground, file: &str, how: Harm) -> Result<(), NotShown> {
+fn truth(ground: &Ground, file: &str, says: &str, how: Harm) -> Result<(), NotShown> {
     prepared(ground)?;
     let path = ground.data.join(file);
     let good = std::fs::read(&path).during(format!("read {file}"))?;
     harm(&path, how, ground.seed)?;
     let harmed = std::fs::read(&path).during(format!("read {file}"))?;
-    ground.refuses(&[file, "E"])?;
+    ground.refuses(&[says, "error[E"])?;
     let after = std::fs::read(&path).during(format!("read {file}"))?;
     demand!(harmed == after, "the node changed the damaged {file}");
     std::fs::write(&path, good).during(format!("put {file} back"))?;
@@ -85,19 +85,19 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, NotShown> {
 }
 
 pub(super) fn garbage_journal(ground: &Ground) -> Result<(), NotShown> {
-    truth(ground, "journal.redb", Harm::Garbage)
+    truth(ground, "journal.redb", "journal is damaged", Harm::Garbage)
 }
 
 pub(super) fn truncated_journal(ground: &Ground) -> Result<(), NotShown> {
-    truth(ground, "journal.redb", Harm::Truncated)
+    truth(ground, "journal.redb", "journal is damaged", Harm::Truncated)
 }
 
 pub(super) fn garbage_cluster(ground: &Ground) -> Result<(), NotShown> {
-    truth(ground, "cluster.redb", Harm::Garbage)
+    truth(ground, "cluster.redb", "cluster", Harm::Garbage)
 }
 
 pub(super) fn truncated_cluster(ground: &Ground) -> Result<(), NotShown> {
-    truth(ground, "cluster.redb", Harm::Truncated)
+    truth(ground, "cluster.redb", "cluster", Harm::Truncated)
 }
 
 pub(super) fn garbage_sled(ground: &Ground) -> Result<(), NotShown> {

@@ -239,7 +239,8 @@ fn last_line(all: &[Ended], asked: &Asked) {
         .iter()
         .map(|ended| {
             let figures = ended.outcome.clone().unwrap_or_else(|why| {
-                Figures::default().with("why", why.to_string().replace('\n', "; "))
+                let why: String = why.to_string().replace('\n', "; ").chars().take(300).collect();
+                Figures::default().with("why", why)
             });
             let figures = figures
                 .with("verdict", verdict(ended))

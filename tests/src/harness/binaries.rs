@@ -10,21 +10,27 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent").to_owned()
 }
 
+/// The folder of this binary: that of a profile in the target directory.
+fn profile() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    let folder = own.parent().unwrap_or_else(|| Path::new("."));
+    // A test binary lies in `deps/`, one deeper.
+    let is_test = folder.ends_with("deps");
+    let folder = if is_test { folder.parent().unwrap_or(folder) } else { folder };
+    folder.to_owned()
+}
+
 /// The target directory this binary was built into.
 #[must_use]
 pub fn target() -> PathBuf {
-    let own = std::env::current_exe().unwrap_or_default();
-    let profile = own.parent().unwrap_or_else(|| Path::new("."));
-    // A test binary lies in `deps/`, one deeper.
-    let profile =
-        if profile.ends_with("deps") { profile.parent().unwrap_or(profile) } else { profile };
+    let profile = profile();
     profile.parent().unwrap_or_else(|| Path::new("target")).to_owned()
 }
 
-/// A binary of the workspace, in release.
+/// A binary of the workspace, built like this one.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
-    target().join("release").join(name)
+    profile().join(name)
 }
 
 /// The node's binary.
@@ -49,7 +55,10 @@ pub fn cargo() -> Command {
 pub fn build() -> Result<(), String> {
     let mut cargo = cargo();
     // The same selection of packages as the alias, so that features resolve the same.
-    cargo.args(["build", "--release", "--quiet", "--bin", "millrace", "--bin", "millrace-bench"]);
+    cargo.args(["build", "--quiet", "--bin", "millrace", "--bin", "millrace-bench"]);
+    if profile().ends_with("release") {
+        cargo.arg("--release");
+    }
     cargo.env("CARGO_TARGET_DIR", target());
     match cargo.status() {
         Ok(status) if status.success() => Ok(()),

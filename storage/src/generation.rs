@@ -42,6 +42,9 @@ const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 const FILL_BYTES: usize = 256 * 1024;
 
 const MARK: &str = "complete";
+/// The first row of every generation. sled takes a log that is garbage for one that ends early:
+/// a generation without this row is not empty, it is damaged.
+const FIRST: &[u8] = b"generation";
 
 const _: () =
     assert!(17 * PIECE_BYTES_MAX < SEGMENT_BYTES / 4 && PIECE_BYTES_MAX < codec::VALUE_BYTES_MAX);
@@ -84,6 +87,7 @@ impl Generation {
 
     fn fill(&self, rows: &Rows) -> Result<(), Error> {
         let mut batch = sled::Batch::default();
+        batch.insert(FIRST, &self.number.to_be_bytes());
         let mut batch_bytes = 0;
         for (key, row) in rows {
             for (piece, bytes) in row.pieces().enumerate() {
@@ -151,11 +155,17 @@ pub(crate) fn read(dir: &Path, number: u64) -> Result<Rows, Error> {
 }
 
 fn guarded_rows(copy: &Path) -> Result<Rows, Error> {
-    let pairs = guarded("read", copy, || {
+    let mut pairs = guarded("read", copy, || {
         let (_db, tree) = open(copy, true)?;
         let pairs = tree.iter().map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())));
         pairs.collect::<Result<Vec<_>, sled::Error>>()
     })?;
+    let found = pairs.len();
+    pairs.retain(|(key, _)| key != FIRST);
+    if pairs.len() == found {
+        let reason = "the log does not begin with its first row".to_owned();
+        return Err(Error::Damaged { reason });
+    }
     rows::join(pairs.into_iter().map(Ok))
 }
 

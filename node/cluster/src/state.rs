@@ -353,12 +353,12 @@ mod tests {
                     }
                     _ => {
                         let all = [("a/f/f", "in"), ("a/f/g", "x"), ("a/f/h", "in")];
-                        let picked: Vec<_> = all
-                            .into_iter()
-                            .filter_map(|(id, topic)| {
-                                (draw(3) != 0).then(|| (id, topic, 1 + draw(3) as u32))
-                            })
-                            .collect();
+                        let mut picked = Vec::new();
+                        for (id, topic) in all {
+                            if draw(3) != 0 {
+                                picked.push((id, topic, 1 + draw(3) as u32));
+                            }
+                        }
                         deploy(app(&draw(3).to_string(), &picked))
                     }
                 };

@@ -248,15 +248,6 @@ impl Queue {
         self.count += 1;
     }
 
-    pub(crate) fn push_front(&mut self, records: &mut Records, record: RecordId) {
-        records.entry_mut(record).link = self.head;
-        if self.head == NONE {
-            self.tail = record.0;
-        }
-        self.head = record.0;
-        self.count += 1;
-    }
-
     #[inline]
     pub(crate) fn pop_front(&mut self, records: &Records) -> Option<RecordId> {
         let front = self.front()?;
@@ -329,8 +320,8 @@ mod tests {
         let (mut one, mut two) = (Queue::default(), Queue::default());
         one.push_back(&mut records, ids[2]);
         one.push_back(&mut records, ids[3]);
+        two.push_back(&mut records, ids[0]);
         two.push_back(&mut records, ids[1]);
-        two.push_front(&mut records, ids[0]);
         one.prepend(&mut records, two);
         one.prepend(&mut records, Queue::default());
         assert_eq!(one.count, 4);

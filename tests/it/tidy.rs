@@ -135,7 +135,8 @@ fn every_crate_of_the_workspace_has_a_floor_and_the_lints() {
         let (name, _) = known.unwrap_or_else(|| panic!("{folder} has no floor in {}", file!()));
         assert!(FLOORS.iter().any(|floor| floor.contains(name)), "{name} has no floor");
         // Functions outside the workspace depend on the guest's crate by its path.
-        let has_lints = file.text.contains("[lints]\nworkspace = true") || ["guest", "frame"].contains(name);
+        let has_lints =
+            file.text.contains("[lints]\nworkspace = true") || ["guest", "frame"].contains(name);
         assert!(has_lints, "{folder} leaves the lints out");
     }
 }

@@ -11,4 +11,5 @@ pub mod hidden;
 pub mod journal_reader;
 pub mod kill_embedded;
 pub mod promise;
+pub mod speed_embedded;
 pub mod workspace_tests;

@@ -18,11 +18,7 @@ pub(super) fn full(ground: &Ground) -> Result<(), NotShown> {
     ground.application(&[Function::of("identity")])?;
     std::fs::create_dir_all(&ground.data).during("make the data directory")?;
     let disk = SmallDisk::mount(&ground.data, DISK_BYTES)?;
-    let mut command = disk.enter(&binaries::millrace());
-    ground.environment(&mut command);
-    command.arg("serve").arg("--app").arg(&ground.app).arg("--data").arg(&ground.data);
-    let mut node = Node::start(&mut command, &ground.dir.join("node.log"))?;
-    let api = Api::of(&ground.dir.join("state"), &mut node, PATIENCE)?;
+    let (mut node, api) = serve(ground, &disk)?;
 
     // Half of it by something else, the rest by records.
     let ballast = disk.path().join("ballast");
@@ -54,14 +50,31 @@ pub(super) fn full(ground: &Ground) -> Result<(), NotShown> {
     let expected = acknowledged + 1;
     let drained = wait::until(PATIENCE, || (api.lag().ok()? == 0).then_some(()));
     demand!(drained.is_some(), "the lag is {:?} when there is room: {}", api.lag(), node.tail());
+    has_all(&api, expected)?;
+    stop(node)?;
+    let (node, api) = serve(ground, &disk)?;
+    has_all(&api, expected)?;
+    stop(node)
+}
+
+/// A node whose data directory is the small disk.
+fn serve(ground: &Ground, disk: &SmallDisk) -> Result<(Node, Api), NotShown> {
+    let mut command = disk.enter(&binaries::millrace());
+    ground.environment(&mut command);
+    command.arg("serve").arg("--app").arg(&ground.app).arg("--data").arg(&ground.data);
+    let mut node = Node::start(&mut command, &ground.dir.join("node.log"))?;
+    let api = Api::of(&ground.dir.join("state"), &mut node, PATIENCE)?;
+    Ok((node, api))
+}
+
+/// Everything that was acknowledged is there, and went through the function once.
+fn has_all(api: &Api, expected: usize) -> Result<(), NotShown> {
     for topic in ["identity.in", "identity.out"] {
         let there = api.end_of(topic)?;
-        demand!(
-            there == i64::try_from(expected).unwrap_or(0),
-            "{topic} has {there} records, {expected} were acknowledged"
-        );
+        let is_all = usize::try_from(there).is_ok_and(|there| there == expected);
+        demand!(is_all, "{topic} has {there} records, {expected} were acknowledged");
     }
-    stop(node)
+    Ok(())
 }
 
 /// Appends until the node refuses; how many records it acknowledged.

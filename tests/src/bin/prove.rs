@@ -18,6 +18,7 @@ struct Asked {
     ci: bool,
     full: bool,
     json: bool,
+    no_build: bool,
     seed: Option<u64>,
     flags: BTreeMap<String, u64>,
 }
@@ -44,7 +45,8 @@ fn main() -> ExitCode {
 const USAGE: &str = "\
 usage: cargo prove                                     list the promises
        cargo prove NAME... [--full] [--seed N] [--json] [--FLAG N]...
-       cargo prove --ci [--seed N] [--json]            all of them, with CI's budget";
+       cargo prove --ci [--seed N] [--json]            all of them, with CI's budget
+       --no-build                                      take the node's binary as it lies there";
 
 fn parse(arguments: &[String]) -> Result<Option<Asked>, String> {
     let mut asked = Asked::default();
@@ -54,6 +56,7 @@ fn parse(arguments: &[String]) -> Result<Option<Asked>, String> {
             "--ci" => asked.ci = true,
             "--full" => asked.full = true,
             "--json" => asked.json = true,
+            "--no-build" => asked.no_build = true,
             "-h" | "--help" => return Ok(None),
             flag if flag.starts_with("--") => {
                 let (name, value) = match flag[2..].split_once('=') {
@@ -118,7 +121,9 @@ struct Ended {
 }
 
 fn prove(asked: &Asked) -> ExitCode {
-    if let Err(why) = binaries::build() {
+    if !asked.no_build
+        && let Err(why) = binaries::build()
+    {
         eprintln!("error: {why}");
         return ExitCode::FAILURE;
     }

@@ -1,1 +1,169 @@
-fn main() {}
+//! `millrace-bench`: measures, and prints what it measured on beside it. The rules: the same
+//! contender twice first, rounds in turn, medians of ratios, outputs counted.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command talks on its streams")]
+
+mod cold;
+mod environment;
+mod figures;
+mod mill;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use figures::{Sorted, ratios, rounded};
+use mill::{Outcome, Plan};
+
+/// As in the node.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Why there is no figure.
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+const USAGE: &str = "\
+usage: millrace-bench embedded [--records N] [--partitions N] [--functions N] [--rate N]
+       millrace-bench scale [--records N]
+       millrace-bench cold
+each:  [--rounds N] [--json] [--dir DIR]    DIR: where the data lies, else target/bench";
+
+/// What the command line asked for.
+#[derive(Debug)]
+struct Asked {
+    bench: String,
+    plan: Plan,
+    rounds: usize,
+    json: bool,
+    dir: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let Some(asked) = parse(std::env::args().skip(1)) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match measure(&asked) {
+        Ok(figures) if asked.json => println!("{figures}"),
+        Ok(figures) => {
+            for (name, value) in figures.as_object().into_iter().flatten() {
+                println!("{name:34} {value}");
+            }
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Asked> {
+    let bench = arguments.next()?;
+    let records = if bench == "scale" { 1_024_000 } else { 2_000_000 };
+    let plan = Plan { records, partitions: 8, functions: 1, rate: None, backlog: false };
+    let dir = PathBuf::from("target/bench");
+    let mut asked = Asked { bench, plan, rounds: 5, json: false, dir };
+    while let Some(flag) = arguments.next() {
+        let mut number = || arguments.next()?.replace('_', "").parse::<u64>().ok();
+        match flag.as_str() {
+            "--json" => asked.json = true,
+            "--records" => asked.plan.records = number()?,
+            "--partitions" => asked.plan.partitions = i32::try_from(number()?).ok()?,
+            "--functions" => asked.plan.functions = number()?,
+            "--rate" => asked.plan.rate = Some(number()?),
+            "--rounds" => asked.rounds = usize::try_from(number()?).ok()?.max(1),
+            "--dir" => asked.dir = arguments.next()?.into(),
+            _ => return None,
+        }
+    }
+    Some(asked)
+}
+
+fn measure(asked: &Asked) -> Result<Value, Failed> {
+    std::fs::create_dir_all(&asked.dir)?;
+    let dir = tempfile::tempdir_in(&asked.dir)?;
+    let mut all = environment::describe(dir.path())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let figures = runtime.block_on(async {
+        match asked.bench.as_str() {
+            "embedded" => embedded(dir.path(), asked).await,
+            "scale" => scale(dir.path(), asked).await,
+            "cold" => cold::run(dir.path()).await,
+            other => Err(format!("there is no bench {other:?}\n{USAGE}").into()),
+        }
+    })?;
+    if let Value::Object(figures) = figures {
+        all.extend(figures);
+    }
+    Ok(all.into())
+}
+
+async fn embedded(dir: &Path, asked: &Asked) -> Result<Value, Failed> {
+    let plan = asked.plan;
+    // Warm-up: the component is compiled, the allocator has its memory.
+    let warm_up = Plan { records: plan.records / 4, ..plan };
+    mill::run(dir, warm_up).await?;
+    let mut outcomes = Vec::new();
+    for _ in 0..asked.rounds.max(2) {
+        outcomes.push(mill::run(dir, plan).await?);
+    }
+    let of = |figure: fn(&Outcome) -> f64| Sorted::new(outcomes.iter().map(figure).collect());
+    let a_a = outcomes[1].per_second() / outcomes[0].per_second();
+    let others = of(|it| it.seen.others).at(0.5);
+    Ok(json!({
+        "records": plan.records,
+        "partitions": plan.partitions,
+        "functions": plan.functions,
+        "rounds": outcomes.len(),
+        "outputs": plan.records,
+        "per_second": of(|it| it.per_second().round()).spread(),
+        "cpu_us": of(Outcome::cpu_us).spread(),
+        "batch": of(|it| it.batch).at(0.5),
+        "latency_p50_ms": of(|it| it.latency_ms.at(0.5)).at(0.5),
+        "latency_p99_ms": of(|it| it.latency_ms.at(0.99)).at(0.5),
+        "open_loop": plan.rate.is_some(),
+        "resident_mib": outcomes.iter().map(|it| it.resident_mib).max(),
+        "a_a": rounded(a_a, 3),
+        "others": others,
+        "noisy": environment::is_noisy(a_a, others),
+    }))
+}
+
+async fn scale(dir: &Path, asked: &Asked) -> Result<Value, Failed> {
+    let few = Plan { records: asked.plan.records, backlog: true, ..asked.plan };
+    let many = Plan { partitions: 1_024, ..few };
+    let idle = Plan { functions: 1_000, ..few };
+    mill::run(dir, Plan { records: few.records / 4, ..few }).await?;
+    let a = mill::run(dir, few).await?.cpu_us();
+    let mut cpu: [Vec<f64>; 3] = Default::default();
+    let mut batches = [0.0; 3];
+    let mut resident = [0; 3];
+    let mut others = Vec::new();
+    for _ in 0..asked.rounds {
+        for (index, plan) in [few, many, idle].into_iter().enumerate() {
+            let outcome = mill::run(dir, plan).await?;
+            cpu[index].push(outcome.cpu_us());
+            batches[index] = rounded(outcome.batch, 1);
+            resident[index] = resident[index].max(outcome.resident_mib);
+            others.push(outcome.seen.others);
+        }
+    }
+    let a_a = cpu[0][0] / a;
+    let others = Sorted::new(others).at(0.5);
+    let [few_us, many_us, idle_us] = &cpu;
+    Ok(json!({
+        "records": few.records,
+        "rounds": asked.rounds,
+        "cpu_us_8_partitions": Sorted::new(few_us.clone()).spread(),
+        "cpu_us_1024_partitions": Sorted::new(many_us.clone()).spread(),
+        "cpu_us_1000_functions": Sorted::new(idle_us.clone()).spread(),
+        "ratio_partitions": ratios(few_us, many_us).spread(),
+        "ratio_functions": ratios(few_us, idle_us).spread(),
+        "batch": batches,
+        "resident_mib": resident,
+        "a_a": rounded(a_a, 3),
+        "others": others,
+        "noisy": environment::is_noisy(a_a, others),
+    }))
+}

@@ -184,7 +184,9 @@ impl Strands {
         for &(strand, _) in &set {
             let queue = self.at(strand).queue;
             count += queue.count as usize;
-            newest = newest.max(queue.back().map_or(0, |it| records.entry(it).arrival));
+            for end in [queue.front(), queue.back()].into_iter().flatten() {
+                newest = newest.max(records.entry(end).arrival);
+            }
         }
         // Where there is more than fits, strands give in turn, each up to a common age.
         let left = room.records.saturating_sub(batch.records.len()).max(1) as u64;

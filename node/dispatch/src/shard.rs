@@ -26,8 +26,8 @@
 //!    in theirs. A batch is never refused; what does not fit the window waits inside.
 //! 4. Run each `Invoke` on the records of [`records`](ShardDispatch::records) (look at them with
 //!    [`record`](ShardDispatch::record)) and report [`on_outcome`](ShardDispatch::on_outcome). An
-//!    output that is refused makes its record [`End::Failed`](crate::End) before the report. The answer may
-//!    be dropped once the commands that follow the report are carried out.
+//!    output that is refused makes its record [`End::Failed`](crate::End) before the report. The
+//!    answer may be dropped once the commands that follow the report are carried out.
 //! 5. Report each `Commit` with [`on_committed`](ShardDispatch::on_committed) or
 //!    [`on_commit_failed`](ShardDispatch::on_commit_failed).
 //! 6. Call [`on_timeout`](ShardDispatch::on_timeout) at [`next_timeout`](ShardDispatch::next_timeout),

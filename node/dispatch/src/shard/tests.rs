@@ -1,6 +1,6 @@
 //! Exact commands for exact inputs. The model test is beside it.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use bus::{BatchBuilder, Completions, Headers, Offset};
 
@@ -34,8 +34,6 @@ use Said::{Again, Commit, Dead, Drained, Gather, Invoke, Stop};
 fn count(count: usize) -> NonZeroUsize {
     NonZeroUsize::new(count).unwrap()
 }
-
-use std::num::NonZeroUsize;
 
 /// Batches of 4, one at a time, two attempts.
 fn config(order: Order) -> DispatchConfig {

@@ -84,6 +84,8 @@ use crate::token::{Order, Tokens};
 
 mod endings;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
 
 /// Pauses after a commit that failed and after a want of capacity: first and longest bound.

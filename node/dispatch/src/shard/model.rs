@@ -1,0 +1,580 @@
+//! Any seeded mix of failures, repeats, crashes and drains, in virtual time: SD-1 to SD-7 are
+//! checked at every command, and in the end every record is settled exactly once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::{NonZeroU32, NonZeroUsize};
+
+use bus::{BatchBuilder, Headers, Offset};
+
+use super::*;
+use crate::command::{BatchLimits, End, WindowLimits};
+use crate::retry::RetryPolicy;
+
+const PARTITIONS: usize = 2;
+const RECORDS: usize = 150;
+const ATTEMPTS_MAX: u32 = 3;
+/// Events with faults; then everything must come to rest.
+const EVENTS: usize = 600;
+
+/// (partition, offset).
+type Place = (u32, i64);
+
+/// What a record does to the function.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nature {
+    Good,
+    /// So many attempts fail.
+    Fails(u32),
+    /// Every batch that it is in crashes.
+    Crashes,
+    Undecodable,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    key: Option<u8>,
+    nature: Nature,
+    /// The newest attempt seen in this life of the shard, and whether it was charged.
+    attempt: u32,
+    charged: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Settled {
+    Output(Place),
+    Dead(Place),
+}
+
+impl Settled {
+    const fn place(self) -> Place {
+        match self {
+            Self::Output(place) | Self::Dead(place) => place,
+        }
+    }
+}
+
+struct Sent {
+    id: CommitId,
+    settled: Vec<Settled>,
+    positions: Vec<(u32, Position)>,
+}
+
+struct Model {
+    seed: u64,
+    rng: u64,
+    config: DispatchConfig,
+    /// The function answers nonsense now and then.
+    sloppy: bool,
+    log: BTreeMap<Place, Known>,
+    batches: Vec<Vec<RecordBatch>>,
+
+    core: ShardDispatch,
+    now: Instant,
+    epoch: u64,
+    fetched: Vec<usize>,
+    running: Vec<(InvocationId, Vec<Place>)>,
+    over: Vec<InvocationId>,
+    gathering: Vec<Settled>,
+    sent: Option<Sent>,
+    drained: bool,
+
+    durable: BTreeMap<Place, Settled>,
+    positions: Vec<Option<Position>>,
+    restarts: u32,
+    trace: Vec<String>,
+}
+
+impl Model {
+    fn new(seed: u64) -> Self {
+        let rng = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let now = Instant::now();
+        let config = DispatchConfig::default();
+        let core = ShardDispatch::new(config.clone(), Epoch(0), &[], 0, now, Timestamp(0));
+        let mut model = Self {
+            seed,
+            rng,
+            config,
+            sloppy: false,
+            log: BTreeMap::new(),
+            batches: Vec::new(),
+            core,
+            now,
+            epoch: 0,
+            fetched: Vec::new(),
+            running: Vec::new(),
+            over: Vec::new(),
+            gathering: Vec::new(),
+            sent: None,
+            drained: false,
+            durable: BTreeMap::new(),
+            positions: vec![None; PARTITIONS],
+            restarts: 0,
+            trace: Vec::new(),
+        };
+        model.config = model.draw_config();
+        model.sloppy = model.draw(3) == 0;
+        for partition in 0..PARTITIONS as u32 {
+            let batches = model.draw_log(partition);
+            model.batches.push(batches);
+        }
+        model.start();
+        model
+    }
+
+    fn draw(&mut self, below: usize) -> usize {
+        self.rng ^= self.rng << 13;
+        self.rng ^= self.rng >> 7;
+        self.rng ^= self.rng << 17;
+        usize::try_from((self.rng >> 11) % below as u64).unwrap()
+    }
+
+    fn draw_config(&mut self) -> DispatchConfig {
+        let mut count =
+            |from: usize, to: usize| NonZeroUsize::new(from + self.draw(to - from + 1)).unwrap();
+        let records = count(1, 20);
+        let window = WindowLimits {
+            records: count(4, 60),
+            bytes: count(500, 5000),
+            span: count(20, 200),
+            output_bytes: count(1, 1000),
+        };
+        let invocations_max = count(1, 5);
+        let bytes = count(20, 400).get();
+        let order = [Order::Key, Order::Key, Order::Partition, Order::None][self.draw(4)];
+        DispatchConfig {
+            order,
+            batch: BatchLimits {
+                records,
+                bytes,
+                window: Duration::from_millis([0, 20][self.draw(2)]),
+            },
+            invocations_max,
+            retry: RetryPolicy {
+                attempts_max: NonZeroU32::new(ATTEMPTS_MAX).unwrap(),
+                backoff_min: Duration::from_millis(10),
+                backoff_max: Duration::from_millis(50),
+                age_max: None,
+                bisect: self.draw(4) != 0,
+            },
+            window,
+        }
+    }
+
+    fn draw_log(&mut self, partition: u32) -> Vec<RecordBatch> {
+        let troubled = self.draw(3) != 0;
+        let (mut batches, mut offset, mut left) = (Vec::new(), 0_i64, RECORDS);
+        while 0 < left {
+            let size = (1 + self.draw(25)).min(left);
+            left -= size;
+            let mut builder = BatchBuilder::default();
+            for index in 0..size as i64 {
+                let key = (self.draw(8) != 0).then(|| self.draw(12) as u8);
+                let nature = match self.draw(40) {
+                    0 if troubled => Nature::Crashes,
+                    1 if troubled => Nature::Undecodable,
+                    2..=6 if troubled => Nature::Fails(1 + self.draw(ATTEMPTS_MAX as usize) as u32),
+                    _ => Nature::Good,
+                };
+                let known = Known { key, nature, attempt: 0, charged: false };
+                self.log.insert((partition, offset + index), known);
+                let key = key.map(|key| [key]);
+                let key = key.as_ref().map(|key| &key[..]);
+                builder.push(Timestamp(0), key, Some(b"0123456789"), Headers::default());
+            }
+            batches.push(builder.finish().unwrap().with_base(Offset(offset)));
+            offset += size as i64 + [0, 0, 3][self.draw(3)];
+        }
+        batches
+    }
+
+    /// The order that a record is bound by.
+    fn token(&self, place: Place) -> Option<(u32, u8)> {
+        match self.config.order {
+            Order::None => None,
+            Order::Partition => Some((place.0, 0)),
+            Order::Key => self.log[&place].key.map(|key| (place.0, key)),
+        }
+    }
+
+    /// A new life of the shard, from what is durable.
+    fn start(&mut self) {
+        self.epoch += 1;
+        let starts: Vec<PartitionStart> = self
+            .positions
+            .iter()
+            .map(|it| PartitionStart {
+                position: it.clone().unwrap_or_default(),
+                fresh: it.is_none(),
+            })
+            .collect();
+        let epoch = Epoch(self.epoch);
+        let config = self.config.clone();
+        self.core = ShardDispatch::new(config, epoch, &starts, self.seed, self.now, Timestamp(0));
+        self.fetched = starts
+            .iter()
+            .zip(&self.batches)
+            .map(|(start, batches)| {
+                batches.partition_point(|it| it.last_offset() < start.position.next)
+            })
+            .collect();
+        self.running.clear();
+        self.over.clear();
+        self.gathering.clear();
+        self.sent = None;
+        self.drained = false;
+        for known in self.log.values_mut() {
+            (known.attempt, known.charged) = (0, false);
+        }
+        self.follow();
+    }
+
+    fn is_settled(&self, place: Place) -> bool {
+        let sent = self.sent.iter().flat_map(|sent| &sent.settled);
+        self.durable.contains_key(&place)
+            || self.gathering.iter().chain(sent).any(|it| it.place() == place)
+    }
+
+    /// Carries out the commands, checking each.
+    fn follow(&mut self) {
+        while let Some(command) = self.core.poll_command() {
+            let seed = self.seed;
+            match command {
+                Command::Invoke { id, .. } => self.invoked(id),
+                Command::Gather { id, kept } => {
+                    self.trace.push(format!("gather {}", id.0));
+                    for (index, &record) in kept.records.iter().enumerate() {
+                        if kept.keeps(index) {
+                            let place = self.place(record);
+                            assert!(!self.is_settled(place), "seed {seed}: {place:?} twice");
+                            self.check_turn(place, &[]);
+                            self.gathering.push(Settled::Output(place));
+                        }
+                    }
+                }
+                Command::DeadLetter(dead) => {
+                    let place = self.place(dead.record);
+                    self.trace.push(format!("dead {place:?} after {}", dead.attempts));
+                    assert!(!self.is_settled(place), "seed {seed}: {place:?} twice");
+                    let expected =
+                        if dead.code == "Decode" { 0..ATTEMPTS_MAX } else { ATTEMPTS_MAX..4 };
+                    assert!(expected.contains(&dead.attempts), "seed {seed}: SD-3, {dead:?}");
+                    self.gathering.push(Settled::Dead(place));
+                }
+                Command::Commit { id, records, positions } => {
+                    self.trace.push(format!("commit {} {positions:?}", id.0));
+                    assert!(self.sent.is_none(), "seed {seed}: SD-6, two commits in flight");
+                    let settled = std::mem::take(&mut self.gathering);
+                    assert_eq!(settled.len(), records as usize, "seed {seed}: SD-4");
+                    self.sent = Some(Sent { id, settled, positions });
+                }
+                Command::CommitAgain { id } => {
+                    self.trace.push(format!("again {}", id.0));
+                    assert_eq!(self.sent.as_ref().map(|it| it.id), Some(id), "seed {seed}: SD-4");
+                }
+                Command::Drained => {
+                    assert!(self.running.is_empty() && self.sent.is_none(), "seed {seed}");
+                    assert!(self.gathering.is_empty(), "seed {seed}");
+                    self.drained = true;
+                }
+                Command::Stop(reason) => panic!("seed {seed}: {reason}"),
+            }
+        }
+        self.check_limits();
+    }
+
+    fn place(&self, record: RecordId) -> Place {
+        let record = self.core.record(record);
+        (record.partition, record.view.offset.0)
+    }
+
+    /// SD-5: what comes before it in its order is settled, or ahead of it in its batch.
+    fn check_turn(&self, place: Place, ahead: &[Place]) {
+        let Some(token) = self.token(place) else { return };
+        for (&earlier, _) in self.log.range((place.0, 0)..place) {
+            let counts = self.token(earlier) == Some(token);
+            assert!(
+                !counts || ahead.contains(&earlier) || self.is_settled(earlier),
+                "seed {}: SD-5, {place:?} before {earlier:?}",
+                self.seed
+            );
+        }
+    }
+
+    fn invoked(&mut self, id: InvocationId) {
+        let seed = self.seed;
+        let records: Vec<RecordId> = self.core.records(id).to_vec();
+        let places: Vec<Place> = records.iter().map(|it| self.place(*it)).collect();
+        self.trace.push(format!("invoke {} {places:?}", id.0));
+        assert!(!places.is_empty() && places.len() <= self.config.batch.records.get());
+        assert!(!self.drained, "seed {seed}: after the drain");
+        for (index, (&place, &record)) in places.iter().zip(&records).enumerate() {
+            assert!(!self.is_settled(place), "seed {seed}: OT-4, {place:?}");
+            for (other, running) in &self.running {
+                assert!(!running.contains(&place), "seed {seed}: SD-1, also in {other:?}");
+                let token = self.token(place);
+                let shares = token.is_some() && running.iter().any(|it| self.token(*it) == token);
+                assert!(!shares, "seed {seed}: SD-5, {token:?} also in {other:?}");
+            }
+            self.check_turn(place, &places[..index]);
+            let attempt = self.core.record(record).attempt;
+            let known = self.log.get_mut(&place).unwrap();
+            let last = known.attempt.max(1);
+            // SD-3 and SD-7: one more only after a failure that is charged to it.
+            assert!(
+                attempt == last || (attempt == last + 1 && known.charged),
+                "seed {seed}: attempt {attempt} of {place:?} after {last}"
+            );
+            assert!(attempt <= ATTEMPTS_MAX, "seed {seed}: SD-3");
+            (known.attempt, known.charged) = (attempt, false);
+        }
+        self.running.push((id, places));
+    }
+
+    fn check_limits(&self) {
+        let (seed, window) = (self.seed, self.config.window);
+        assert!(self.running.len() <= self.config.invocations_max.get(), "seed {seed}: SD-6");
+        assert!(self.core.open_records() <= window.records.get(), "seed {seed}: SD-6");
+        assert_eq!(self.core.running_invocations(), self.running.len(), "seed {seed}");
+        let counters = self.core.counters();
+        assert_eq!(
+            counters.admitted - counters.settled,
+            self.core.open_records() as u64,
+            "seed {seed}: SD-1"
+        );
+    }
+
+    fn fetch(&mut self) -> bool {
+        let partition = self.draw(PARTITIONS);
+        let Some(batch) = self.batches[partition].get(self.fetched[partition]) else {
+            return false;
+        };
+        if !self.core.wants_records() {
+            return false;
+        }
+        self.fetched[partition] += 1;
+        let batch = batch.clone();
+        self.core.on_fetched(self.now, partition as u32, batch);
+        true
+    }
+
+    /// Ends a running invocation as its records demand.
+    fn end(&mut self, faults: bool) {
+        let at = self.draw(self.running.len());
+        let (id, places) = self.running.swap_remove(at);
+        self.over.push(id);
+        if faults && self.draw(10) == 0 {
+            let outcome = Outcome::Failed {
+                blame: Blame::Nobody,
+                code: "NoCapacity".into(),
+                message: String::new(),
+            };
+            self.core.on_outcome(self.now, id, outcome);
+            return;
+        }
+        let alone = places.len() == 1 || !self.config.retry.bisect;
+        if places.iter().any(|it| self.log[it].nature == Nature::Crashes) {
+            for place in places.iter().filter(|_| alone) {
+                self.log.get_mut(place).unwrap().charged = true;
+            }
+            let outcome = Outcome::Failed {
+                blame: Blame::Batch,
+                code: "Crash".into(),
+                message: String::new(),
+            };
+            self.core.on_outcome(self.now, id, outcome);
+            return;
+        }
+        let exceptions = self.answer(&places, faults, alone);
+        let output_bytes = 10 * places.len();
+        self.core.on_outcome(self.now, id, Outcome::Ended { exceptions, output_bytes });
+    }
+
+    fn answer(&mut self, places: &[Place], faults: bool, alone: bool) -> Vec<(u32, End)> {
+        let mut skip = BTreeSet::new();
+        let mut exceptions = Vec::new();
+        for (index, place) in (0..).zip(places) {
+            let token = self.token(*place);
+            let sloppy = self.sloppy && faults;
+            if sloppy && self.draw(12) == 0 || token.is_some_and(|it| skip.contains(&it)) {
+                exceptions.push((index, End::NotRun));
+                continue;
+            }
+            let skips = !sloppy || self.draw(2) == 0;
+            let known = self.log.get_mut(place).unwrap();
+            let (code, message) = ("Fails".to_owned(), String::new());
+            let end = match known.nature {
+                Nature::Good | Nature::Crashes => continue,
+                Nature::Fails(attempts) if attempts < known.attempt => continue,
+                Nature::Fails(_) => End::Failed { code, message },
+                Nature::Undecodable => End::Undecodable { code: "Decode".into(), message },
+            };
+            known.charged = true;
+            exceptions.push((index, end));
+            if skips && let Some(token) = token {
+                skip.insert(token);
+            }
+        }
+        // An answer in which nothing counts as run is a broken one.
+        if alone && exceptions.iter().any(|(_, end)| *end == End::NotRun) {
+            for place in places {
+                self.log.get_mut(place).unwrap().charged = true;
+            }
+        }
+        exceptions
+    }
+
+    fn commit(&mut self, faults: bool) {
+        let Some(sent) = &self.sent else { return };
+        let id = sent.id;
+        if faults && self.draw(4) == 0 {
+            let full = CommitFailure::Retryable { code: "Full".into(), message: String::new() };
+            self.core.on_commit_failed(self.now, id, full);
+            return;
+        }
+        self.make_durable();
+        self.core.on_committed(self.now, id);
+    }
+
+    /// The bus has the commit, whether or not the shard learns of it.
+    fn make_durable(&mut self) {
+        let Some(sent) = self.sent.take() else { return };
+        let seed = self.seed;
+        for settled in sent.settled {
+            let before = self.durable.insert(settled.place(), settled);
+            assert_eq!(before, None, "seed {seed}: settled twice");
+        }
+        for (partition, position) in sent.positions {
+            let stored = &mut self.positions[partition as usize];
+            let before = stored.as_ref().map_or(Offset(0), |it| it.next);
+            assert!(before <= position.next, "seed {seed}: OT-1");
+            assert_eq!(position.epoch, Epoch(self.epoch), "seed {seed}");
+            for (&place, _) in self.log.range((partition, 0)..(partition + 1, 0)) {
+                let offset = Offset(place.1);
+                let told = offset < position.next || position.completions.contains(offset);
+                let is = self.durable.contains_key(&place);
+                assert_eq!(told, is, "seed {seed}: SD-4, {place:?} in {position:?}");
+            }
+            *stored = Some(position);
+        }
+    }
+
+    fn wait(&mut self) -> bool {
+        let Some(next) = self.core.next_timeout() else { return false };
+        self.now = self.now.max(next);
+        self.core.on_timeout(self.now);
+        true
+    }
+
+    /// One thing that happens.
+    fn event(&mut self, faults: bool) {
+        match self.draw(100) {
+            0..=29 => drop(self.fetch()),
+            30..=59 if !self.running.is_empty() => self.end(faults),
+            60..=79 => self.commit(faults),
+            80..=89 => drop(self.wait()),
+            90..=95 => {
+                // Late, early and doubled news changes nothing.
+                self.now += Duration::from_millis(1);
+                let id = self.over.last().copied().unwrap_or(InvocationId(1 << 40));
+                self.core.on_outcome(self.now, id, Outcome::ok(7));
+                self.core.on_committed(self.now, CommitId(1 << 40));
+                self.core.on_timeout(self.now);
+            }
+            96 if faults => {
+                // A crash, before or after the commit in flight reached the disk.
+                if self.draw(2) == 0 {
+                    self.make_durable();
+                }
+                self.restarts += 1;
+                self.start();
+            }
+            97 if faults => self.drain(),
+            _ => {}
+        }
+        self.follow();
+    }
+
+    fn drain(&mut self) {
+        self.core.on_drain(self.now);
+        self.follow();
+        for _step in 0..100 {
+            if self.drained {
+                break;
+            }
+            if self.running.is_empty() {
+                self.commit(false);
+            } else {
+                self.end(false);
+            }
+            self.follow();
+            if self.sent.is_some() && self.wait() {
+                self.follow();
+            }
+        }
+        assert!(self.drained, "seed {}: the drain ends", self.seed);
+        assert_eq!(self.core.running_records(), 0);
+        self.restarts += 1;
+        self.start();
+    }
+
+    fn play(mut self) -> (u32, Vec<String>) {
+        for _event in 0..EVENTS {
+            self.event(true);
+        }
+        let mut events = 0;
+        while self.durable.len() < self.log.len() || self.sent.is_some() {
+            self.event(false);
+            self.wait();
+            self.follow();
+            events += 1;
+            assert!(
+                events < 20_000,
+                "seed {}: {} of {} settled: {:?}, {} running, due {:?}",
+                self.seed,
+                self.durable.len(),
+                self.log.len(),
+                self.core.state(),
+                self.running.len(),
+                self.core.next_timeout(),
+            );
+        }
+        self.check_end();
+        (self.restarts, self.trace)
+    }
+
+    /// Every record has the end that it deserves, and nothing is left in memory.
+    fn check_end(&self) {
+        let seed = self.seed;
+        for (place, known) in &self.log {
+            let is_dead = matches!(self.durable[place], Settled::Dead(_));
+            let may_die = self.sloppy || !self.config.retry.bisect;
+            match known.nature {
+                Nature::Crashes | Nature::Undecodable | Nature::Fails(ATTEMPTS_MAX) => {
+                    assert!(is_dead, "seed {seed}: {place:?}");
+                }
+                _ => assert!(!is_dead || may_die, "seed {seed}: {place:?}"),
+            }
+        }
+        assert_eq!(self.core.open_records(), 0, "seed {seed}: SD-1");
+        assert_eq!(self.core.records.bytes(), 0, "seed {seed}");
+        assert_eq!(self.core.strands.ready_records(), 0, "seed {seed}");
+        assert_eq!(self.core.strands.ready_bytes(), 0, "seed {seed}");
+        assert!(self.running.is_empty() && self.core.next_timeout().is_none(), "seed {seed}");
+    }
+}
+
+#[test]
+fn any_seeded_life_of_a_shard_settles_each_record_once() {
+    let mut restarts = 0;
+    for seed in 1..=200 {
+        restarts += Model::new(seed).play().0;
+    }
+    assert!(500 < restarts, "the faults did happen: {restarts}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_commands() {
+    for seed in 1..=20 {
+        assert_eq!(Model::new(seed).play(), Model::new(seed).play(), "seed {seed}");
+    }
+}

@@ -69,7 +69,10 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     if fresh < FRESH_PER_RECORD_MIN {
         late.push(format!("{fresh} records/s and core with a fresh instance for each"));
     }
-    demand!(late.is_empty(), "{}; {figures}", late.join("; "));
+    // Speed on a shared machine gates nothing but a run that asks for it: CI
+    // prints what was missed, and fails on lost records alone.
+    demand!(!run.full || late.is_empty(), "{}; {figures}", late.join("; "));
+    figures.set("missed", late.join("; "));
     Ok(figures)
 }
 

@@ -37,6 +37,8 @@ pub struct PoolConfig {
     pub warm: u32,
     /// Instances at the same time.
     pub max: u32,
+    /// How long an instance may take to start; what it does before its first record runs in it.
+    pub start_max: Duration,
     /// How long an instance waits for work before it goes.
     pub idle_expiry: Duration,
     /// Batches that an instance runs before it is replaced.
@@ -59,6 +61,7 @@ impl PoolConfig {
             memory_bytes_max: 64 << 20,
             warm: 0,
             max: 8,
+            start_max: Duration::from_secs(10),
             idle_expiry: Duration::from_secs(60),
             invocations_max: 100_000,
             age_max: Duration::from_secs(3_600),
@@ -125,6 +128,21 @@ impl Drop for Granted {
     }
 }
 
+/// A place in the queue; left when whoever asked goes before it is called.
+struct Place<'a> {
+    shared: &'a Shared,
+    request: RequestId,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.shared.inner();
+        if inner.waiting.remove(&self.request).is_some() {
+            inner.slots.on_cancelled(self.request);
+        }
+    }
+}
+
 impl Pool {
     pub(crate) fn new(
         template: Template,
@@ -187,15 +205,19 @@ impl Invoke for Pool {
     async fn invoke(&self, invocation: Invocation) -> Result<Answer, Failure> {
         let asked_at = Instant::now();
         let (grant, granted) = oneshot::channel();
-        {
+        let place = {
             let mut inner = self.shared.inner();
             let request = RequestId(inner.next_request);
             inner.next_request += 1;
             inner.waiting.insert(request, grant);
             inner.slots.on_request(asked_at, request);
             self.shared.carry_out(&mut inner);
-        }
-        let Ok(granted) = granted.await else {
+            Place { shared: &self.shared, request }
+        };
+        let granted = granted.await;
+        // It has left the queue, one way or the other.
+        std::mem::forget(place);
+        let Ok(granted) = granted else {
             let message = "every instance is busy and the queue is full".to_owned();
             return Err(Failure { kind: FailureKind::NoCapacity, message });
         };
@@ -203,8 +225,10 @@ impl Invoke for Pool {
         let shared = Arc::clone(&self.shared);
         let run = self.shared.guests.spawn(run(shared, granted, invocation, queue));
         run.await.unwrap_or_else(|error| {
-            let message = format!("the invocation's task ended: {error}");
-            Err(Failure { kind: FailureKind::Crash, message })
+            // Cancelled: the engine was dropped, which is no fault of the batch.
+            let stopped = error.is_cancelled();
+            let kind = if stopped { FailureKind::NoCapacity } else { FailureKind::Crash };
+            Err(Failure { kind, message: format!("the invocation's task ended: {error}") })
         })
     }
 
@@ -298,6 +322,10 @@ impl Shared {
                         let started = shared.start().await;
                         let mut inner = shared.inner();
                         let ready = started.is_ok();
+                        if let Err(failure) = &started {
+                            let function = &shared.config.name;
+                            tracing::warn!(%function, %failure, "could not start a warm instance");
+                        }
                         inner.instances.extend(started.ok().map(|it| (slot, it)));
                         inner.slots.on_prepared(Instant::now(), slot, ready);
                         shared.carry_out(&mut inner);

@@ -16,7 +16,7 @@ const KEY_FILE: &str = "key";
 const MAC_BYTES: usize = 32;
 
 /// Names one compiled component.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CodeId {
     component: [u8; 32],
     engine: [u8; 32],

@@ -1,16 +1,17 @@
 //! Compiles components, or takes them from the cache, and makes pools of them.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, Type};
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, Type, WasmStr};
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::cache::{CodeCache, CodeId};
-use super::host::{Host, Level, LogSink};
+use super::host::{Host, Level, LogSink, Logs};
 use super::{Instance, TICK};
 use crate::pool::Shared;
 use crate::{Pool, PoolConfig};
@@ -19,6 +20,8 @@ use crate::{Pool, PoolConfig};
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Cached code of the engine's own format begins like this (ELF).
 const PRECOMPILED: &[u8] = b"\x7fELF";
+/// The largest component that is compiled, bytes.
+const COMPONENT_BYTES_MAX: usize = 64 << 20;
 
 /// Settings of the engine.
 #[derive(Clone)]
@@ -95,9 +98,14 @@ pub(crate) enum World {
     Map,
 }
 
-/// A component, ready to be instantiated.
+/// A component, ready to be instantiated. Cheap to clone; the same component loaded twice is
+/// there once.
 #[derive(Clone)]
 pub struct Module {
+    compiled: Arc<Compiled>,
+}
+
+struct Compiled {
     pre: InstancePre<Host>,
     handle: ComponentExportIndex,
     world: World,
@@ -106,7 +114,7 @@ pub struct Module {
 
 impl std::fmt::Debug for Module {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Module({:?})", self.world)
+        write!(f, "Module({:?})", self.compiled.world)
     }
 }
 
@@ -116,17 +124,8 @@ pub(crate) struct Template {
     pub(crate) module: Module,
     pub(crate) function: Arc<str>,
     pub(crate) memory_bytes_max: usize,
+    pub(crate) start_max: Duration,
     pub(crate) logs: Option<Logs>,
-}
-
-/// A sink, printable.
-#[derive(Clone)]
-pub(crate) struct Logs(pub(crate) LogSink);
-
-impl std::fmt::Debug for Logs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Logs")
-    }
 }
 
 impl Template {
@@ -137,20 +136,20 @@ impl Template {
 }
 
 impl Module {
-    pub(crate) const fn pre(&self) -> &InstancePre<Host> {
-        &self.pre
+    pub(crate) fn pre(&self) -> &InstancePre<Host> {
+        &self.compiled.pre
     }
 
-    pub(crate) const fn handle(&self) -> &ComponentExportIndex {
-        &self.handle
+    pub(crate) fn handle(&self) -> &ComponentExportIndex {
+        &self.compiled.handle
     }
 
-    pub(crate) const fn world(&self) -> World {
-        self.world
+    pub(crate) fn world(&self) -> World {
+        self.compiled.world
     }
 
-    pub(crate) const fn engine(&self) -> &wasmtime::Engine {
-        &self.engine
+    pub(crate) fn engine(&self) -> &wasmtime::Engine {
+        &self.compiled.engine
     }
 }
 
@@ -159,6 +158,9 @@ pub struct Engine {
     engine: wasmtime::Engine,
     linker: Linker<Host>,
     cache: CodeCache,
+    /// Compatibility of compiled code: version and settings of the engine, and the processor.
+    fingerprint: Vec<u8>,
+    modules: Mutex<HashMap<CodeId, Weak<Compiled>>>,
     logs: Option<LogSink>,
     guests: Option<tokio::runtime::Runtime>,
     pools: Arc<Mutex<Vec<Weak<Shared>>>>,
@@ -202,7 +204,20 @@ impl Engine {
             thread.spawn(move || tick(&engine, &stop, &pools)).map_err(EngineError::Threads)?
         };
         let (logs, ticker, guests) = (config.logs, Some(ticker), Some(guests));
-        Ok(Arc::new(Self { engine, linker, cache, logs, guests, pools, stop, ticker }))
+        let mut fingerprint = Fingerprint(Vec::new());
+        std::hash::Hash::hash(&engine.precompile_compatibility_hash(), &mut fingerprint);
+        Ok(Arc::new(Self {
+            engine,
+            linker,
+            cache,
+            fingerprint: fingerprint.0,
+            modules: Mutex::default(),
+            logs,
+            guests,
+            pools,
+            stop,
+            ticker,
+        }))
     }
 
     /// Compiles a component, or takes its code from the cache, and checks that it can be run.
@@ -213,9 +228,10 @@ impl Engine {
     /// [`LoadError`].
     pub fn load(&self, bytes: &[u8]) -> Result<Module, LoadError> {
         check_kind(bytes)?;
-        let mut hasher = Fingerprint(Vec::new());
-        std::hash::Hash::hash(&self.engine.precompile_compatibility_hash(), &mut hasher);
-        let id = CodeId::new(bytes, &hasher.0);
+        let id = CodeId::new(bytes, &self.fingerprint);
+        if let Some(compiled) = self.modules().get(&id).and_then(Weak::upgrade) {
+            return Ok(Module { compiled });
+        }
         let component = match self.cache.load(&id).and_then(|code| self.deserialize(&code)) {
             Some(component) => component,
             None => {
@@ -229,7 +245,16 @@ impl Engine {
         };
         let (handle, world) = self.world(&component)?;
         let pre = self.linker.instantiate_pre(&component).map_err(|error| missing(&error))?;
-        Ok(Module { pre, handle, world, engine: self.engine.clone() })
+        let engine = self.engine.clone();
+        let compiled = Arc::new(Compiled { pre, handle, world, engine });
+        let mut modules = self.modules();
+        modules.retain(|_, compiled| 0 < compiled.strong_count());
+        modules.insert(id, Arc::downgrade(&compiled));
+        Ok(Module { compiled })
+    }
+
+    fn modules(&self) -> MutexGuard<'_, HashMap<CodeId, Weak<Compiled>>> {
+        self.modules.lock().expect("nothing panics while holding it")
     }
 
     /// A pool of instances of `module`.
@@ -239,6 +264,7 @@ impl Engine {
             module: module.clone(),
             function: config.name.as_str().into(),
             memory_bytes_max: config.memory_bytes_max,
+            start_max: config.start_max,
             logs: self.logs.clone().map(Logs),
         };
         let guests = self.guests.as_ref().expect("it is there until the engine is dropped");
@@ -339,6 +365,10 @@ fn settings(instances_max: u32) -> Config {
         .wasm_function_references(false)
         .wasm_gc(false)
         .wasm_tail_call(false)
+        .wasm_exceptions(false)
+        .wasm_stack_switching(false)
+        .wasm_custom_page_sizes(false)
+        .wasm_wide_arithmetic(false)
         .max_wasm_stack(512 << 10)
         .async_stack_size(1 << 20);
     config
@@ -349,7 +379,9 @@ fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Host>> {
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     linker.instance("millrace:function/logging@0.1.0")?.func_wrap(
         "log",
-        |store: wasmtime::StoreContextMut<'_, Host>, (level, message): (Level, String)| {
+        |store: wasmtime::StoreContextMut<'_, Host>, (level, message): (Level, WasmStr)| {
+            // Read in place: a guest may hand over all of its memory, of which little is kept.
+            let message = message.to_str(&store)?;
             store.data().out.log(level, &message);
             Ok(())
         },
@@ -361,6 +393,10 @@ fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Host>> {
 fn check_kind(bytes: &[u8]) -> Result<(), LoadError> {
     let other = |what: &str| Err(LoadError::NotAComponent(what.to_owned()));
     match bytes {
+        _ if COMPONENT_BYTES_MAX < bytes.len() => {
+            let (size, limit) = (bytes.len(), COMPONENT_BYTES_MAX >> 20);
+            Err(LoadError::Invalid(format!("it has {size} bytes; the limit is {limit} MiB")))
+        }
         [0x00, b'a', b's', b'm', 0x0d, 0x00, 0x01, 0x00, ..] => Ok(()),
         [0x00, b'a', b's', b'm', 0x01, ..] => {
             other("this is a core wasm module, not a component: build it for wasm32-wasip2")

@@ -1,7 +1,7 @@
 //! What an instance has of its host: limits, an empty WASI, and a place for log lines.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -21,12 +21,22 @@ pub struct LogLine {
     pub function: Arc<str>,
     /// trace, debug, info, warn or error; stdout is info, stderr is warn.
     pub level: &'static str,
-    /// The text, without control characters.
+    /// The text, as one line: control characters are escaped.
     pub message: String,
 }
 
 /// Takes log lines; called from guests' tasks, so it must not block.
 pub type LogSink = Arc<dyn Fn(LogLine) + Send + Sync>;
+
+/// A sink, printable.
+#[derive(Clone)]
+pub(crate) struct Logs(pub(crate) LogSink);
+
+impl std::fmt::Debug for Logs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Logs")
+    }
+}
 
 /// The levels of the WIT interface `logging`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ComponentType, Lift)]
@@ -63,25 +73,17 @@ pub(crate) struct Host {
     wasi: WasiCtx,
     table: ResourceTable,
     limits: StoreLimits,
-    memory_bytes_max: usize,
-    /// Whether memory was asked for beyond the limit.
+    /// What the instance may use, bytes.
+    pub(crate) memory_bytes_max: usize,
+    /// Whether memory was asked for beyond the limit since the running call began.
     pub(crate) memory_denied: bool,
-    /// When the running call must end.
-    pub(crate) deadline: Option<Instant>,
+    /// When the running call, or the start, must end.
+    pub(crate) deadline: Instant,
     pub(crate) out: Arc<Output>,
 }
 
 impl Host {
-    pub(crate) fn new(
-        memory_bytes_max: usize,
-        function: &Arc<str>,
-        sink: Option<&LogSink>,
-    ) -> Self {
-        let out = Arc::new(Output {
-            function: Arc::clone(function),
-            sink: sink.cloned(),
-            written: Mutex::default(),
-        });
+    pub(crate) fn new(memory_bytes_max: usize, out: Arc<Output>, deadline: Instant) -> Self {
         let mut wasi = WasiCtx::builder();
         wasi.stdout(Pipe { out: Arc::clone(&out), error: false });
         wasi.stderr(Pipe { out: Arc::clone(&out), error: true });
@@ -93,7 +95,7 @@ impl Host {
             limits,
             memory_bytes_max,
             memory_denied: false,
-            deadline: None,
+            deadline,
             out,
         }
     }
@@ -151,12 +153,19 @@ pub(crate) struct Output {
 #[derive(Default)]
 struct Written {
     bytes: usize,
+    /// Whether more was written than is shown, and that was said.
+    cut: bool,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     last_error: String,
 }
 
 impl Output {
+    pub(crate) fn new(function: &Arc<str>, sink: Option<&Logs>) -> Self {
+        let sink = sink.map(|logs| Arc::clone(&logs.0));
+        Self { function: Arc::clone(function), sink, written: Mutex::default() }
+    }
+
     /// A new invocation starts.
     pub(crate) fn reset(&self) {
         *self.written() = Written::default();
@@ -165,7 +174,7 @@ impl Output {
     /// A line of the interface `logging`.
     pub(crate) fn log(&self, level: Level, message: &str) {
         let mut written = self.written();
-        if let Some(message) = admit(&mut written, message.as_bytes()) {
+        if let Some(message) = self.admit(&mut written, message.as_bytes()) {
             let message = String::from_utf8_lossy(message);
             self.line(level.as_str(), &message);
         }
@@ -183,7 +192,7 @@ impl Output {
     fn write(&self, bytes: &[u8], error: bool) {
         let mut written = self.written();
         let written = &mut *written;
-        let Some(bytes) = admit(written, bytes) else { return };
+        let Some(bytes) = self.admit(written, bytes) else { return };
         let pending = if error { &mut written.stderr } else { &mut written.stdout };
         pending.extend_from_slice(bytes);
         if let Some(end) = pending.iter().rposition(|byte| *byte == b'\n') {
@@ -212,25 +221,45 @@ impl Output {
     }
 
     fn line(&self, level: &'static str, message: &str) {
-        let message: String =
-            message.chars().map(|it| if it.is_control() { '\u{fffd}' } else { it }).collect();
+        let message = escaped(message);
         tracing::debug!(target: "millrace::guest", function = %self.function, level, message);
         if let Some(sink) = &self.sink {
             sink(LogLine { function: Arc::clone(&self.function), level, message });
         }
     }
 
+    /// As much of `bytes` as the invocation may still write; says so once when that is not all.
+    fn admit<'a>(&self, written: &mut Written, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let room = LOG_BYTES_MAX.saturating_sub(written.bytes);
+        let taken = &bytes[..bytes.len().min(room)];
+        written.bytes += taken.len();
+        if taken.len() < bytes.len() && !written.cut {
+            written.cut = true;
+            let text =
+                format!("more than {} KiB of log: the rest is left out", LOG_BYTES_MAX >> 10);
+            self.line("warn", &text);
+        }
+        (!taken.is_empty()).then_some(taken)
+    }
+
     fn written(&self) -> std::sync::MutexGuard<'_, Written> {
-        self.written.lock().expect("nothing panics while holding it")
+        // The sink is called with it held and may panic; what it guards stays whole.
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// As much of `bytes` as the invocation may still write.
-fn admit<'a>(written: &mut Written, bytes: &'a [u8]) -> Option<&'a [u8]> {
-    let room = LOG_BYTES_MAX.saturating_sub(written.bytes);
-    let taken = &bytes[..bytes.len().min(room)];
-    written.bytes += taken.len();
-    (!taken.is_empty()).then_some(taken)
+/// One line whatever is in it: control characters, and those that turn the direction of a text,
+/// become escapes.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for it in text.chars() {
+        if it.is_control() || matches!(it, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            line.extend(it.escape_default());
+        } else {
+            line.push(it);
+        }
+    }
+    line
 }
 
 #[derive(Clone)]

@@ -1,25 +1,31 @@
 //! One instance: calls it with a frame, and says what went wrong in the words of its author.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use frame::{End, Output, Request, RequestBuilder, Response, ResponseBuilder};
-use wasmtime::component::{TypedFunc, WasmList};
-use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime::component::TypedFunc;
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
 use super::engine::{Template, World};
-use super::host::Host;
+use super::host::{self, Host, escaped};
 use crate::{Failure, FailureKind, Invocation};
 
 /// How long past the deadline a guest that waits in the host is let be.
 const GRACE: Duration = Duration::from_millis(30);
+/// What a failure says at most, bytes.
+const MESSAGE_BYTES_MAX: usize = 1_000;
 
+/// The result of a call in the world `batch`. Lifted whole: the guest frees its own copy before
+/// the call returns, so a view of its memory (`WasmList`) would show what came after.
+type Batched = Vec<u8>;
 /// The result of a call in the world `map`.
 type Mapped = Result<Option<Vec<u8>>, String>;
 
 #[derive(Clone, Copy)]
 enum Handle {
-    Batch(TypedFunc<(&'static [u8],), (WasmList<u8>,)>),
+    Batch(TypedFunc<(&'static [u8],), (Batched,)>),
     Map(TypedFunc<(&'static [u8],), (Mapped,)>),
 }
 
@@ -38,23 +44,32 @@ impl std::fmt::Debug for Instance {
 impl Instance {
     /// Makes one.
     pub(crate) async fn start(template: &Template) -> Result<Self, Failure> {
+        let out = Arc::new(host::Output::new(&template.function, template.logs.as_ref()));
+        Self::start_by(template, out, Instant::now() + template.start_max).await
+    }
+
+    async fn start_by(
+        template: &Template,
+        out: Arc<host::Output>,
+        deadline: Instant,
+    ) -> Result<Self, Failure> {
         let module = &template.module;
-        let logs = template.logs.as_ref().map(|logs| &logs.0);
-        let host = Host::new(template.memory_bytes_max, &template.function, logs);
+        let host = Host::new(template.memory_bytes_max, out, deadline);
         let mut store = Store::new(module.engine(), host);
         store.limiter(|host| host);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|context| {
-            let over = context.data().deadline.is_some_and(|at| at <= Instant::now());
+            let over = context.data().deadline <= Instant::now();
             Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
         });
-        let started = module.pre().instantiate_async(&mut store).await;
-        let instance = started.map_err(|error| start_failure(&store, &error))?;
+        let started = bounded(module.pre().instantiate_async(&mut store), deadline).await;
+        let instance = started.map_err(|error| start_failure(template, &store, &error))?;
         let handle = match module.world() {
             World::Batch => instance.get_typed_func(&mut store, module.handle()).map(Handle::Batch),
             World::Map => instance.get_typed_func(&mut store, module.handle()).map(Handle::Map),
         };
-        let handle = handle.map_err(|error| start_failure(&store, &error))?;
+        let handle =
+            handle.map_err(|error| start_failure(template, &store, &CallError::Guest(error)))?;
         Ok(Self { store, handle })
     }
 
@@ -64,17 +79,29 @@ impl Instance {
         invocation: &Invocation,
         answer_bytes_max: usize,
     ) -> Result<Bytes, Failure> {
-        let deadline = Instant::now() + invocation.timeout;
-        self.store.data_mut().deadline = Some(deadline);
         self.store.data().out.reset();
+        let until = Instant::now() + invocation.timeout;
+        self.call_by(&invocation.frame, until, invocation.timeout, answer_bytes_max).await
+    }
+
+    async fn call_by(
+        &mut self,
+        frame: &[u8],
+        until: Instant,
+        timeout: Duration,
+        answer_bytes_max: usize,
+    ) -> Result<Bytes, Failure> {
+        let host = self.store.data_mut();
+        host.deadline = until;
+        host.memory_denied = false;
         let answer = match self.handle {
-            Handle::Batch(handle) => {
-                self.call_batch(handle, &invocation.frame, deadline, answer_bytes_max).await
-            }
-            Handle::Map(handle) => self.call_map(handle, &invocation.frame, deadline).await,
+            Handle::Batch(handle) => self.call_batch(handle, frame, until).await,
+            Handle::Map(handle) => self.call_map(handle, frame, until, answer_bytes_max).await,
         };
         let said = self.store.data().out.finish();
-        answer.map_err(|error| self.failure(error, invocation.timeout, &said))
+        let answer = answer.map_err(|error| self.failure(error, timeout, &said))?;
+        within(answer_bytes_max, answer.len())?;
+        Ok(answer)
     }
 
     /// Runs every record of a batch in an instance of its own; this one takes the first.
@@ -84,35 +111,28 @@ impl Instance {
         invocation: &Invocation,
         answer_bytes_max: usize,
     ) -> Result<Bytes, Failure> {
-        let request = parse(&invocation.frame)?;
+        let timeout = invocation.timeout;
+        let until = Instant::now() + timeout;
+        let request = Request::parse(&invocation.frame).map_err(|error| broken(error.0))?;
         let mut response = ResponseBuilder::new(request.batch_id(), request.len());
-        let until = Instant::now() + invocation.timeout;
         let mut held = Held::default();
-        for index in 0..request.len() {
-            let record = request.get(index);
+        let mut bytes = 0;
+        self.store.data().out.reset();
+        for (index, record) in request.iter().enumerate() {
             if held.holds(request.order(), &record) {
                 continue;
             }
             if index != 0 {
-                *self = Self::start(template).await?;
+                let out = Arc::clone(&self.store.data().out);
+                *self = Self::start_by(template, out, until).await.map_err(|failure| {
+                    let over = until <= Instant::now();
+                    if over { timed_out(timeout) } else { failure }
+                })?;
             }
-            let table = [(record.topic, record.partition)];
-            let order = request.order();
-            let mut one = RequestBuilder::new(request.batch_id(), order, request.context(), &table);
-            one.push(
-                0,
-                record.offset,
-                record.timestamp,
-                record.attempt,
-                record.key,
-                record.value,
-                record.headers.as_bytes(),
-                record.headers.len(),
-            );
-            let timeout = until.saturating_duration_since(Instant::now());
-            let frame = one.finish().into();
-            let one = Invocation { frame, batch_id: request.batch_id(), records: 1, timeout };
-            let answer = self.call(&one, answer_bytes_max).await?;
+            let one = alone(&request, &record);
+            let answer = self.call_by(&one, until, timeout, answer_bytes_max).await?;
+            bytes += answer.len();
+            within(answer_bytes_max, bytes)?;
             let answer =
                 Response::parse(&answer, request.batch_id(), 1).map_err(|error| broken(error.0))?;
             match answer.end(0) {
@@ -127,41 +147,35 @@ impl Instance {
                 response.output(&Output { source: index as u32, ..output });
             }
         }
-        capped(response.finish().into(), answer_bytes_max)
+        Ok(response.finish().into())
     }
 
     async fn call_batch(
         &mut self,
-        handle: TypedFunc<(&'static [u8],), (WasmList<u8>,)>,
+        handle: TypedFunc<(&'static [u8],), (Batched,)>,
         frame: &[u8],
-        deadline: Instant,
-        answer_bytes_max: usize,
+        until: Instant,
     ) -> Result<Bytes, CallError> {
         let call = async {
             // The typed function is keyed by its parameters' type; the borrow ends with the call.
             let handle = handle.func();
-            let handle = handle.typed::<(&[u8],), (WasmList<u8>,)>(&self.store)?;
+            let handle = handle.typed::<(&[u8],), (Batched,)>(&self.store)?;
             handle.call_async(&mut self.store, (frame,)).await
         };
-        let (answer,) = bounded(call, deadline).await?;
-        let bytes = answer.as_le_slice(&self.store);
-        if answer_bytes_max < bytes.len() {
-            let message =
-                format!("an answer of {} bytes; the limit is {answer_bytes_max}", bytes.len());
-            return Err(CallError::Broken(message));
-        }
-        Ok(Bytes::copy_from_slice(bytes))
+        Ok(bounded(call, until).await?.0.into())
     }
 
     async fn call_map(
         &mut self,
         handle: TypedFunc<(&'static [u8],), (Mapped,)>,
         frame: &[u8],
-        deadline: Instant,
+        until: Instant,
+        answer_bytes_max: usize,
     ) -> Result<Bytes, CallError> {
         let request = Request::parse(frame).map_err(|error| CallError::Broken(error.0.into()))?;
         let mut response = ResponseBuilder::new(request.batch_id(), request.len());
         let mut held = Held::default();
+        let mut bytes = 0_usize;
         for (index, record) in request.iter().enumerate() {
             if held.holds(request.order(), &record) {
                 continue;
@@ -171,7 +185,14 @@ impl Instance {
                 let handle = handle.func().typed::<(&[u8],), (Mapped,)>(&self.store)?;
                 handle.call_async(&mut self.store, (value,)).await
             };
-            match bounded(call, deadline).await?.0 {
+            let (mapped,) = bounded(call, until).await?;
+            bytes += match &mapped {
+                Ok(value) => value.as_ref().map_or(0, Vec::len),
+                Err(message) => message.len(),
+            };
+            within(answer_bytes_max, bytes)
+                .map_err(|failure| CallError::Broken(failure.message))?;
+            match mapped {
                 Ok(value) => {
                     response.ok(index);
                     if let Some(value) = &value {
@@ -190,22 +211,46 @@ impl Instance {
 
     /// What happened, for the function's author.
     fn failure(&self, error: CallError, timeout: Duration, said: &str) -> Failure {
-        let (kind, message) = match error {
-            CallError::Broken(message) => (FailureKind::BrokenAnswer, message),
-            CallError::Timeout => (FailureKind::Timeout, timed_out(timeout)),
-            CallError::Guest(error) => match error.downcast_ref::<Trap>() {
-                Some(Trap::Interrupt) => (FailureKind::Timeout, timed_out(timeout)),
-                _ if self.store.data().memory_denied => (
-                    FailureKind::OutOfMemory,
-                    "the function asked for more memory than its limit".into(),
-                ),
-                Some(trap) if said.is_empty() => (FailureKind::Crash, trap.to_string()),
-                _ if said.is_empty() => (FailureKind::Crash, error.root_cause().to_string()),
-                _ => (FailureKind::Crash, said.to_owned()),
-            },
+        let error = match error {
+            CallError::Broken(message) => return broken(message),
+            CallError::Timeout => return timed_out(timeout),
+            CallError::Guest(error) => error,
         };
-        Failure { kind, message }
+        let trap = error.downcast_ref::<Trap>();
+        if trap == Some(&Trap::Interrupt) {
+            return timed_out(timeout);
+        }
+        if self.store.data().memory_denied {
+            let limit = memory_limit(&self.store);
+            let message = format!("the function asked for more than its {limit} of memory");
+            return Failure { kind: FailureKind::OutOfMemory, message };
+        }
+        let mut message = match trap {
+            _ if !said.is_empty() => escaped(said),
+            Some(trap) => trap.to_string(),
+            None => escaped(&error.root_cause().to_string()),
+        };
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+        Failure { kind: FailureKind::Crash, message }
     }
+}
+
+/// The frame of one record of a request, as if it had come alone.
+fn alone(request: &Request<'_>, record: &frame::RequestRecord<'_>) -> Vec<u8> {
+    let table = [(record.topic, record.partition)];
+    let mut one =
+        RequestBuilder::new(request.batch_id(), request.order(), request.context(), &table);
+    one.push(
+        0,
+        record.offset,
+        record.timestamp,
+        record.attempt,
+        record.key,
+        record.value,
+        record.headers.as_bytes(),
+        record.headers.len(),
+    );
+    one.finish()
 }
 
 /// Which later records a failed one holds back (functions.md section 2).
@@ -239,37 +284,56 @@ enum CallError {
 /// A guest that computes is interrupted by its ticks; one that waits in the host, by this.
 async fn bounded<T>(
     call: impl Future<Output = wasmtime::Result<T>>,
-    deadline: Instant,
+    until: Instant,
 ) -> Result<T, CallError> {
-    match tokio::time::timeout_at((deadline + GRACE).into(), call).await {
+    match tokio::time::timeout_at((until + GRACE).into(), call).await {
         Ok(result) => result.map_err(CallError::Guest),
         Err(_elapsed) => Err(CallError::Timeout),
     }
-}
-
-fn parse(frame: &[u8]) -> Result<Request<'_>, Failure> {
-    Request::parse(frame).map_err(|error| broken(error.0))
 }
 
 fn broken(message: impl Into<String>) -> Failure {
     Failure { kind: FailureKind::BrokenAnswer, message: message.into() }
 }
 
-fn capped(answer: Bytes, answer_bytes_max: usize) -> Result<Bytes, Failure> {
-    if answer.len() <= answer_bytes_max {
-        return Ok(answer);
+/// Refuses an answer over its limit.
+fn within(answer_bytes_max: usize, bytes: usize) -> Result<(), Failure> {
+    if bytes <= answer_bytes_max {
+        return Ok(());
     }
-    Err(broken(format!("an answer of {} bytes; the limit is {answer_bytes_max}", answer.len())))
+    Err(broken(format!("an answer of {bytes} bytes; the limit is {answer_bytes_max}")))
 }
 
-fn timed_out(timeout: Duration) -> String {
-    format!("Task timed out after {:.2} seconds", timeout.as_secs_f64())
+fn timed_out(timeout: Duration) -> Failure {
+    let message = format!("Task timed out after {:.2} seconds", timeout.as_secs_f64());
+    Failure { kind: FailureKind::Timeout, message }
 }
 
-fn start_failure(store: &Store<Host>, error: &wasmtime::Error) -> Failure {
-    if store.data().memory_denied {
-        let message = "the function needs more memory to start than its limit".to_owned();
-        return Failure { kind: FailureKind::OutOfMemory, message };
-    }
-    Failure { kind: FailureKind::Start, message: format!("{error:#}") }
+/// A limit as people write it.
+fn memory_limit(store: &Store<Host>) -> String {
+    format!("{} MiB", store.data().memory_bytes_max >> 20)
+}
+
+fn start_failure(template: &Template, store: &Store<Host>, error: &CallError) -> Failure {
+    let slow = || format!("the instance did not start within {:?}", template.start_max);
+    let error = match error {
+        CallError::Guest(error) => error,
+        CallError::Timeout => return Failure { kind: FailureKind::Start, message: slow() },
+        CallError::Broken(message) => return broken(message.as_str()),
+    };
+    let (kind, message) = if store.data().memory_denied {
+        let limit = memory_limit(store);
+        let message = format!("the function needs more than its {limit} of memory to start");
+        (FailureKind::OutOfMemory, message)
+    } else if error.is::<PoolConcurrencyLimitError>() {
+        let message = "the node runs as many instances as it may".to_owned();
+        (FailureKind::NoCapacity, message)
+    } else if error.downcast_ref::<Trap>() == Some(&Trap::Interrupt) {
+        (FailureKind::Start, slow())
+    } else {
+        let mut message = escaped(&format!("{error:#}"));
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+        (FailureKind::Start, message)
+    };
+    Failure { kind, message }
 }

@@ -51,6 +51,10 @@
 //! - **FC-3** a response is accepted only if it echoes batch id and count, says of every record
 //!   how it ended, and has a failure entry for exactly the failed ones.
 //! - **FC-4** outputs ascend by source, and belong to records that ended ok.
+//! - **FC-5** the entries of a response claim no byte of the arena twice over: their lengths add
+//!   up to no more than it has, so that a small answer never turns into a large one.
+//!
+//! Readers of a screen each, in Python and JavaScript: `readers/` beside this crate's sources.
 
 mod request;
 mod response;

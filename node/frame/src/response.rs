@@ -197,7 +197,7 @@ impl<'a> Response<'a> {
     ///
     /// # Errors
     ///
-    /// What is wrong with them (FC-3, FC-4).
+    /// What is wrong with them (FC-3, FC-4, FC-5).
     pub fn parse(bytes: &'a [u8], batch_id: u64, records: usize) -> Result<Self, FrameError> {
         let head = bytes.get(..HEAD).ok_or(FrameError("an answer shorter than its head"))?;
         if head[0] != VERSION || head[1] != KIND {
@@ -262,6 +262,17 @@ impl<'a> Response<'a> {
 
     fn check_outputs(&self) -> Result<(), FrameError> {
         let mut last = 0;
+        // FC-5: what is left of the arena for the next entry to claim.
+        let mut room = self.arena.len();
+        let mut claim = |bytes: usize| {
+            let left = room.checked_sub(bytes);
+            room = left.ok_or(FrameError("entries that claim more bytes than the answer has"))?;
+            Ok(())
+        };
+        for (_record, code, message) in &self.failures {
+            claim(code.len())?;
+            claim(message.len())?;
+        }
         for entry in self.outputs.chunks_exact(self.output_length) {
             let output = output(entry, self.arena)
                 .ok_or(FrameError("an output that points outside the answer"))?;
@@ -269,6 +280,12 @@ impl<'a> Response<'a> {
                 return Err(FrameError("outputs that do not ascend by source"));
             }
             last = output.source;
+            claim(output.topic.map_or(0, str::len))?;
+            claim(output.value.map_or(0, <[u8]>::len))?;
+            claim(output.headers.as_bytes().len())?;
+            if let OutputKey::Bytes(key) = output.key {
+                claim(key.len())?;
+            }
             match self.ends.get(output.source as usize) {
                 Some(&OK) => {}
                 Some(_) => return Err(FrameError("an output of a record that did not end ok")),

@@ -1,4 +1,6 @@
-//! FC-1 to FC-4, by round trips and by damaged frames.
+//! FC-1 to FC-5, by round trips and by damaged frames.
+
+mod readers;
 
 use crate::{
     Context, End, HeadersBuilder, Order, Output, OutputKey, Request, RequestBuilder, Response,
@@ -42,6 +44,61 @@ fn response() -> Vec<u8> {
     });
     builder.failed(1, "Test.Failed", "it did");
     builder.finish()
+}
+
+/// As a later version may write them: a head that is 8 bytes longer, entries that are 4 longer.
+fn widened_request() -> Vec<u8> {
+    let old = request();
+    let word = |at: usize| u32::from_le_bytes(old[at..at + 4].try_into().unwrap()) as usize;
+    let (entries, arena) = (word(32), word(36));
+    let mut new = [&old[..48], &[0xee; 8], &old[48..entries]].concat();
+    for entry in old[entries..arena].chunks_exact(56) {
+        new.extend_from_slice(entry);
+        new.extend_from_slice(&[0xee; 4]);
+    }
+    new.extend_from_slice(&old[arena..]);
+    (new[4], new[6]) = (56, 60);
+    let moved = 8 + 4 * word(16);
+    let words = [(24, 8), (28, 8), (32, 8), (36, moved), (40, moved)];
+    for (at, by) in words {
+        new[at..at + 4].copy_from_slice(&((word(at) + by) as u32).to_le_bytes());
+    }
+    new
+}
+
+/// The same for a response.
+fn widened_response() -> Vec<u8> {
+    let old = response();
+    let word = |at: usize| u32::from_le_bytes(old[at..at + 4].try_into().unwrap()) as usize;
+    let (outputs, failures, arena) = (word(32), word(36), word(40));
+    let mut new = [&old[..48], &[0xee; 8], &old[48..outputs]].concat();
+    for (part, each) in [(&old[outputs..failures], 48), (&old[failures..arena], 24)] {
+        for entry in part.chunks_exact(each) {
+            new.extend_from_slice(entry);
+            new.extend_from_slice(&[0xee; 4]);
+        }
+    }
+    new.extend_from_slice(&old[arena..]);
+    (new[2], new[4], new[6]) = (28, 56, 52);
+    let of_outputs = 8 + 4 * word(20);
+    let moved = of_outputs + 4 * word(24);
+    let words = [(28, 8), (32, 8), (36, of_outputs), (40, moved), (44, moved)];
+    for (at, by) in words {
+        new[at..at + 4].copy_from_slice(&((word(at) + by) as u32).to_le_bytes());
+    }
+    new
+}
+
+#[test]
+fn what_a_later_version_adds_is_skipped() {
+    let (old, new) = (request(), widened_request());
+    let (old, new) = (Request::parse(&old).unwrap(), Request::parse(&new).unwrap());
+    assert_eq!((old.context(), old.len()), (new.context(), new.len()));
+    assert!(old.iter().eq(new.iter()));
+    let (old, new) = (response(), widened_response());
+    let (old, new) = (Response::parse(&old, 7, 3).unwrap(), Response::parse(&new, 7, 3).unwrap());
+    assert!(old.outputs().eq(new.outputs()));
+    assert!((0..3).all(|index| old.end(index) == new.end(index)));
 }
 
 #[test]
@@ -110,6 +167,34 @@ fn results_that_contradict_themselves_are_refused() {
     assert!(Response::parse(&back.finish(), 1, 2).is_err(), "FC-4: sources descend");
 }
 
+/// FC-5: entries that all point at the same bytes would be gigabytes once they are copied.
+#[test]
+fn a_small_answer_does_not_turn_into_a_large_one() {
+    let word = |bytes: &[u8], at: usize| {
+        u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
+    };
+    let mut outputs = ResponseBuilder::new(1, 1);
+    outputs.ok(0);
+    for value in [&[b'v'; 1_000][..], b"", b""] {
+        outputs.output(&Output { value: Some(value), ..Output::default() });
+    }
+    let mut bytes = outputs.finish();
+    assert!(Response::parse(&bytes, 1, 1).is_ok());
+    let second = word(&bytes, 32) + 48;
+    bytes[second + 24..second + 28].copy_from_slice(&0_u32.to_le_bytes());
+    bytes[second + 28..second + 32].copy_from_slice(&1_000_u32.to_le_bytes());
+    assert!(Response::parse(&bytes, 1, 1).is_err(), "FC-5: a value shared by two outputs");
+
+    let mut failures = ResponseBuilder::new(1, 2);
+    failures.failed(0, "A", "a long account");
+    failures.failed(1, "A", "");
+    let mut bytes = failures.finish();
+    assert!(Response::parse(&bytes, 1, 2).is_ok());
+    let (first, second) = (word(&bytes, 36), word(&bytes, 36) + 24);
+    bytes.copy_within(first + 12..first + 20, second + 12);
+    assert!(Response::parse(&bytes, 1, 2).is_err(), "FC-5: a text shared by two failures");
+}
+
 /// FC-2: truncations, flips, overwritten words, and a seeded mix of them.
 #[test]
 fn no_bytes_make_a_decoder_panic() {
@@ -143,7 +228,7 @@ fn no_bytes_make_a_decoder_panic() {
         rng ^= rng << 17;
         usize::try_from(rng % below as u64).unwrap()
     };
-    for _round in 0..50_000 {
+    for _round in 0..300_000 {
         let mut bad = frames[draw(2)].clone();
         for _change in 0..=draw(4) {
             let at = draw(bad.len() - 4);
@@ -186,5 +271,61 @@ fn any_records_round_trip() {
             assert_eq!((record.key, record.value), (key.as_deref(), value.as_deref()));
         }
         assert_eq!(request.len(), count);
+    }
+}
+
+/// FC-1 for seeded results: ends, outputs with every choice, failures.
+#[test]
+fn any_results_round_trip() {
+    let mut rng = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut draw = move |below: u64| {
+        rng ^= rng << 13;
+        rng ^= rng >> 7;
+        rng ^= rng << 17;
+        rng % below
+    };
+    for round in 0..300_u64 {
+        let count = draw(30) as usize;
+        let mut builder = ResponseBuilder::new(round, count);
+        let (mut ends, mut outputs) = (Vec::new(), Vec::new());
+        for index in 0..count {
+            let end = draw(4);
+            ends.push((end, format!("Code.{}", draw(3)), "m".repeat(draw(20) as usize)));
+            match end {
+                0 => builder.not_run(index),
+                1 => builder.failed(index, &ends[index].1, &ends[index].2),
+                _ => builder.ok(index),
+            }
+            for _output in 0..if end < 2 { 0 } else { draw(3) } {
+                let mut headers = HeadersBuilder::default();
+                (0..draw(3)).for_each(|it| headers.push(&[it as u8], (it == 0).then_some(b"v")));
+                outputs.push((index as u32, draw(3), draw(3), draw(100), headers));
+            }
+        }
+        let values: Vec<Vec<u8>> = outputs.iter().map(|it| vec![b'v'; it.3 as usize]).collect();
+        let outputs: Vec<Output<'_>> = outputs
+            .iter()
+            .zip(&values)
+            .map(|((source, topic, key, length, headers), value)| Output {
+                source: *source,
+                topic: [None, Some("alerts"), Some("")][*topic as usize],
+                key: [OutputKey::Keep, OutputKey::None, OutputKey::Bytes(b"k")][*key as usize],
+                value: (*length != 0).then_some(value),
+                headers: headers.headers(),
+                partition: (*length % 3 == 0).then_some(*length as i32),
+            })
+            .collect();
+        outputs.iter().for_each(|output| builder.output(output));
+        let bytes = builder.finish();
+        let response = Response::parse(&bytes, round, count).unwrap();
+        assert!(response.outputs().eq(outputs.iter().copied()), "FC-1, round {round}");
+        for (index, (end, code, message)) in ends.iter().enumerate() {
+            let expected = match end {
+                0 => End::NotRun,
+                1 => End::Failed { code, message },
+                _ => End::Ok,
+            };
+            assert_eq!(response.end(index), expected, "FC-1, round {round}");
+        }
     }
 }

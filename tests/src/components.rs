@@ -35,6 +35,7 @@ const SAMPLES: &[Sample] = &[
     Sample { name: "bomb", values: &["a", "b", "bomb"] },
     Sample { name: "misbehave", values: &["a", "fail", "topic"] },
     Sample { name: "map_upper", values: &["a", "", "fail"] },
+    Sample { name: "probe", values: &["count", "holes", "reach"] },
     Sample { name: "wants_more", values: &["a"] },
 ];
 
@@ -47,6 +48,7 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     let root = binaries::root();
     let into = binaries::target().join("prove-components");
     let built = into.join(TARGET).join("release");
+    all_are_sampled(&root.join("tests/components"))?;
     run.note("building the components of the tests");
     build(&root.join("tests/components"), &into, &["--examples"])?;
     for function in ["tidy", "gale"] {
@@ -103,7 +105,7 @@ fn read(path: &Path) -> Result<Vec<u8>, NotShown> {
 fn build(folder: &Path, into: &Path, more: &[&str]) -> Result<(), NotShown> {
     let cargo = || {
         let mut cargo = binaries::cargo();
-        cargo.current_dir(folder).env("CARGO_TARGET_DIR", into);
+        cargo.current_dir(folder).env("CARGO_TARGET_DIR", into).env("RUSTFLAGS", remapped());
         cargo.args(["build", "--release", "--locked", "--target", TARGET]).args(more);
         cargo
     };
@@ -117,6 +119,31 @@ fn build(folder: &Path, into: &Path, more: &[&str]) -> Result<(), NotShown> {
         said = command::run(&mut cargo(), BUILD_MAX)?;
     }
     demand!(said.status == Some(0), "{} does not build: {}", folder.display(), said.stderr);
+    Ok(())
+}
+
+/// As `tests/components/make.sh`: without paths of the machine, so that bytes can be the same.
+fn remapped() -> String {
+    let home = std::env::var_os("CARGO_HOME").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
+        PathBuf::from,
+    );
+    format!(
+        "--remap-path-prefix={}=millrace --remap-path-prefix={}=registry",
+        binaries::root().display(),
+        home.join("registry/src").display()
+    )
+}
+
+/// That no committed component goes unwatched.
+fn all_are_sampled(folder: &Path) -> Result<(), NotShown> {
+    for entry in std::fs::read_dir(folder).during("list the components")? {
+        let path = entry.during("list the components")?.path();
+        let is_component = path.extension().is_some_and(|it| it == "wasm");
+        let is_sampled =
+            SAMPLES.iter().any(|it| path.file_stem().is_some_and(|stem| stem == it.name));
+        demand!(!is_component || is_sampled, "{} has no sample here", path.display());
+    }
     Ok(())
 }
 

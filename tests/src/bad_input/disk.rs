@@ -77,7 +77,7 @@ fn has_all(api: &Api, expected: usize) -> Result<(), NotShown> {
     Ok(())
 }
 
-/// Appends until the node refuses; how many records it acknowledged.
+/// Appends until the node refuses even one small record; how many it acknowledged.
 fn fill(api: &Api) -> Result<usize, NotShown> {
     let batch: Vec<ToProduce> = (0..200)
         .map(|number| ToProduce {
@@ -86,11 +86,19 @@ fn fill(api: &Api) -> Result<usize, NotShown> {
         })
         .collect();
     let mut acknowledged = 0;
-    for _batch in 0..5_000 {
-        let answer = api.produce("identity.in", &batch);
+    for records in [&batch[..], &batch[..1]] {
+        acknowledged += fill_with(api, records)?;
+    }
+    Ok(acknowledged)
+}
+
+fn fill_with(api: &Api, records: &[ToProduce]) -> Result<usize, NotShown> {
+    let mut acknowledged = 0;
+    for _append in 0..5_000 {
+        let answer = api.produce("identity.in", records);
         match answer {
-            Ok(()) => acknowledged += batch.len(),
-            Err(ApiError::Refused { .. }) if is_refusal(&answer) => return Ok(acknowledged),
+            Ok(()) => acknowledged += records.len(),
+            Err(_) if is_refusal(&answer) => return Ok(acknowledged),
             Err(error) => return Err(broken(format!("not refused but: {error}"))),
         }
     }

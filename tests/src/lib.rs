@@ -11,5 +11,6 @@ pub mod hidden;
 pub mod journal_reader;
 pub mod kill_embedded;
 pub mod promise;
+pub mod sim;
 pub mod speed_embedded;
 pub mod workspace_tests;

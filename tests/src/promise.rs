@@ -238,6 +238,27 @@ pub const PROMISES: &[Promise] = &[
         run: crate::crash_points::run,
     },
     Promise {
+        name: "simulation",
+        says: "the cores, composed over a simulated bus, disk, clock and crashes, lose nothing, \
+               repeat nothing and keep their order in every seeded life, and each planted bug is \
+               noticed",
+        needs: "nothing",
+        flags: &["seeds"],
+        full: "5 min: 20,000 seeds",
+        ci: "1 min: 2,000 seeds",
+        may_skip: false,
+        floors: &[
+            ("seeds", 2_000),
+            ("records", 1_000_000),
+            ("effective_crashes", 6_000),
+            ("effective_crashes_least", 3),
+            ("checks", 10_000_000),
+            ("played_twice", 20),
+            ("red_controls", 7),
+        ],
+        run: crate::sim::run,
+    },
+    Promise {
         name: "first-alert",
         says: "the README's first command shows an alert within 5 s, and over ten stops (five by \
                SIGKILL) each reading has its output exactly once",

@@ -1,0 +1,307 @@
+//! A pure core: what was promised, in the plainest words, and whether it holds at every write,
+//! every invocation and every crash. It shares no code with the cores that it judges.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dispatch::Order;
+
+use super::bus::{Move, Place};
+use super::plan::{DEAD, Origin, Plan, Rec, TOPICS, output_count, output_value};
+
+/// (trigger, partition, offset).
+type Key = (usize, usize, i64);
+
+/// A record that a trigger has to settle.
+#[derive(Clone, Copy, Debug)]
+struct Source {
+    rec: Rec,
+    delivered: bool,
+    /// Durable outputs, a bit each.
+    outputs: u32,
+    dead: bool,
+    /// The epoch whose position settled it.
+    settled: Option<u64>,
+}
+
+/// One assignment of one shard, while it runs.
+#[derive(Debug)]
+struct Life {
+    shard: usize,
+    epoch: u64,
+    next: i64,
+    attempts: BTreeMap<i64, u32>,
+    /// Offsets and keys of the records that run, by invocation.
+    running: BTreeMap<u64, Vec<(i64, Option<u8>)>>,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(super) struct Checker {
+    orders: Vec<Order>,
+    attempts_max: Vec<u32>,
+    /// Trigger and partition of each shard.
+    shards: Vec<(usize, usize)>,
+    sources: BTreeMap<Key, Source>,
+    places: BTreeMap<usize, Place>,
+    high: BTreeMap<(usize, usize), i64>,
+    /// The last output by trigger, source partition, and key or output partition.
+    last: BTreeMap<(usize, usize, usize), (i64, u32)>,
+    inputs: BTreeSet<u64>,
+    /// Acknowledged and not durable.
+    owed: BTreeSet<u64>,
+    lives: BTreeMap<u64, Life>,
+    pub(super) acknowledged: usize,
+    settled: usize,
+    pub(super) dead: u64,
+    pub(super) outputs: u64,
+    pub(super) checks: u64,
+}
+
+macro_rules! hold {
+    ($self:ident, $condition:expr, $($why:tt)+) => {
+        $self.checks += 1;
+        if !$condition {
+            return Err(format!($($why)+));
+        }
+    };
+}
+
+impl Checker {
+    pub(super) fn new(plan: &Plan, shards: &[(usize, usize)]) -> Self {
+        let triggers = plan.triggers.iter().map(|it| &it.dispatch);
+        Self {
+            orders: triggers.clone().map(|it| it.order).collect(),
+            attempts_max: triggers.map(|it| it.retry.attempts_max.get()).collect(),
+            shards: shards.to_vec(),
+            sources: BTreeMap::new(),
+            places: BTreeMap::new(),
+            high: BTreeMap::new(),
+            last: BTreeMap::new(),
+            inputs: BTreeSet::new(),
+            owed: BTreeSet::new(),
+            lives: BTreeMap::new(),
+            acknowledged: 0,
+            settled: 0,
+            dead: 0,
+            outputs: 0,
+            checks: 0,
+        }
+    }
+
+    /// A producer heard that its record is kept.
+    pub(super) fn on_acknowledged(&mut self, value: u64) {
+        self.acknowledged += 1;
+        if !self.inputs.contains(&value) {
+            self.owed.insert(value);
+        }
+    }
+
+    /// A record is durable.
+    pub(super) fn on_append(
+        &mut self,
+        topic: usize,
+        partition: usize,
+        offset: i64,
+        rec: &Rec,
+    ) -> Result<(), String> {
+        match rec.origin {
+            None => {
+                self.inputs.insert(rec.value);
+                self.owed.remove(&rec.value);
+            }
+            Some(origin) => self.on_output(topic, partition, rec, origin)?,
+        }
+        let high = self.high.entry((topic, partition)).or_default();
+        *high = offset + 1;
+        // The topics that a trigger reads are numbered like the triggers.
+        if topic < self.orders.len() {
+            let source =
+                Source { rec: *rec, delivered: false, outputs: 0, dead: false, settled: None };
+            let held = self.sources.insert((topic, partition, offset), source);
+            hold!(self, held.is_none(), "the simulated bus used offset {offset} twice");
+        }
+        Ok(())
+    }
+
+    fn on_output(
+        &mut self,
+        topic: usize,
+        partition: usize,
+        rec: &Rec,
+        origin: Origin,
+    ) -> Result<(), String> {
+        let Origin { trigger, partition: from, offset, index } = origin;
+        let Some(source) = self.sources.get_mut(&(trigger, from, offset)) else {
+            return Err(format!("DEL-4: {origin:?} does not exist"));
+        };
+        let value = source.rec.value;
+        hold!(self, source.delivered, "DEL-4: {origin:?} was never delivered");
+        hold!(self, source.rec.key == rec.key, "DEL-4: the key of {origin:?} changed");
+        let Some(index) = index else {
+            hold!(self, topic == DEAD + trigger && topic < TOPICS, "DEL-4: {origin:?} to {topic}");
+            hold!(
+                self,
+                rec.value == value,
+                "DEL-4: the dead letter of {origin:?} has another value"
+            );
+            hold!(self, !source.dead && source.outputs == 0, "DEL-2: {origin:?} has two ends");
+            source.dead = true;
+            self.dead += 1;
+            return Ok(());
+        };
+        hold!(self, index < output_count(trigger, value), "DEL-4: {origin:?} makes fewer");
+        let expected = output_value(trigger, value, index);
+        hold!(self, rec.value == expected, "DEL-4: {origin:?} has another value");
+        hold!(self, !source.dead, "DEL-2: {origin:?} was dead-lettered too");
+        hold!(self, source.outputs & (1 << index) == 0, "DEL-2: {origin:?} is a duplicate");
+        source.outputs |= 1 << index;
+        self.outputs += 1;
+        let thread = match self.orders[trigger] {
+            Order::None => return Ok(()),
+            Order::Key => match rec.key {
+                None => return Ok(()),
+                Some(key) => usize::from(key),
+            },
+            Order::Partition => partition,
+        };
+        let last = self.last.insert((trigger, from, thread), (offset, index));
+        let ascends = last.is_none_or(|last| last < (offset, index));
+        hold!(self, ascends, "DEL-6: {origin:?} comes after {last:?}");
+        Ok(())
+    }
+
+    /// A position is durable.
+    pub(super) fn on_move(&mut self, moved: &Move) -> Result<(), String> {
+        let (trigger, partition) = self.shards[moved.shard];
+        let place = &moved.place;
+        let before = self.places.insert(moved.shard, place.clone()).unwrap_or_default();
+        hold!(self, before.next <= place.next, "DEL-7: {before:?} went back to {place:?}");
+        let high = self.high.get(&(trigger, partition)).copied().unwrap_or(0);
+        hold!(self, place.next <= high, "DEL-7: {place:?} passes the high watermark {high}");
+        let mut newly = 0;
+        let ranges = std::iter::once((before.next, place.next)).chain(place.completions.clone());
+        for (start, end) in ranges {
+            let range = (trigger, partition, start)..(trigger, partition, end);
+            for ((_, _, offset), source) in self.sources.range_mut(range) {
+                let all = (1_u32 << output_count(trigger, source.rec.value)) - 1;
+                hold!(
+                    self,
+                    source.delivered && (source.dead || source.outputs == all),
+                    "DEL-7: offset {offset} of shard {} is not settled, but {place:?}",
+                    moved.shard
+                );
+                if source.settled.is_none() {
+                    source.settled = Some(moved.epoch);
+                    newly += 1;
+                }
+            }
+        }
+        for &(start, end) in &before.completions {
+            let range = (trigger, partition, start)..(trigger, partition, end);
+            for &(_, _, offset) in self.sources.range(range).map(|it| it.0) {
+                hold!(self, place.tells(offset), "DEL-7: {before:?} forgot {offset}: {place:?}");
+            }
+        }
+        let records = moved.records;
+        hold!(self, newly == records, "DEL-9: a commit of {records} records settles {newly}");
+        self.settled += newly as usize;
+        Ok(())
+    }
+
+    /// A shard was assigned and goes on here.
+    pub(super) fn on_life(&mut self, life: u64, shard: usize, epoch: u64, next: i64) {
+        let (attempts, running) = (BTreeMap::new(), BTreeMap::new());
+        self.lives.insert(life, Life { shard, epoch, next, attempts, running });
+    }
+
+    /// A core runs records: offsets, keys and attempts.
+    pub(super) fn on_invoke(
+        &mut self,
+        life: u64,
+        invocation: u64,
+        records: impl Iterator<Item = (i64, Option<u8>, u32)>,
+    ) -> Result<(), String> {
+        let it = self.lives.get_mut(&life).expect("a life that began");
+        let (trigger, partition) = self.shards[it.shard];
+        let order = self.orders[trigger];
+        let mut run = Vec::new();
+        for (offset, key, attempt) in records {
+            let Some(source) = self.sources.get_mut(&(trigger, partition, offset)) else {
+                return Err(format!("DEL-4: offset {offset} was delivered and does not exist"));
+            };
+            source.delivered = true;
+            let anew = source.settled.is_some_and(|epoch| epoch <= it.epoch);
+            hold!(self, !anew, "OT-4: offset {offset} is settled and runs again");
+            let last = it.attempts.insert(offset, attempt);
+            let follows = last.map_or(attempt == 1, |last| attempt == last || attempt == last + 1);
+            hold!(self, follows, "SD-3: attempt {attempt} of {offset} follows {last:?}");
+            let most = self.attempts_max[trigger];
+            hold!(self, attempt <= most, "SD-3: attempt {attempt} of {offset}, {most} allowed");
+            for &(other, with) in it.running.values().flatten() {
+                let together = match order {
+                    Order::None => false,
+                    Order::Key => key.is_some() && key == with,
+                    Order::Partition => true,
+                };
+                hold!(self, !together && other != offset, "SD-5: {offset} runs beside {other}");
+            }
+            run.push((offset, key));
+        }
+        it.running.insert(invocation, run);
+        Ok(())
+    }
+
+    /// An invocation was reported as over.
+    pub(super) fn on_over(&mut self, life: u64, invocation: u64) {
+        if let Some(it) = self.lives.get_mut(&life) {
+            it.running.remove(&invocation);
+        }
+    }
+
+    /// A core asks for a commit.
+    pub(super) fn on_commit(&mut self, life: u64, epoch: u64, place: &Place) -> Result<(), String> {
+        let it = self.lives.get_mut(&life).expect("a life that began");
+        hold!(self, it.epoch == epoch, "OWN-1: a commit of epoch {epoch} in {}", it.epoch);
+        hold!(self, it.next <= place.next, "OT-1: {} went back to {place:?}", it.next);
+        it.next = place.next;
+        Ok(())
+    }
+
+    /// A core's own account of what it holds.
+    pub(super) fn on_counted(
+        &mut self,
+        admitted: u64,
+        settled: u64,
+        open: u64,
+    ) -> Result<(), String> {
+        hold!(self, admitted == settled + open, "DEL-9: {admitted} in, {settled} out, {open} held");
+        Ok(())
+    }
+
+    /// After a crash only what is durable is left.
+    pub(super) fn after_crash(&mut self) -> Result<(), String> {
+        let owed = self.owed.len();
+        hold!(self, owed == 0, "DEL-1: {owed} acknowledged inputs are lost");
+        Ok(())
+    }
+
+    /// Records that no trigger has settled yet.
+    pub(super) fn open(&self) -> usize {
+        self.sources.len() - self.settled
+    }
+
+    /// All is quiet: nothing may be left.
+    pub(super) fn at_end(&mut self) -> Result<(), String> {
+        let (open, owed) = (self.open(), self.owed.len());
+        hold!(self, open == 0 && owed == 0, "DEL-1: {open} records open, {owed} inputs lost");
+        let mut tally = [0_usize; 3];
+        for (&(trigger, ..), source) in &self.sources {
+            let filtered = output_count(trigger, source.rec.value) == 0;
+            tally[if source.dead { 0 } else { usize::from(filtered) + 1 }] += 1;
+        }
+        let (all, ends) = (self.sources.len(), tally.iter().sum::<usize>());
+        let dead = usize::try_from(self.dead).unwrap_or(usize::MAX);
+        hold!(self, all == ends && tally[0] == dead, "DEL-9: {all} in, {tally:?} out");
+        Ok(())
+    }
+}

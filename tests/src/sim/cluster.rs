@@ -1,0 +1,71 @@
+//! What the simulated cluster agrees on: the real replicated state over a list of commands that no
+//! crash loses. Every assignment is replayed from the start, which has to give the same state.
+
+use bus::{Epoch, ShardId};
+use cluster::{App, Command, Function, State, Trigger};
+
+use super::plan::Plan;
+
+/// See the module's head.
+#[derive(Debug)]
+pub(super) struct Ground {
+    commands: Vec<Command>,
+    state: State,
+    ids: Vec<ShardId>,
+    /// Trigger and partition of each shard.
+    places: Vec<(usize, usize)>,
+}
+
+impl Ground {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let mut app = App::default();
+        for (number, trigger) in plan.triggers.iter().enumerate() {
+            let function = format!("f{number}");
+            let spec = Function {
+                revision: "r1".to_owned(),
+                package: "p1".to_owned(),
+                spec: "{}".to_owned(),
+            };
+            app.functions.insert(function.clone(), spec);
+            let partitions = plan.partitions[trigger.source] as u32;
+            let topics = [(format!("t{}", trigger.source), partitions)].into();
+            app.triggers.insert(format!("sim/f{number}/x"), Trigger { function, topics });
+        }
+        let deploy = Command::Deploy { name: "sim".to_owned(), app };
+        let mut state = State::default();
+        state.apply(&deploy).expect("the application is whole");
+        let (ids, places) = state
+            .shards()
+            .iter()
+            .map(|(&id, shard)| {
+                let own = |trigger: &usize| shard.trigger == format!("sim/f{trigger}/x");
+                let trigger = (0..plan.triggers.len()).find(own).expect("a trigger's shard");
+                (id, (trigger, shard.partition as usize))
+            })
+            .unzip();
+        Self { commands: vec![deploy], state, ids, places }
+    }
+
+    /// Trigger and partition of each shard.
+    pub(super) fn places(&self) -> &[(usize, usize)] {
+        &self.places
+    }
+
+    /// Assigns these shards anew; their epochs.
+    pub(super) fn assign(&mut self, shards: &[usize]) -> Result<Vec<Epoch>, String> {
+        let ids: Vec<ShardId> = shards.iter().map(|&shard| self.ids[shard]).collect();
+        let command = Command::Assign { shards: ids.clone(), owner: "node".to_owned() };
+        let before: Vec<Epoch> = ids.iter().map(|id| self.state.shards()[id].epoch).collect();
+        self.commands.push(command);
+        let mut state = State::default();
+        for command in &self.commands {
+            state.apply(command).map_err(|why| format!("RS-4: {why}"))?;
+        }
+        self.state = state;
+        let epochs: Vec<Epoch> = ids.iter().map(|id| self.state.shards()[id].epoch).collect();
+        if before.iter().zip(&epochs).any(|(before, epoch)| before.0 + 1 != epoch.0) {
+            return Err(format!("RS-1: from {before:?} to {epochs:?}"));
+        }
+        Ok(epochs)
+    }
+}

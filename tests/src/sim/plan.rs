@@ -1,0 +1,178 @@
+//! What a seed decides before anything runs: the shape of the application, its limits, and what
+//! the function does with a value. The handler and the checker both read it, the cores never.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use dispatch::{BatchLimits, DispatchConfig, Order, RetryPolicy, WindowLimits};
+use runtime::slots::SlotsConfig;
+
+use crate::harness::rng::Rng;
+
+/// Where the producers write.
+pub(super) const IN: usize = 0;
+/// Between the two triggers.
+pub(super) const MID: usize = 1;
+/// The end of the chain.
+pub(super) const OUT: usize = 2;
+/// Dead letters of the first trigger; those of the second follow.
+pub(super) const DEAD: usize = 3;
+/// Topics in all.
+pub(super) const TOPICS: usize = 5;
+/// How long an invocation may run, in microseconds.
+pub(super) const TIMEOUT: u64 = 20_000;
+
+/// A record as the simulated bus holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rec {
+    pub(super) key: Option<u8>,
+    pub(super) value: u64,
+    pub(super) origin: Option<Origin>,
+}
+
+/// What an output says about where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) trigger: usize,
+    pub(super) partition: usize,
+    pub(super) offset: i64,
+    /// `None` for a dead letter.
+    pub(super) index: Option<u32>,
+}
+
+/// What is wrong with a value, always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Poison {
+    Fine,
+    /// The function fails it.
+    Fails,
+    /// The function takes the whole batch down with it.
+    Kills,
+}
+
+/// One trigger.
+#[derive(Clone, Debug)]
+pub(super) struct TriggerPlan {
+    pub(super) source: usize,
+    pub(super) target: usize,
+    pub(super) dispatch: DispatchConfig,
+    pub(super) slots: SlotsConfig,
+}
+
+/// One simulated life.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) seed: u64,
+    /// By topic.
+    pub(super) partitions: [usize; TOPICS],
+    pub(super) triggers: Vec<TriggerPlan>,
+    /// Acknowledged inputs, at least.
+    pub(super) records: usize,
+    /// Crashes with something in flight.
+    pub(super) crashes: u64,
+    pub(super) keys: u64,
+}
+
+impl Plan {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed, 1);
+        let one_to = |rng: &mut Rng, most| 1 + rng.draw(most) as usize;
+        let (inputs, middles) = (one_to(&mut rng, 3), one_to(&mut rng, 2));
+        let partitions = [inputs, middles, one_to(&mut rng, 2), 1, 1];
+        let triggers = [(IN, MID), (MID, OUT)];
+        let triggers = triggers.map(|(source, target)| TriggerPlan {
+            source,
+            target,
+            dispatch: dispatch(&mut rng),
+            slots: slots(&mut rng),
+        });
+        Self {
+            seed,
+            partitions,
+            triggers: triggers.into(),
+            records: 500 + rng.draw(100) as usize,
+            crashes: 3 + rng.draw(3),
+            keys: 2 + rng.draw(30),
+        }
+    }
+}
+
+fn count(number: u64) -> NonZeroUsize {
+    NonZeroUsize::new(number as usize).expect("drawn from 1 on")
+}
+
+fn dispatch(rng: &mut Rng) -> DispatchConfig {
+    let order = [Order::Key, Order::Key, Order::Partition, Order::None][rng.draw(4) as usize];
+    let long = rng.draw(3) == 0;
+    DispatchConfig {
+        order,
+        batch: BatchLimits {
+            records: count(1 + rng.draw(40)),
+            bytes: if rng.draw(4) == 0 { 100 } else { 1 << 20 },
+            window: Duration::from_micros(if long { 3_000 } else { 0 }),
+        },
+        invocations_max: count(1 + rng.draw(4)),
+        retry: RetryPolicy {
+            attempts_max: NonZeroU32::new(1 + rng.draw(5) as u32).expect("at least 1"),
+            backoff_min: Duration::from_micros(500 + rng.draw(2_000)),
+            backoff_max: Duration::from_micros(3_000 + rng.draw(20_000)),
+            age_max: (rng.draw(8) == 0).then_some(Duration::from_millis(400)),
+            bisect: rng.draw(5) != 0,
+        },
+        window: WindowLimits {
+            records: count(16 + rng.draw(150)),
+            bytes: count(1 << 16),
+            span: count(20 + rng.draw(300)),
+            output_bytes: count(200 + rng.draw(8_000)),
+        },
+    }
+}
+
+fn slots(rng: &mut Rng) -> SlotsConfig {
+    SlotsConfig {
+        warm: rng.draw(3) as u32,
+        max: 1 + rng.draw(4) as u32,
+        queue_max: 1 + rng.draw(6) as usize,
+        idle_expiry: Duration::from_micros(3_000 + rng.draw(30_000)),
+        invocations_max: 1 + rng.draw(40),
+        age_max: Duration::from_micros(15_000 + rng.draw(200_000)),
+    }
+}
+
+/// Numbers that a value fixes for good.
+const fn mix(value: u64, salt: u64) -> u64 {
+    let mut it = value.wrapping_add(salt.wrapping_mul(0x9e37_79b9_7f4a_7c15)) ^ 0x5bf0_3635;
+    it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    it ^ (it >> 31)
+}
+
+/// How many outputs the function makes of a value; none for one that it filters.
+pub(super) const fn output_count(trigger: usize, value: u64) -> u32 {
+    match mix(value, 10 + trigger as u64) % 8 {
+        0 => 0,
+        1..=5 => 1,
+        6 => 2,
+        _ => 3,
+    }
+}
+
+/// What they are.
+pub(super) fn output_value(trigger: usize, value: u64, index: u32) -> u64 {
+    mix(value, 100 + 10 * trigger as u64 + u64::from(index))
+}
+
+/// What is wrong with a value.
+pub(super) const fn poison(trigger: usize, value: u64) -> Poison {
+    match mix(value, 20 + trigger as u64) % 240 {
+        0..=3 => Poison::Fails,
+        4..=5 => Poison::Kills,
+        _ => Poison::Fine,
+    }
+}
+
+/// The partition that a record is written to.
+pub(super) fn partition_of(rec: &Rec, partitions: usize) -> usize {
+    let spread = rec.key.map_or_else(|| mix(rec.value, 3), |key| mix(u64::from(key), 4));
+    (spread % partitions as u64) as usize
+}

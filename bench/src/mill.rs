@@ -1,6 +1,7 @@
 //! One node's way of a record in one process, wired as the binary does it: the embedded bus with
 //! its position view, the wasm engine, and a shard per partition. The load comes from here too.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +11,8 @@ use bus::{
     Append, BatchBuilder, Bus, Epoch, Headers, Offset, RecordBatch, ShardId, Start, Timestamp,
     TopicPartition, TopicSpec,
 };
-use dispatch::{DispatchConfig, Order, Revision, ShardConfig, ShardHandle};
-use runtime::{Engine, EngineConfig, Pool, PoolConfig};
+use dispatch::{DispatchConfig, Order, ReadAhead, Revision, ShardConfig, ShardHandle};
+use runtime::{Engine, EngineConfig, Module, PoolConfig};
 use storage::SledPositions;
 
 use crate::Failed;
@@ -76,13 +77,14 @@ pub(crate) async fn run(dir: &Path, plan: Plan) -> Result<Outcome, Failed> {
     let engine = Engine::new(EngineConfig::new(dir.join("cache")))?;
     let module = engine.load(COMPONENT)?;
 
+    let read_ahead = Arc::new(ReadAhead::default());
     let mut idle = Vec::new();
     for function in 1..plan.functions {
         let topic = format!("idle-{function}");
         bus.create_topic(TopicSpec::new(topic.as_str(), 1)).await?;
-        let pool = engine.pool(&module, PoolConfig::new(topic.as_str()));
+        let revision = revision(&engine, &module, &topic);
         let id = ShardId(1_000_000 + function);
-        idle.push(shard(&bus, id, &topic, 0, &pool, plan));
+        idle.push(shard(&bus, id, &topic, 0, (&revision, &read_ahead), plan));
     }
     let idle = all(idle).await?;
     let load = Load::new(plan);
@@ -90,11 +92,12 @@ pub(crate) async fn run(dir: &Path, plan: Plan) -> Result<Outcome, Failed> {
         load.send(&bus, Instant::now()).await?;
     }
 
-    let pool = engine.pool(&module, PoolConfig::new("identity"));
+    let revision = revision(&engine, &module, "identity");
+    let with = (&revision, &read_ahead);
     let meter = Meter::start();
     let started_at = Instant::now();
     let shards = (0..plan.partitions)
-        .map(|partition| shard(&bus, ShardId(partition as u64 + 1), "in", partition, &pool, plan));
+        .map(|partition| shard(&bus, ShardId(partition as u64 + 1), "in", partition, with, plan));
     let shards = all(shards.collect()).await?;
     let counting = tokio::spawn(count(Arc::clone(&bus), plan, started_at));
     if !plan.backlog {
@@ -129,12 +132,18 @@ where
     Ok(handles)
 }
 
+fn revision(engine: &Engine, module: &Module, name: &str) -> Revision {
+    let config = PoolConfig::new(name);
+    let instances = config.max as usize;
+    Revision::new("00000000", engine.pool(module, config), instances)
+}
+
 fn shard(
     bus: &Arc<dyn Bus>,
     id: ShardId,
     topic: &str,
     partition: i32,
-    pool: &Arc<Pool>,
+    (revision, read_ahead): (&Revision, &Arc<ReadAhead>),
     plan: Plan,
 ) -> impl Future<Output = Result<ShardHandle, dispatch::StartError>> + Send + 'static {
     let config = ShardConfig {
@@ -145,19 +154,26 @@ fn shard(
         trigger: "bench/identity/identity".into(),
         partitions: vec![TopicPartition::new(topic, partition)],
         start: Start::Earliest,
-        // By key a batch leaves strands to the next one, so that a short backlog runs in halves;
-        // without order it runs in whole batches, whatever the partitions.
-        dispatch: DispatchConfig {
-            order: if plan.backlog { Order::None } else { Order::Key },
-            ..DispatchConfig::default()
-        },
+        dispatch: dispatch_config(plan),
         output_topic: Some("out".into()),
         allow_produce: Vec::new(),
         dead_letter: "dead".into(),
         timeout: Duration::from_secs(30),
+        read_ahead: Arc::clone(read_ahead),
     };
-    let revision = Revision { name: "00000000".into(), invoke: Arc::clone(pool) as _ };
-    dispatch::start(Arc::clone(bus), config, revision)
+    dispatch::start(Arc::clone(bus), config, revision.clone())
+}
+
+/// The defaults; for a backlog those that make every batch a whole one, whatever the partitions:
+/// by key a batch leaves strands to the next one, and a window that is no multiple of a batch cuts
+/// the last one short.
+fn dispatch_config(plan: Plan) -> DispatchConfig {
+    let mut config = DispatchConfig::default();
+    if plan.backlog {
+        config.order = Order::None;
+        config.window.records = NonZeroUsize::new(8 * BATCH).expect("not zero");
+    }
+    config
 }
 
 /// Reads every output there should be.

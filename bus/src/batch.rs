@@ -408,6 +408,13 @@ pub struct BatchBuilder {
 }
 
 impl BatchBuilder {
+    /// A builder with room for so many records, whose keys, values and headers have so many bytes.
+    #[must_use]
+    pub fn with_capacity(records: usize, bytes: usize) -> Self {
+        let (entries, arena) = (Vec::with_capacity(records * ENTRY), Vec::with_capacity(bytes));
+        Self { entries, arena, ..Self::default() }
+    }
+
     /// Adds a record after the last one.
     ///
     /// # Panics
@@ -463,6 +470,12 @@ impl BatchBuilder {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// Bytes of keys, values and headers.
+    #[must_use]
+    pub const fn arena_bytes(&self) -> usize {
+        self.arena.len()
     }
 
     /// How many bytes [`finish`](Self::finish) would give.

@@ -98,6 +98,7 @@ impl EmbeddedReader {
         let Cursor { partition, next, .. } = &self.cursors[index];
         let (shared, uid, next) = (Arc::clone(&self.shared), partition.uid, *next);
         metrics::counter!(names::COLD_READS).increment(1);
+        let _turn = self.shared.cold_reads.acquire().await.map_err(|_closed| Error::Closed)?;
         let read = move || shared.store.read(uid, next, end, bytes_max);
         let read =
             tokio::task::spawn_blocking(read).await.map_err(|_cancelled| Error::Closed)??;

@@ -7,13 +7,17 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::store::{Loaded, LoadedPartition, Store, partition_uid};
 use crate::{
     Epoch, Error, Offset, Position, PositionKey, RecordBatch, ShardId, TopicInfo, TopicPartition,
     Watermarks,
 };
+
+/// A backlog of a thousand partitions would else be read by as many threads at once, each with
+/// memory of its own.
+const COLD_READS_MAX: usize = 4;
 
 /// A topic and its partitions.
 #[derive(Debug)]
@@ -220,6 +224,8 @@ pub(super) struct Shard {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) store: Store,
+    /// Readers that may be at the journal at once.
+    pub(super) cold_reads: Semaphore,
     is_closed: AtomicBool,
     topics: RwLock<BTreeMap<Arc<str>, Arc<Topic>>>,
     shards: Mutex<HashMap<ShardId, Shard>>,
@@ -254,6 +260,7 @@ impl Shared {
         }
         Ok(Self {
             store,
+            cold_reads: Semaphore::new(COLD_READS_MAX),
             is_closed: AtomicBool::new(false),
             topics: RwLock::new(topics),
             shards: Mutex::new(shards),

@@ -11,19 +11,17 @@ use bus::{
 use bytes::Bytes;
 use frame::{Context, RequestBuilder};
 use runtime::{Answer, Failure, Invocation, Invoke};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::sleep_until;
 
 use crate::gather::{Gathering, Routes};
 use crate::metrics::ShardMetrics;
+use crate::read_ahead::{ReadAhead, Share};
 use crate::stats::{ShardStats, StatsKeeper};
 use crate::{
     Blame, Command, CommitFailure, CommitId, DispatchConfig, InvocationId, Order, Outcome,
     PartitionStart, ShardDispatch, StopReason,
 };
-
-/// Bytes asked for in one fetch: a handful of batches.
-const FETCH_BYTES: usize = 1 << 20;
 
 /// Who a shard is, and what it does with records.
 #[derive(Clone, Debug)]
@@ -52,15 +50,27 @@ pub struct ShardConfig {
     pub dead_letter: Arc<str>,
     /// How long one invocation may run.
     pub timeout: Duration,
+    /// What it shares with the other shards of the node.
+    pub read_ahead: Arc<ReadAhead>,
 }
 
 /// A revision of the function, ready to run.
 #[derive(Clone, Debug)]
 pub struct Revision {
-    /// Its name, as outputs carry it.
-    pub name: Arc<str>,
-    /// Its worker pool.
-    pub invoke: Arc<dyn Invoke>,
+    name: Arc<str>,
+    invoke: Arc<dyn Invoke>,
+    /// Frames that may exist at once, of all shards.
+    frames: Arc<Semaphore>,
+}
+
+impl Revision {
+    /// A revision by its name, as outputs carry it, and its worker pool of `instances_max`. A batch
+    /// gets its frame when its turn is near: as many frames again as there are instances may
+    /// wait, whatever the number of shards.
+    pub fn new(name: impl Into<Arc<str>>, invoke: Arc<dyn Invoke>, instances_max: usize) -> Self {
+        let frames = Arc::new(Semaphore::new(2 * instances_max.max(1)));
+        Self { name: name.into(), invoke, frames }
+    }
 }
 
 /// The shard could not start.
@@ -162,6 +172,7 @@ pub async fn start(
         metrics: ShardMetrics::new(&config.function, &config.trigger),
         routes: Routes::new(&config),
         gathering: Gathering::new(&config),
+        share: Share::new(Arc::clone(&config.read_ahead)),
         config,
         bus,
         core,
@@ -179,6 +190,8 @@ pub async fn start(
 /// What comes back to the driver. At most one per invocation and commit in flight, and the core
 /// bounds those.
 enum Report {
+    /// There is room for the frame of an invocation.
+    Turn(InvocationId, Revision, OwnedSemaphorePermit),
     Ended(InvocationId, Arc<str>, Result<Answer, Failure>),
     Committed(CommitId, Result<(), bus::Error>),
 }
@@ -203,6 +216,7 @@ struct Driver {
     reports: mpsc::UnboundedSender<Report>,
     stats: Arc<Mutex<StatsKeeper>>,
     metrics: ShardMetrics,
+    share: Share,
     /// Drained or stopped.
     over: bool,
 }
@@ -221,7 +235,8 @@ impl Driver {
                 return;
             }
             let due_at = self.core.next_timeout();
-            let wants = self.core.wants_records();
+            let room = self.share.hold(self.core.held_bytes());
+            let wanted = self.core.fetch_bytes(room);
             tokio::select! {
                 biased;
                 Some(report) = reported.recv() => {
@@ -235,7 +250,7 @@ impl Driver {
                 () = sleep_until(due_at.unwrap_or_else(Instant::now).into()), if due_at.is_some() => {
                     self.core.on_timeout(Instant::now());
                 }
-                fetched = reader.fetch(FETCH_BYTES), if wants => self.on_fetched(fetched),
+                fetched = reader.fetch(wanted), if 0 < wanted => self.on_fetched(fetched),
             }
         }
     }
@@ -260,6 +275,7 @@ impl Driver {
     fn on_report(&mut self, report: Report) {
         let now = Instant::now();
         match report {
+            Report::Turn(id, revision, room) => self.run_batch(id, revision, room),
             Report::Ended(id, revision, result) => {
                 let outcome = self.outcome(id, revision, result);
                 self.core.on_outcome(now, id, outcome);
@@ -377,6 +393,18 @@ impl Driver {
 
     fn invoke(&self, id: InvocationId) {
         let revision = self.revisions.borrow().clone();
+        let frames = Arc::clone(&revision.frames);
+        if let Ok(room) = Arc::clone(&frames).try_acquire_owned() {
+            return self.run_batch(id, revision, room);
+        }
+        let reports = self.reports.clone();
+        drop(tokio::spawn(async move {
+            let room = frames.acquire_owned().await.expect("it is never closed");
+            drop(reports.send(Report::Turn(id, revision, room)));
+        }));
+    }
+
+    fn run_batch(&self, id: InvocationId, revision: Revision, room: OwnedSemaphorePermit) {
         let frame = self.encode(id, &revision.name);
         let records = self.core.records(id).len() as u32;
         let timeout = self.config.timeout;
@@ -384,6 +412,7 @@ impl Driver {
         let reports = self.reports.clone();
         drop(tokio::spawn(async move {
             let result = revision.invoke.invoke(invocation).await;
+            drop(room);
             drop(reports.send(Report::Ended(id, revision.name, result)));
         }));
     }

@@ -154,10 +154,45 @@ pub(crate) struct Gathering {
     outputs: u64,
 }
 
+/// No partition of a topic has a builder until an output goes there: a shard writes to few of many.
 #[derive(Debug)]
 struct Topic {
     name: Arc<str>,
-    partitions: Vec<BatchBuilder>,
+    /// By partition, one more than the place of its builder; 0 without one.
+    places: Vec<u32>,
+    builders: Vec<(i32, BatchBuilder)>,
+    /// Records and bytes of the last batch: the next will be about as large.
+    last: (usize, usize),
+}
+
+impl Topic {
+    fn new(name: Arc<str>, partitions: usize) -> Self {
+        Self { name, places: vec![0; partitions], builders: Vec::new(), last: (0, 0) }
+    }
+
+    #[inline]
+    fn builder(&mut self, partition: usize) -> &mut BatchBuilder {
+        let place = &mut self.places[partition];
+        if *place == 0 {
+            // A little more, because the next is rarely as long to the byte.
+            let roomy = |count: usize| count + count / 8;
+            let (records, bytes) = self.last;
+            let builder = BatchBuilder::with_capacity(roomy(records), roomy(bytes));
+            self.builders.push((partition as i32, builder));
+            *place = self.builders.len() as u32;
+        }
+        &mut self.builders[*place as usize - 1].1
+    }
+
+    /// The batches, in the order of their first records.
+    fn finish(&mut self, appends: &mut Vec<Append>) {
+        for (partition, mut builder) in self.builders.drain(..) {
+            self.places[partition.cast_unsigned() as usize] = 0;
+            self.last = (builder.len(), builder.arena_bytes());
+            let to = bus::TopicPartition::new(Arc::clone(&self.name), partition);
+            appends.extend(builder.finish().map(|batch| Append { to, batch }));
+        }
+    }
 }
 
 impl Gathering {
@@ -219,7 +254,7 @@ impl Gathering {
             OutputKey::None => None,
             OutputKey::Bytes(key) => Some(key),
         };
-        let partitions = self.topics[topic].partitions.len();
+        let partitions = self.topics[topic].places.len();
         let partition = match (output.partition, key) {
             (Some(partition), _) => partition.cast_unsigned() as usize,
             (None, Some(key)) => {
@@ -234,7 +269,7 @@ impl Gathering {
         self.write_origin(record, itoa::Buffer::new().format(index), revision, record.attempt);
         self.headers.push(ORIGIN.as_bytes(), Some(&self.origin));
         let headers = self.headers.headers();
-        self.topics[topic].partitions[partition].push(
+        self.topics[topic].builder(partition).push(
             record.view.timestamp,
             key,
             output.value,
@@ -255,10 +290,10 @@ impl Gathering {
         let name = Arc::clone(&self.config.dead_letter);
         let topic = topic_of(&mut self.topics, bus, &name).unwrap_or_else(|| {
             // The commit is then refused, and the shard says so: a dead letter is never dropped.
-            self.topics.push(Topic { name, partitions: vec![BatchBuilder::default()] });
+            self.topics.push(Topic::new(name, 1));
             self.topics.len() - 1
         });
-        let partitions = self.topics[topic].partitions.len();
+        let partitions = self.topics[topic].places.len();
         let partition = record.view.key.map_or(self.turn as usize % partitions, |key| {
             let count = i32::try_from(partitions).unwrap_or(i32::MAX);
             bus::partition_for_key(key, count).cast_unsigned() as usize
@@ -273,7 +308,7 @@ impl Gathering {
         let attempts = letter.attempts.to_string();
         self.headers.push(DEAD_ATTEMPTS.as_bytes(), Some(attempts.as_bytes()));
         let headers = self.headers.headers();
-        self.topics[topic].partitions[partition].push(
+        self.topics[topic].builder(partition).push(
             record.view.timestamp,
             record.view.key,
             record.view.value,
@@ -284,14 +319,7 @@ impl Gathering {
     /// All that was gathered, with these positions. What comes next belongs to the next commit.
     pub(crate) fn commit(&mut self, positions: Vec<(u32, Position)>) -> Commit {
         let mut appends = Vec::new();
-        for topic in &mut self.topics {
-            for (number, builder) in (0..).zip(&mut topic.partitions) {
-                if let Some(batch) = builder.finish() {
-                    let to = bus::TopicPartition::new(Arc::clone(&topic.name), number);
-                    appends.push(Append { to, batch });
-                }
-            }
-        }
+        self.topics.iter_mut().for_each(|topic| topic.finish(&mut appends));
         let positions = positions
             .into_iter()
             .map(|(index, position)| PositionMove {
@@ -326,7 +354,6 @@ fn topic_of(topics: &mut Vec<Topic>, bus: &dyn Bus, name: &str) -> Option<usize>
     }
     let info = bus.topic(name)?;
     let count = usize::try_from(info.spec.partitions).ok()?;
-    let partitions = std::iter::repeat_with(BatchBuilder::default).take(count).collect();
-    topics.push(Topic { name: info.spec.name, partitions });
+    topics.push(Topic::new(info.spec.name, count));
     Some(topics.len() - 1)
 }

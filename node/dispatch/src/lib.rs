@@ -10,6 +10,7 @@ mod gather;
 mod hold;
 mod metrics;
 pub mod offset_tracker;
+mod read_ahead;
 mod records;
 mod retry;
 pub mod shard;
@@ -24,6 +25,7 @@ pub use command::{
 pub use driver::{Revision, ShardConfig, ShardHandle, StartError, start};
 pub use gather::{DEAD_ATTEMPTS, DEAD_CODE, DEAD_MESSAGE, ORIGIN};
 pub use offset_tracker::{Admission, OffsetTracker};
+pub use read_ahead::ReadAhead;
 pub use records::{RecordId, RecordRef};
 pub use retry::RetryPolicy;
 pub use shard::{PartitionStart, ShardDispatch, State};

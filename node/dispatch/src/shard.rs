@@ -21,7 +21,7 @@
 //!    outputs of the kept records of that invocation's answer to it, `DeadLetter` adds a dead
 //!    letter, `Commit` closes it and sends it off; whatever is gathered later belongs to the next
 //!    one. `CommitAgain` sends the same commit once more.
-//! 3. While [`wants_records`](ShardDispatch::wants_records), fetch and give each batch to
+//! 3. While [`fetch_bytes`](ShardDispatch::fetch_bytes) are wanted, fetch and give each batch to
 //!    [`on_fetched`](ShardDispatch::on_fetched), partitions in any order, batches of a partition
 //!    in theirs. A batch is never refused; what does not fit the window waits inside.
 //! 4. Run each `Invoke` on the records of [`records`](ShardDispatch::records) (look at them with
@@ -90,6 +90,10 @@ mod tests;
 
 /// Pauses after a commit that failed and after a want of capacity: first and longest bound.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// The least and the most that one fetch asks for: a batch, and a handful.
+const FETCH_BYTES_MIN: usize = 64 << 10;
+const FETCH_BYTES_MAX: usize = 1 << 20;
 
 /// Where a shard goes on in one of its partitions.
 #[derive(Clone, Debug)]
@@ -165,6 +169,8 @@ pub struct ShardDispatch {
     strands_each: usize,
     holds: Holds,
     backlog: VecDeque<Backlog>,
+    /// What a fetch asks for.
+    fetch_bytes: usize,
     /// Parts that wait for an invocation, to run before all else.
     lineages: VecDeque<Lineage>,
     running: BTreeMap<InvocationId, Invocation>,
@@ -215,6 +221,7 @@ impl ShardDispatch {
             strands_each: ordered.div_ceil(config.invocations_max.get()),
             holds: Holds::new(config.order != Order::Partition),
             backlog: VecDeque::new(),
+            fetch_bytes: FETCH_BYTES_MIN,
             lineages: VecDeque::new(),
             running: BTreeMap::new(),
             commits: Commits::default(),
@@ -249,6 +256,24 @@ impl ShardDispatch {
             && self.trackers.iter().all(OffsetTracker::has_room)
     }
 
+    /// How many bytes to fetch next, where the node has memory for `room` more of them; 0 is none.
+    /// A shard that holds little may always fetch a little, so that none waits for the
+    /// others; the first fetches are small, because a node's shards start at the same moment.
+    #[must_use]
+    pub fn fetch_bytes(&self, room: usize) -> usize {
+        if !self.wants_records() {
+            return 0;
+        }
+        let least = if self.records.bytes() < FETCH_BYTES_MIN { FETCH_BYTES_MIN } else { 0 };
+        room.min(self.fetch_bytes).max(least)
+    }
+
+    /// Bytes of the batches held.
+    #[must_use]
+    pub const fn held_bytes(&self) -> usize {
+        self.records.bytes()
+    }
+
     /// Takes a batch of the partition with this index.
     pub fn on_fetched(&mut self, now: Instant, partition: u32, batch: RecordBatch) {
         if self.mode != Mode::Running {
@@ -256,6 +281,7 @@ impl ShardDispatch {
         }
         let partition = u16::try_from(partition).expect("the index of a partition of the shard");
         let chunk = self.records.add_chunk(now, batch);
+        self.fetch_bytes = FETCH_BYTES_MAX.min(2 * self.fetch_bytes);
         self.backlog.push_back(Backlog { partition, chunk, cursor: 0 });
         self.proceed(now);
     }

@@ -57,7 +57,7 @@ impl World {
         let module = self.engine.load(&bytes).unwrap();
         let mut config = PoolConfig::new(component);
         config.memory_bytes_max = 16 << 20;
-        Revision { name: component.into(), invoke: self.engine.pool(&module, config) }
+        Revision::new(component, self.engine.pool(&module, config), 8)
     }
 
     async fn start(&mut self, component: &str) -> ShardHandle {
@@ -86,6 +86,7 @@ impl World {
             allow_produce: Vec::new(),
             dead_letter: "dead".into(),
             timeout: Duration::from_millis(300),
+            read_ahead: Arc::default(),
         };
         let bus = Arc::clone(&self.bus) as Arc<dyn Bus>;
         start(bus, config, self.revision(component)).await.unwrap()

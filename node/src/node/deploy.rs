@@ -215,8 +215,11 @@ impl Node {
         ready: Ready,
         before: Option<RunningFunction>,
     ) -> Result<RunningFunction, CommandError> {
-        let revision =
-            || dispatch::Revision { name: Arc::clone(&ready.revision), invoke: ready.pool.clone() };
+        let revision = dispatch::Revision::new(
+            Arc::clone(&ready.revision),
+            ready.pool.clone(),
+            ready.spec.instances.max as usize,
+        );
         let since = match &before {
             Some(it) if it.revision == ready.revision => it.since,
             _ => bus::Timestamp::now(),
@@ -229,7 +232,7 @@ impl Node {
                 && before.spec.instances == ready.spec.instances;
             for shard in before.shards {
                 if same {
-                    shard.handle.set_revision(revision());
+                    shard.handle.set_revision(revision.clone());
                     kept.insert(shard.id, shard);
                 } else {
                     shard.drain(DRAIN_PATIENCE).await;
@@ -247,9 +250,10 @@ impl Node {
                 shards.push(running);
                 continue;
             }
-            let config = shard_config(&self.inner.name, id, &shard, &ready.spec, trigger);
+            let config = shard_config(&self.inner, id, &shard, &ready.spec, trigger);
             let bus = self.bus();
-            let handle = dispatch::start(bus, config, revision()).await.map_err(|e| refused(&e))?;
+            let handle =
+                dispatch::start(bus, config, revision.clone()).await.map_err(|e| refused(&e))?;
             let status = gateway::api::ShardStatus {
                 shard: id.0,
                 epoch: shard.epoch.0,
@@ -364,7 +368,7 @@ fn refused(error: &dyn std::error::Error) -> CommandError {
 }
 
 fn shard_config(
-    cluster: &str,
+    node: &Inner,
     id: ShardId,
     shard: &cluster::Shard,
     spec: &FunctionSpec,
@@ -391,7 +395,7 @@ fn shard_config(
     ShardConfig {
         shard: id,
         epoch: shard.epoch,
-        cluster: cluster.into(),
+        cluster: node.name.as_str().into(),
         function: spec.name.as_str().into(),
         trigger: shard.trigger.as_str().into(),
         partitions: vec![TopicPartition::new(&*shard.topic, shard.partition.cast_signed())],
@@ -411,5 +415,6 @@ fn shard_config(
         allow_produce: spec.allow_produce.iter().map(|topic| topic.as_str().into()).collect(),
         dead_letter: trigger.dead_letter.as_str().into(),
         timeout: spec.timeout,
+        read_ahead: Arc::clone(&node.read_ahead),
     }
 }

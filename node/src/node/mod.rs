@@ -41,6 +41,8 @@ struct Inner {
     bus: Arc<Embedded>,
     engine: Arc<Engine>,
     cluster: Mutex<CommandLog>,
+    /// One for all shards.
+    read_ahead: Arc<dispatch::ReadAhead>,
     apps: tokio::sync::Mutex<BTreeMap<String, RunningApp>>,
     /// What status shows, kept apart so that it never waits for a deploy.
     shown: Mutex<status::Shown>,
@@ -108,6 +110,7 @@ impl Node {
             started: bus::Timestamp::now(),
             bus,
             engine,
+            read_ahead: Arc::default(),
             cluster: Mutex::new(cluster),
             apps: tokio::sync::Mutex::default(),
             shown: Mutex::default(),

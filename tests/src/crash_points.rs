@@ -4,8 +4,8 @@
 
 use bus::embedded::{SyncKind, crash_points_journal};
 
-use crate::demand;
 use crate::promise::{During, Figures, NotShown, Run};
+use crate::{crash_store, demand};
 
 /// Operations of a script, at least.
 const OPERATIONS: u64 = 2_000;
@@ -18,9 +18,11 @@ const OPERATIONS: u64 = 2_000;
 pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     let points = u32::try_from(run.count("points", 500, 5_000)).during("count points")?;
     let mut figures = Figures::default();
-    let red = journal(run, points, &mut figures)?;
+    let mut red = journal(run, points, &mut figures)?;
+    red += crash_store::run(run, OPERATIONS, u64::from(points), &mut figures)?;
     figures.set("red_controls", red);
-    let all = figures.number("journal_points").unwrap_or(0);
+    let all = ["journal_points", "store_points"].map(|it| figures.number(it).unwrap_or(0));
+    let all: u64 = all.iter().sum();
     figures.set("crash_points", all);
     Ok(figures)
 }

@@ -2,10 +2,11 @@
 //! others to start the binary again as a part of themselves. Its help does not show them.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "parts of a command")]
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use crate::promise::NotShown;
-use crate::workspace_tests;
+use crate::promise::{During as _, NotShown};
+use crate::{crash_store, workspace_tests};
 
 /// Runs the hidden part that the arguments ask for, if they do.
 #[must_use]
@@ -13,6 +14,7 @@ pub fn dispatch(arguments: &[String]) -> Option<ExitCode> {
     let (name, rest) = arguments.split_first()?;
     match name.as_str() {
         "__tests-ran" => Some(tests_ran(rest)),
+        crash_store::HIDDEN => Some(store_script(rest)),
         _ => None,
     }
 }
@@ -28,6 +30,22 @@ fn tests_ran(arguments: &[String]) -> ExitCode {
             println!("{passed} tests passed, every target of every crate ran");
             ExitCode::SUCCESS
         }
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `__store-script SEED OPERATIONS DIR`: the script of the position store.
+fn store_script(arguments: &[String]) -> ExitCode {
+    let [seed, operations, root] = arguments else { return ExitCode::from(2) };
+    let carried_out = seed.parse().during("read the seed").and_then(|seed| {
+        let operations = operations.parse().during("count the operations")?;
+        crash_store::carry_out(seed, operations, Path::new(root))
+    });
+    match carried_out {
+        Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("{why}");
             ExitCode::FAILURE

@@ -234,7 +234,7 @@ pub const PROMISES: &[Promise] = &[
         full: "10 min: 5,000 points each",
         ci: "1 min: 500 points each",
         may_skip: false,
-        floors: &[("crash_points", 500), ("red_controls", 2)],
+        floors: &[("store_points", 500), ("journal_points", 500), ("red_controls", 9)],
         run: crate::crash_points::run,
     },
     Promise {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use frame::{Context, Order, RequestBuilder, Response};
-use runtime::{Engine, EngineConfig, Fresh, Invocation, Invoke as _, PoolConfig};
+use runtime::{Calling, Engine, EngineConfig, Fresh, Invocation, Invoke as _, PoolConfig};
 use serde_json::{Value, json};
 
 use crate::Failed;
@@ -97,5 +97,11 @@ fn request(batch_id: u64, records: usize) -> Invocation {
         builder.push(0, index as i64, 0, 1, Some(&key), Some(&value), &[], 0);
     }
     let frame = Bytes::from(builder.finish());
-    Invocation { frame, batch_id, records: records as u32, timeout: Duration::from_secs(30) }
+    Invocation {
+        frame,
+        batch_id,
+        records: records as u32,
+        timeout: Duration::from_secs(30),
+        calling: Calling::default(),
+    }
 }

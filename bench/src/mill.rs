@@ -12,7 +12,7 @@ use bus::{
     TopicPartition, TopicSpec,
 };
 use dispatch::{DispatchConfig, Order, ReadAhead, Revision, ShardConfig, ShardHandle};
-use runtime::{Engine, EngineConfig, Module, PoolConfig};
+use runtime::{Calling, Engine, EngineConfig, Module, PoolConfig};
 use storage::SledPositions;
 
 use crate::Failed;
@@ -160,6 +160,7 @@ fn shard(
         dead_letter: "dead".into(),
         timeout: Duration::from_secs(30),
         read_ahead: Arc::clone(read_ahead),
+        calling: Calling::default(),
     };
     dispatch::start(Arc::clone(bus), config, revision.clone())
 }

@@ -43,6 +43,9 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// The word that makes this program a spawner of worker processes; for a node alone.
+pub const SPAWNER: &str = "__spawner";
+
 /// What every command takes.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Global options")]

@@ -8,5 +8,9 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // A spawner has no use for a command line, and must have no second thread.
+    if std::env::args_os().nth(1).is_some_and(|word| word == millrace::cli::SPAWNER) {
+        return runtime::spawner_main();
+    }
     millrace::cli::main(std::env::args_os())
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use frame::{Context, Order, RequestBuilder, Response};
-use runtime::{Engine, EngineConfig, FailureKind, Invocation, Invoke, LoadError, PoolConfig};
+use runtime::{
+    Calling, Engine, EngineConfig, FailureKind, Invocation, Invoke, LoadError, PoolConfig,
+};
 use serde_json::{Map, Value};
 
 use crate::demand;
@@ -199,6 +201,7 @@ impl Pair {
             batch_id: request.batch_id,
             records: u32::try_from(request.records).unwrap_or(u32::MAX),
             timeout: Duration::from_millis(500),
+            calling: Calling::default(),
         };
         let answer = pool.invoke(invocation).await;
         pool.drain().await;

@@ -10,7 +10,7 @@ use bus::{
 };
 use bytes::Bytes;
 use frame::{Context, RequestBuilder};
-use runtime::{Answer, Failure, Invocation, Invoke};
+use runtime::{Answer, Calling, Failure, Invocation, Invoke};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::sleep_until;
 
@@ -52,6 +52,8 @@ pub struct ShardConfig {
     pub timeout: Duration,
     /// What it shares with the other shards of the node.
     pub read_ahead: Arc<ReadAhead>,
+    /// How the handler is called.
+    pub calling: Calling,
 }
 
 /// A revision of the function, ready to run.
@@ -313,7 +315,7 @@ impl Driver {
             Ok(answer) => answer,
             Err(failure) => {
                 let blame = if failure.kind.is_charged() { Blame::Batch } else { Blame::Nobody };
-                let code = failure.kind.code().to_owned();
+                let code = failure.code().to_owned();
                 return self.failed(blame, code, failure.message);
             }
         };
@@ -407,8 +409,9 @@ impl Driver {
     fn run_batch(&self, id: InvocationId, revision: Revision, room: OwnedSemaphorePermit) {
         let frame = self.encode(id, &revision.name);
         let records = self.core.records(id).len() as u32;
-        let timeout = self.config.timeout;
-        let invocation = Invocation { frame: frame.into(), batch_id: id.0, records, timeout };
+        let (timeout, calling) = (self.config.timeout, self.config.calling);
+        let frame = frame.into();
+        let invocation = Invocation { frame, batch_id: id.0, records, timeout, calling };
         let reports = self.reports.clone();
         drop(tokio::spawn(async move {
             let result = revision.invoke.invoke(invocation).await;

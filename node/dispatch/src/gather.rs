@@ -26,6 +26,9 @@ const ORIGIN_BYTES: usize = 7 + 5 * 20 + ORIGIN.len() + 8;
 /// How much of a failure's account a dead letter keeps.
 const MESSAGE_BYTES_MAX: usize = 4_096;
 
+/// What runtimes call a value that their function never saw.
+const UNDECODABLE: &str = "Millrace.Decode";
+
 /// Where outputs may go.
 #[derive(Debug)]
 pub(crate) struct Routes {
@@ -60,6 +63,10 @@ impl Routes {
                 match answer.end(index) {
                     frame::End::Ok => {}
                     frame::End::NotRun => exceptions.push((index as u32, End::NotRun)),
+                    frame::End::Failed { code, message } if code == UNDECODABLE => {
+                        let (code, message) = (code.to_owned(), message.to_owned());
+                        exceptions.push((index as u32, End::Undecodable { code, message }));
+                    }
                     frame::End::Failed { code, message } => {
                         exceptions.push((index as u32, failed(code, message)));
                     }

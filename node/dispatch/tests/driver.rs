@@ -16,7 +16,7 @@ use millrace_dispatch::{
     BatchLimits, DEAD_ATTEMPTS, DEAD_CODE, DispatchConfig, ORIGIN, Order, RetryPolicy, Revision,
     ShardConfig, ShardHandle, start,
 };
-use runtime::{Engine, EngineConfig, PoolConfig};
+use runtime::{Calling, Engine, EngineConfig, PoolConfig};
 
 struct World {
     bus: Arc<Embedded>,
@@ -87,6 +87,7 @@ impl World {
             dead_letter: "dead".into(),
             timeout: Duration::from_millis(300),
             read_ahead: Arc::default(),
+            calling: Calling::default(),
         };
         let bus = Arc::clone(&self.bus) as Arc<dyn Bus>;
         start(bus, config, self.revision(component)).await.unwrap()

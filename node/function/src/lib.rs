@@ -12,13 +12,14 @@ mod names;
 mod package;
 mod parse;
 mod revision;
+mod runtime;
 mod units;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 pub use explain::{CodeTitle, codes, explain};
 pub use manifest::{
-    Batch, Delivery, FILE_NAME, Feed, Fresh, FunctionSpec, Instances, Manifest, Order,
-    PARTITIONS_MAX, Retention, Retry, Runtime, Start, Topic, TriggerSpec,
+    Batch, Decode, Delivery, Event, FILE_NAME, Feed, Fresh, FunctionSpec, Instances, Manifest,
+    Order, PARTITIONS_MAX, Retention, Retry, Start, Topic, TriggerSpec,
 };
 pub use names::{
     NAME_CHARS_MAX, Name, NameError, TOPIC_CHARS_MAX, TopicNameError, check_topic_name,
@@ -28,4 +29,5 @@ pub use package::{
     PackageError,
 };
 pub use revision::{NotARevision, Revision};
+pub use runtime::{NotARuntime, Runtime};
 pub use units::{UnitError, format_bytes, format_duration, parse_bytes, parse_duration};

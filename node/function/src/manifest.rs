@@ -1,12 +1,13 @@
 //! The specs that `millrace.toml` is turned into: one struct per kind, checked and with defaults
 //! filled in. Whoever holds one of these needs no further check; every field says what it costs.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bus::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{Diagnostics, Name};
+use crate::{Diagnostics, Name, Runtime};
 
 /// The file that a [`Manifest`] is read from, in the application's folder.
 pub const FILE_NAME: &str = "millrace.toml";
@@ -90,17 +91,22 @@ pub struct FunctionSpec {
     pub name: Name,
     /// What runs it.
     pub runtime: Runtime,
-    /// For wasm the file name of the component inside [`path`](Self::path).
+    /// For wasm the file name of the component inside [`path`](Self::path), for Python and Node.js
+    /// `module.function`; for a provided executable whatever that makes of it.
     pub handler: String,
     /// The function's folder, relative to the manifest's; never leaves it.
     pub path: String,
-    /// `memory`: what one instance may use. Default 64 MiB; at most `max` instances hold it.
+    /// `memory`: what one instance may use. Default 64 MiB, for processes 256 MiB; at most `max`
+    /// instances hold it.
     pub memory_bytes: u64,
     /// How long one invocation (one batch) may take before it is ended. Default 10 s. A bad
     /// record can hold an instance that long before its batch is bisected.
     pub timeout: Duration,
     /// How many instances, and how long each lives.
     pub instances: Instances,
+    /// Variables of the environment. A component has none.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
     /// `[function.NAME.allow] produce`: the topics that an output may choose by itself. A
     /// trigger's own `output` topic need not be in it. See [`FunctionSpec::may_produce`].
     pub allow_produce: Vec<String>,
@@ -111,6 +117,8 @@ pub struct FunctionSpec {
 impl FunctionSpec {
     /// Memory of an instance where the manifest does not say.
     pub const MEMORY_BYTES: u64 = 64 << 20;
+    /// The same for a process: an interpreter alone has 10 to 50 MiB.
+    pub const PROCESS_MEMORY_BYTES: u64 = 256 << 20;
     /// Time for an invocation where the manifest does not say.
     pub const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -123,24 +131,6 @@ impl FunctionSpec {
     }
 }
 
-/// What runs a function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Runtime {
-    /// A WebAssembly component of the world `millrace:function`.
-    Wasm,
-}
-
-impl Runtime {
-    /// The word of the manifest.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Wasm => "wasm",
-        }
-    }
-}
-
 /// How many instances of a function there are on a node: `instances = { .. }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instances {
@@ -149,7 +139,8 @@ pub struct Instances {
     pub warm: u32,
     /// Instances at the same time. Default 8. Each may hold the function's `memory`.
     pub max: u32,
-    /// How long an instance lives. Default [`Fresh::Batch`].
+    /// How long an instance lives. Default [`Fresh::Batch`], for processes [`Fresh::Never`]: to
+    /// start one costs tens of milliseconds.
     pub fresh: Fresh,
 }
 
@@ -186,6 +177,13 @@ pub struct TriggerSpec {
     pub order: Order,
     /// What is promised when a node dies. Default [`Delivery::AtLeastOnce`].
     pub delivery: Delivery,
+    /// What the handler is called with. Default [`Event::Record`].
+    #[serde(default)]
+    pub event: Event,
+    /// What becomes of a value before the handler sees it. Default [`Decode::None`] for wasm and
+    /// Lambda events, else [`Decode::Json`].
+    #[serde(default)]
+    pub decode: Decode,
     /// How records are gathered into invocations.
     pub batch: Batch,
     /// What happens to a record that fails.
@@ -245,6 +243,28 @@ pub enum Delivery {
     /// Outputs, dead letters and position in one transaction. On the embedded bus it costs
     /// nothing more, because that is how it always commits.
     ExactlyOnce,
+}
+
+/// What a handler is called with: `event = "record" | "lambda"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// One record, with a context that says where it lies.
+    #[default]
+    Record,
+    /// The event that AWS Lambda makes of a batch of a self-managed Kafka. Only for processes.
+    Lambda,
+}
+
+/// What becomes of a value before a handler sees it: `decode = "json" | "none"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decode {
+    /// Nothing: the handler sees the bytes.
+    #[default]
+    None,
+    /// It is parsed. What does not parse is a dead letter at once, the handler never sees it.
+    Json,
 }
 
 /// How records are gathered into one invocation: whichever bound is reached first ends a batch.

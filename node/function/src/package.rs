@@ -164,7 +164,7 @@ impl Package {
         walk.finish()
     }
 
-    /// The package of all files below a folder.
+    /// The package of all files below a folder, but for hidden ones and Python's `__pycache__`.
     ///
     /// # Errors
     ///
@@ -216,6 +216,9 @@ impl Walk {
         let io = |source| PackageError::Io { path: dir.to_owned(), source };
         for entry in fs::read_dir(dir).map_err(io)? {
             let entry = entry.map_err(io)?;
+            if is_left_out(&entry.file_name()) {
+                continue;
+            }
             let name = format!("{prefix}{}", checked_name(&entry.file_name())?);
             let path = entry.path();
             let metadata = metadata(&path)?;
@@ -275,6 +278,12 @@ impl Walk {
         }
         Ok(Package { digest: PackageDigest(hash.finalize().into()), files: self.files })
     }
+}
+
+/// What belongs to a tool and not to the function: hidden files and folders, and what Python
+/// compiles for itself.
+fn is_left_out(name: &std::ffi::OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".") || name == "__pycache__"
 }
 
 /// What is there, without following links.

@@ -17,6 +17,50 @@ pub struct Invocation {
     pub records: u32,
     /// How long it may run, from the moment an instance has it.
     pub timeout: Duration,
+    /// How its trigger wants the handler to be called.
+    pub calling: Calling,
+}
+
+/// How a handler is called. WebAssembly functions are called in one way only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calling {
+    /// With what.
+    pub event: Event,
+    /// What becomes of a value before the handler sees it.
+    pub decode: Decode,
+    /// Whether a returned value has a topic to go to.
+    pub has_output: bool,
+}
+
+/// What a handler is called with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Event {
+    /// One record.
+    #[default]
+    Record,
+    /// The AWS Kafka event, a batch.
+    Lambda,
+}
+
+/// What becomes of a value before a handler sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Decode {
+    /// Nothing: it sees the bytes.
+    #[default]
+    None,
+    /// It is parsed; what does not parse is a dead letter at once.
+    Json,
+}
+
+impl Decode {
+    /// The word of the manifest, and of the header that bootstraps read.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// What a function made of a batch.
@@ -36,12 +80,34 @@ pub struct Answer {
 
 /// An invocation without an answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {message}", kind.code())]
+#[error("{}: {message}", self.code())]
 pub struct Failure {
     /// What kind.
     pub kind: FailureKind,
+    /// Its name where the function gave it one of its own.
+    pub name: Option<Box<str>>,
     /// What happened, for the function's author.
     pub message: String,
+}
+
+impl Failure {
+    /// A failure under its kind's own name.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, name: None, message: message.into() }
+    }
+
+    /// The same under another name.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<Box<str>>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The name that dead letters and messages carry.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        self.name.as_deref().unwrap_or_else(|| self.kind.code())
+    }
 }
 
 /// Why there is no answer.
@@ -55,6 +121,8 @@ pub enum FailureKind {
     OutOfMemory,
     /// The answer is not one.
     BrokenAnswer,
+    /// The handler ended the whole batch with an error of its own.
+    Function,
     /// No instance was free and the queue is full, or the pool drains. Charged to nobody.
     NoCapacity,
     /// No instance could be started. Charged to nobody.
@@ -70,6 +138,7 @@ impl FailureKind {
             Self::Crash => "Runtime.ExitError",
             Self::OutOfMemory => "Runtime.OutOfMemory",
             Self::BrokenAnswer => "Millrace.BrokenAnswer",
+            Self::Function => "Function.Error",
             Self::NoCapacity => "Millrace.NoCapacity",
             Self::Start => "Millrace.Start",
         }

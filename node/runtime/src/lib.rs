@@ -1,15 +1,26 @@
 //! Worker pools: instances of a function's revision, started on demand, kept warm, bounded, and
 //! ended when they misbehave. It runs frames of bytes and knows no partitions.
 //!
-//! The only place that names the wasm engine. [`Engine`] compiles and holds components; [`Pool`]
-//! runs one revision of one function.
+//! The only place that names the wasm engine. [`Engine`] compiles and holds components, [`Workers`]
+//! starts processes; [`Pool`] runs one revision of one function on either.
 
+mod held;
 mod invocation;
+mod kind;
+mod logs;
 mod metrics;
 mod pool;
+mod process;
 pub mod slots;
 mod wasm;
 
-pub use invocation::{Answer, Failure, FailureKind, Invocation, Invoke, PoolStats};
+pub use invocation::{
+    Answer, Calling, Decode, Event, Failure, FailureKind, Invocation, Invoke, PoolStats,
+};
+pub use logs::{LogLine, LogSink};
 pub use pool::{Fresh, Pool, PoolConfig};
-pub use wasm::{Engine, EngineConfig, EngineError, LoadError, LogLine, LogSink, Module};
+pub use process::{
+    Language, Missing, Program, Spawner, WorkerSpec, Workers, WorkersConfig, WorkersError,
+    spawner_main,
+};
+pub use wasm::{Engine, EngineConfig, EngineError, LoadError, Module};

@@ -1,18 +1,21 @@
-//! The pool of one revision: carries out what [`slots`](crate::slots) decides, on the guests' own
-//! runtime, and measures queue, start and run.
+//! The pool of one revision: carries out what [`slots`](crate::slots) decides, on the runtime of
+//! its kind of instance, and measures queue, start and run.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::{Notify, oneshot};
 
+use crate::kind::{Called, Instance, Template};
 use crate::metrics::PoolMetrics;
 use crate::slots::{Command, RequestId, SlotId, Slots, SlotsConfig};
-use crate::wasm::{Instance, Template};
 use crate::{Answer, Failure, FailureKind, Invocation, Invoke, PoolStats};
+
+/// How long a process may take, at least, from its answer to its question for more.
+const PATIENCE_MIN: Duration = Duration::from_secs(1);
 
 /// When an instance is replaced by a new one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -177,8 +180,17 @@ impl Pool {
         Self { shared }
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    /// Starts one instance and keeps it ready for the first invocation: whether the revision can
+    /// start at all.
+    ///
+    /// # Errors
+    ///
+    /// What the start ended with.
+    pub async fn try_start(&self) -> Result<(), Failure> {
+        let shared = &self.shared;
+        let Some(slot) = shared.inner().slots.on_try(Instant::now()) else { return Ok(()) };
+        let started = shared.start().await;
+        shared.prepared(slot, started)
     }
 
     /// Takes no more invocations, lets those that run end, and ends idle instances.
@@ -218,8 +230,8 @@ impl Invoke for Pool {
         // It has left the queue, one way or the other.
         std::mem::forget(place);
         let Ok(granted) = granted else {
-            let message = "every instance is busy and the queue is full".to_owned();
-            return Err(Failure { kind: FailureKind::NoCapacity, message });
+            let message = "every instance is busy and the queue is full";
+            return Err(Failure::new(FailureKind::NoCapacity, message));
         };
         let queue = asked_at.elapsed();
         let shared = Arc::clone(&self.shared);
@@ -228,7 +240,7 @@ impl Invoke for Pool {
             // Cancelled: the engine was dropped, which is no fault of the batch.
             let stopped = error.is_cancelled();
             let kind = if stopped { FailureKind::NoCapacity } else { FailureKind::Crash };
-            Err(Failure { kind, message: format!("the invocation's task ended: {error}") })
+            Err(Failure::new(kind, format!("the invocation's task ended: {error}")))
         })
     }
 
@@ -247,36 +259,70 @@ async fn run(
     invocation: Invocation,
     queue: Duration,
 ) -> Result<Answer, Failure> {
-    let (cold, mut start) = (granted.cold, Duration::ZERO);
-    let mut instance = match granted.instance.take() {
-        Some(instance) => instance,
-        None => {
-            let started_at = Instant::now();
-            let instance = shared.start().await?;
-            start = started_at.elapsed();
-            shared.metrics.cold_starts.increment(1);
-            shared.metrics.start_seconds.record(start.as_secs_f64());
-            instance
-        }
-    };
-    let run_at = Instant::now();
-    let result = match shared.config.fresh {
-        Fresh::Record => {
-            let template = &shared.template;
-            instance.call_per_record(template, &invocation, shared.config.answer_bytes_max).await
-        }
-        Fresh::Batch | Fresh::Never => {
-            instance.call(&invocation, shared.config.answer_bytes_max).await
+    let (mut cold, mut start) = (granted.cold, Duration::ZERO);
+    // An idle process may have ended by itself: nobody is charged for it.
+    let mut instance = granted.instance.take().filter(Instance::is_alive);
+    let (run_at, called, mut instance) = loop {
+        let mut ready = match instance.take() {
+            Some(instance) => instance,
+            None => {
+                let started_at = Instant::now();
+                let instance = shared.start().await?;
+                (cold, start) = (true, started_at.elapsed());
+                shared.metrics.cold_starts.increment(1);
+                shared.metrics.start_seconds.record(start.as_secs_f64());
+                instance
+            }
+        };
+        let run_at = Instant::now();
+        match ready.call(&shared.template, &invocation, &shared.config).await {
+            Called::Gone if !cold => {}
+            called => break (run_at, called, ready),
         }
     };
     let run = run_at.elapsed();
     shared.metrics.queue_seconds.record(queue.as_secs_f64());
     shared.metrics.run_seconds.record(run.as_secs_f64());
-    // A broken answer leaves an instance of unknown health: it goes like a crashed one.
-    granted.keep = result.is_ok() && shared.config.fresh == Fresh::Never;
-    granted.instance = Some(instance);
-    drop(granted);
+    let (result, usable) = match called {
+        Called::Ended { result, usable } => (result, usable),
+        Called::Gone => {
+            let message = "the process ended before it took its first invocation";
+            (Err(Failure::new(FailureKind::Start, message)), false)
+        }
+    };
+    granted.keep = usable && shared.config.fresh == Fresh::Never;
+    if granted.keep && !instance.is_free() {
+        // The caller has its answer; the slot waits until the process asks for more.
+        let patience = invocation.timeout.saturating_sub(run).max(PATIENCE_MIN);
+        drop(tokio::spawn(async move {
+            let mut granted = granted;
+            granted.keep = instance.freed(patience).await;
+            granted.instance = Some(instance);
+        }));
+    } else {
+        granted.instance = Some(instance);
+        drop(granted);
+    }
     result.map(|frame| Answer { frame, cold, queue, start, run })
+}
+
+/// Pools that are told the time: expiry and warm instances are nobody else's business.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pools {
+    all: Arc<Mutex<Vec<Weak<Shared>>>>,
+}
+
+impl Pools {
+    pub(crate) fn add(&self, pool: &Pool) {
+        let mut all = self.all.lock().expect("nothing panics while holding it");
+        all.retain(|pool| 0 < pool.strong_count());
+        all.push(Arc::downgrade(&pool.shared));
+    }
+
+    pub(crate) fn on_time(&self, now: Instant) {
+        let all = self.all.lock().expect("nothing panics while holding it").clone();
+        all.iter().filter_map(Weak::upgrade).for_each(|pool| pool.on_time(now));
+    }
 }
 
 impl Shared {
@@ -287,6 +333,25 @@ impl Shared {
     async fn start(&self) -> Result<Instance, Failure> {
         self.started.fetch_add(1, Ordering::Relaxed);
         self.template.start().await
+    }
+
+    /// An instance that was started ahead of need is there, or is not.
+    fn prepared(
+        self: &Arc<Self>,
+        slot: SlotId,
+        started: Result<Instance, Failure>,
+    ) -> Result<(), Failure> {
+        let mut inner = self.inner();
+        let (instance, result) = match started {
+            Ok(instance) => (Some(instance), Ok(())),
+            Err(failure) => (None, Err(failure)),
+        };
+        inner.instances.extend(instance.map(|it| (slot, it)));
+        inner.slots.on_prepared(Instant::now(), slot, result.is_ok());
+        self.carry_out(&mut inner);
+        drop(inner);
+        self.quiet.notify_waiters();
+        result
     }
 
     /// Expires and prepares; the engine calls it now and then.
@@ -320,17 +385,10 @@ impl Shared {
                     let shared = Arc::clone(self);
                     drop(self.guests.spawn(async move {
                         let started = shared.start().await;
-                        let mut inner = shared.inner();
-                        let ready = started.is_ok();
-                        if let Err(failure) = &started {
+                        if let Err(failure) = shared.prepared(slot, started) {
                             let function = &shared.config.name;
                             tracing::warn!(%function, %failure, "could not start a warm instance");
                         }
-                        inner.instances.extend(started.ok().map(|it| (slot, it)));
-                        inner.slots.on_prepared(Instant::now(), slot, ready);
-                        shared.carry_out(&mut inner);
-                        drop(inner);
-                        shared.quiet.notify_waiters();
                     }));
                 }
                 Command::Retire(slot) => drop(inner.instances.remove(&slot)),

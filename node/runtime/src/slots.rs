@@ -129,6 +129,14 @@ impl Slots {
         self.settle(now);
     }
 
+    /// Somebody wants to know whether an instance can be started: its slot, to be reported with
+    /// [`on_prepared`](Self::on_prepared) like a warm one's. `None` when there is no room, because
+    /// so many run already.
+    pub fn on_try(&mut self, now: Instant) -> Option<SlotId> {
+        let room = !self.draining && self.slots.len() < self.config.max as usize;
+        room.then(|| self.take_slot(now, Phase::Preparing))
+    }
+
     /// Whoever asked has gone. Does nothing once the request runs.
     pub fn on_cancelled(&mut self, request: RequestId) {
         self.waiting.retain(|it| *it != request);
@@ -359,7 +367,13 @@ mod tests {
             let mut runs: BTreeMap<SlotId, u64> = BTreeMap::new();
             let (mut asked, mut ended, mut last) = (0, 0, None);
             for _step in 0..200 {
-                match draw(6) {
+                match draw(7) {
+                    6 => {
+                        if let Some(slot) = slots.on_try(now) {
+                            born.insert(slot, now);
+                            preparing.push(slot);
+                        }
+                    }
                     0 | 1 => {
                         slots.on_request(now, RequestId(asked));
                         asked += 1;

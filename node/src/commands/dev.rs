@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::build;
 use super::error::{CommandError, exit};
 use super::program::program;
-use super::serve::{Up, runtime, start_logging, wait_for_end};
+use super::serve::{Up, runtime, spawner, start_logging, wait_for_end};
 use crate::cli::{DevArgs, Globals};
 use crate::node::{Deployed, Node};
 
@@ -33,6 +33,8 @@ const SHOWN_A_SECOND: usize = 5;
 pub fn run(args: &DevArgs, globals: &Globals) -> Result<(), CommandError> {
     let manifest = Manifest::load(&args.dir)?;
     let data = args.data.clone().unwrap_or_else(|| args.dir.join(".millrace"));
+    // First of all: it must be there before the second thread is.
+    let spawner = spawner()?;
     start_logging(globals, "warn");
     runtime()?.block_on(async {
         let started_at = Instant::now();
@@ -40,7 +42,7 @@ pub fn run(args: &DevArgs, globals: &Globals) -> Result<(), CommandError> {
             note(&format!("  log   {}  {}  {}", line.function, line.level, line.message));
         });
         let name = manifest.app.to_string();
-        let up = Up::start(&data, &name, args.listen, Some(logs)).await?;
+        let up = Up::start(&data, &name, args.listen, spawner, Some(logs)).await?;
         say(&format!(
             "  millrace {}  one node, embedded bus, data in {}",
             env!("CARGO_PKG_VERSION"),
@@ -121,7 +123,7 @@ fn show_start(node: &Node, manifest: &Manifest, deployed: &Deployed, took: Durat
             say(&format!(
                 "  ok    {}  {}  {} -> {}{so_far}",
                 function.name,
-                function.runtime.as_str(),
+                function.runtime,
                 trigger.topics.join(", "),
                 trigger.output_topic.as_deref().unwrap_or("(no output)"),
             ));
@@ -234,14 +236,18 @@ async fn reload(node: Node, dir: PathBuf, first: Manifest) {
         }
         let matters = |path: &&PathBuf| {
             let parts: Vec<_> = path.components().map(|it| it.as_os_str()).collect();
-            !parts.iter().any(|it| *it == "target" || *it == ".millrace" || *it == ".git")
+            let foreign = ["target", ".millrace", ".git", "__pycache__"];
+            !parts.iter().any(|it| foreign.iter().any(|foreign| it == foreign))
         };
         let changed: Vec<PathBuf> = changed.iter().filter(matters).cloned().collect();
         let is = |path: &PathBuf, ending: &str| path.extension().is_some_and(|it| it == ending);
         let source = |path: &&PathBuf| is(path, "rs") || path.ends_with("Cargo.toml");
-        let relevant = changed
-            .iter()
-            .any(|path| path.ends_with(function::FILE_NAME) || is(path, "wasm") || source(&path));
+        let relevant = changed.iter().any(|path| {
+            path.ends_with(function::FILE_NAME)
+                || is(path, "wasm")
+                || source(&path)
+                || is_in_process_function(&dir, &manifest, path)
+        });
         if !relevant {
             continue;
         }
@@ -278,10 +284,23 @@ async fn reload(node: Node, dir: PathBuf, first: Manifest) {
     }
 }
 
+/// Whether a file belongs to a function whose package is its whole folder.
+fn is_in_process_function(dir: &Path, manifest: &Manifest, path: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    // What was deleted has no real path any more, its folder has.
+    let folder = path.parent().map(real).unwrap_or_default();
+    let processes = manifest.functions.iter().filter(|function| function.runtime.is_process());
+    processes.map(|function| real(&dir.join(&function.path))).any(|it| folder.starts_with(it))
+}
+
 fn watch(watcher: &mut notify::RecommendedWatcher, dir: &Path, manifest: &Manifest) {
     let mut folders = vec![(dir.to_owned(), RecursiveMode::NonRecursive)];
     for function in &manifest.functions {
         let folder = dir.join(&function.path);
+        if function.runtime.is_process() {
+            folders.push((folder, RecursiveMode::Recursive));
+            continue;
+        }
         folders.push((folder.join("src"), RecursiveMode::Recursive));
         folders.push((folder, RecursiveMode::NonRecursive));
     }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use function::Manifest;
 use gateway::{Gateway, GatewayConfig};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use runtime::Spawner;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{CommandError, exit};
-use crate::cli::{Globals, ServeArgs};
+use crate::cli::{Globals, SPAWNER, ServeArgs};
 use crate::discovery::{self, NodeFile, Registered};
 use crate::node::{Deployed, Node};
 
@@ -31,9 +32,11 @@ pub fn run(args: &ServeArgs, globals: &Globals) -> Result<(), CommandError> {
         .collect::<Result<Vec<_>, CommandError>>()?;
     let first = manifests.first().map(|(_, manifest)| manifest.app.to_string());
     let name = args.name.clone().or(first).unwrap_or_else(|| "millrace".to_owned());
+    // First of all: it must be there before the second thread is.
+    let spawner = spawner()?;
     start_logging(globals, "info");
     runtime()?.block_on(async {
-        let up = Up::start(&args.data, &name, args.listen, None).await?;
+        let up = Up::start(&args.data, &name, args.listen, spawner, None).await?;
         tracing::info!(name, url = up.url, data = %args.data.display(), "the node listens");
         let mut started = 0;
         for (dir, manifest) in &manifests {
@@ -87,10 +90,11 @@ impl Up {
         data: &Path,
         name: &str,
         listen: Option<SocketAddr>,
+        spawner: Spawner,
         logs: Option<runtime::LogSink>,
     ) -> Result<Self, CommandError> {
         let metrics = start_metrics();
-        let node = Node::open(data, name, logs)?;
+        let node = Node::open(data, name, spawner, logs)?;
         let token = discovery::new_token()?;
         let listen = listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
         let config = GatewayConfig::new(listen, token.clone());
@@ -135,6 +139,15 @@ pub(super) async fn wait_for_end(node: &Node) {
         () = terminated => {}
         () = node.shutdown().cancelled() => {}
     }
+}
+
+/// Starts the process that starts worker processes: this same binary, by whatever name and place
+/// it has now.
+pub(super) fn spawner() -> Result<Spawner, CommandError> {
+    Spawner::launch(Path::new("/proc/self/exe"), &[SPAWNER]).map_err(|error| {
+        let message = format!("cannot start the process for workers: {error}");
+        CommandError::new(exit::FAILED, "E0312", message)
+    })
 }
 
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {

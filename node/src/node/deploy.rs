@@ -11,9 +11,10 @@ use cluster::{App, Command, Function, Trigger};
 use dispatch::{
     BatchLimits, DispatchConfig, Order, RetryPolicy, ShardConfig, ShardHandle, WindowLimits,
 };
-use function::{Fresh, FunctionSpec, Manifest, Package, TriggerSpec};
-use runtime::{LoadError, Pool, PoolConfig};
+use function::{FunctionSpec, Manifest, TriggerSpec};
+use runtime::{Calling, Pool};
 
+use super::prepare::{Ready, prepare};
 use super::{DRAIN_PATIENCE, Inner, Node, chain};
 use crate::commands::error::{CommandError, exit};
 
@@ -73,14 +74,6 @@ impl RunningApp {
     pub(super) fn into_shards(self) -> impl Iterator<Item = RunningShard> {
         self.functions.into_values().flat_map(|function| function.shards)
     }
-}
-
-/// A revision that can run.
-struct Ready {
-    spec: FunctionSpec,
-    revision: Arc<str>,
-    package: String,
-    pool: Arc<Pool>,
 }
 
 impl Node {
@@ -299,70 +292,6 @@ impl Node {
     }
 }
 
-/// Reads, compiles and checks a function.
-async fn prepare(
-    inner: &Arc<Inner>,
-    dir: &Path,
-    spec: &FunctionSpec,
-    running: Option<&RunningFunction>,
-) -> Result<Ready, (&'static str, String)> {
-    let path = dir.join(&spec.path).join(&spec.handler);
-    let package = Package::from_file(&path).map_err(|error| (error.code(), chain(&error)))?;
-    let revision: Arc<str> = function::Revision::of(spec, package.digest()).as_str().into();
-    let digest = package.digest().to_string();
-    if let Some(running) = running.filter(|it| it.revision == revision) {
-        let pool = Arc::clone(&running.pool);
-        return Ok(Ready { spec: spec.clone(), revision, package: digest, pool });
-    }
-    let bytes = package
-        .files()
-        .next()
-        .map(|(_, bytes)| Arc::clone(bytes))
-        .ok_or_else(|| ("E0301", "the package is empty".to_owned()))?;
-    keep_package(&inner.data_dir, &digest, &bytes).map_err(|error| ("E0410", error.to_string()))?;
-    let engine = Arc::clone(&inner.engine);
-    let load = tokio::task::spawn_blocking(move || engine.load(&bytes)).await;
-    let module = load
-        .map_err(|error| ("E0312", error.to_string()))?
-        .map_err(|error| (load_code(&error), chain(&error)))?;
-    let config = PoolConfig {
-        memory_bytes_max: usize::try_from(spec.memory_bytes).unwrap_or(usize::MAX),
-        warm: spec.instances.warm,
-        max: spec.instances.max,
-        fresh: match spec.instances.fresh {
-            Fresh::Batch => runtime::Fresh::Batch,
-            Fresh::Record => runtime::Fresh::Record,
-            Fresh::Never => runtime::Fresh::Never,
-        },
-        ..PoolConfig::new(spec.name.as_str())
-    };
-    let pool = inner.engine.pool(&module, config);
-    Ok(Ready { spec: spec.clone(), revision, package: digest, pool })
-}
-
-/// Keeps the package under its digest: a revision stays what it was, whatever becomes of the file.
-fn keep_package(data_dir: &Path, digest: &str, bytes: &[u8]) -> std::io::Result<()> {
-    let dir = data_dir.join("packages");
-    let path = dir.join(digest);
-    if path.exists() {
-        return Ok(());
-    }
-    std::fs::create_dir_all(&dir)?;
-    let mut file = tempfile::NamedTempFile::new_in(&dir)?;
-    std::io::Write::write_all(&mut file, bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(&path).map_err(|error| error.error)?;
-    std::fs::File::open(&dir)?.sync_all()
-}
-
-const fn load_code(error: &LoadError) -> &'static str {
-    match error {
-        LoadError::NotAComponent(_) | LoadError::Invalid(_) => "E0301",
-        LoadError::MissingImport { .. } => "E0302",
-        LoadError::World(_) => "E0303",
-    }
-}
-
 fn refused(error: &dyn std::error::Error) -> CommandError {
     CommandError::new(exit::FAILED, "E0511", chain(error))
 }
@@ -416,5 +345,16 @@ fn shard_config(
         dead_letter: trigger.dead_letter.as_str().into(),
         timeout: spec.timeout,
         read_ahead: Arc::clone(&node.read_ahead),
+        calling: Calling {
+            event: match trigger.event {
+                function::Event::Record => runtime::Event::Record,
+                function::Event::Lambda => runtime::Event::Lambda,
+            },
+            decode: match trigger.decode {
+                function::Decode::None => runtime::Decode::None,
+                function::Decode::Json => runtime::Decode::Json,
+            },
+            has_output: trigger.output_topic.is_some(),
+        },
     }
 }

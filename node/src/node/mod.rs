@@ -3,6 +3,7 @@
 
 mod deploy;
 mod feed;
+mod prepare;
 mod status;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use bus::Bus;
 use bus::embedded::{Embedded, EmbeddedConfig};
 use cluster::CommandLog;
-use runtime::{Engine, EngineConfig, LogSink};
+use runtime::{Engine, EngineConfig, LogSink, Spawner, Workers, WorkersConfig};
 use storage::SledPositions;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,12 @@ use deploy::RunningApp;
 
 /// How long a node that ends waits for what is in flight.
 pub const DRAIN_PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// How long it waits until its worker processes, which have nothing to do any more, are gone.
+const WORKERS_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What Kafka events of a node without Kafka name as their brokers.
+const EMBEDDED_BROKERS: &str = "embedded.millrace:9092";
 
 /// A running node. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -40,6 +47,7 @@ struct Inner {
     started: bus::Timestamp,
     bus: Arc<Embedded>,
     engine: Arc<Engine>,
+    workers: Arc<Workers>,
     cluster: Mutex<CommandLog>,
     /// One for all shards.
     read_ahead: Arc<dispatch::ReadAhead>,
@@ -57,7 +65,12 @@ impl Node {
     /// # Errors
     ///
     /// With the code of what is wrong, and what to do about it.
-    pub fn open(data_dir: &Path, name: &str, logs: Option<LogSink>) -> Result<Self, CommandError> {
+    pub fn open(
+        data_dir: &Path,
+        name: &str,
+        spawner: Spawner,
+        logs: Option<LogSink>,
+    ) -> Result<Self, CommandError> {
         std::fs::create_dir_all(data_dir).map_err(|error| {
             let message = format!("cannot make {}: {error}", data_dir.display());
             CommandError::new(exit::FAILED, "E0410", message)
@@ -98,10 +111,20 @@ impl Node {
                 .help("restore the folder from a backup")
         })?;
         let mut engine = EngineConfig::new(data_dir.join("cache"));
-        engine.logs = logs;
+        engine.logs.clone_from(&logs);
         let engine = Engine::new(engine).map_err(|error| {
             let message = format!("cannot start the wasm engine: {}", chain(&error));
             CommandError::new(exit::FAILED, "E0312", message)
+        })?;
+        let workers = WorkersConfig {
+            dir: data_dir.join("workers"),
+            path: std::env::var_os("PATH"),
+            brokers: EMBEDDED_BROKERS.to_owned(),
+            logs,
+        };
+        let workers = Workers::new(spawner, workers).map_err(|error| {
+            CommandError::new(exit::FAILED, "E0410", chain(&error))
+                .help("look at the folder, or choose another with --data")
         })?;
         let inner = Inner {
             name: name.to_owned(),
@@ -111,6 +134,7 @@ impl Node {
             bus,
             engine,
             read_ahead: Arc::default(),
+            workers,
             cluster: Mutex::new(cluster),
             apps: tokio::sync::Mutex::default(),
             shown: Mutex::default(),
@@ -144,6 +168,7 @@ impl Node {
             // A task that panicked has nothing more to finish.
             drop(drain.await);
         }
+        self.inner.workers.wait_gone(WORKERS_PATIENCE).await;
         self.inner.bus.close().await;
     }
 }

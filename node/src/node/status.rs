@@ -58,7 +58,7 @@ impl Node {
                 let status = FunctionStatus {
                     app: app.clone(),
                     name: name.clone(),
-                    runtime: function.spec.runtime.as_str().to_owned(),
+                    runtime: function.spec.runtime.to_string(),
                     revision: function.revision.to_string(),
                     revision_since: rfc3339(function.since),
                     reads,

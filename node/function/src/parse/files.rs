@@ -8,7 +8,7 @@ use super::check::is_inside;
 use super::kinds::{Draft, FeedDraft, FunctionDraft};
 use super::log::Log;
 use super::{Require, suggest};
-use crate::code;
+use crate::{Runtime, code};
 
 /// Checks every file and folder of the draft.
 pub(super) fn check(log: &Log<'_>, draft: &Draft, dir: &Path, require: Require) {
@@ -32,6 +32,16 @@ fn check_function(log: &Log<'_>, function: &FunctionDraft, dir: &Path, require: 
         log.push(error.suggest(meant));
         return;
     }
+    match function.spec.runtime {
+        Runtime::Wasm => check_component(log, function, &folder, require),
+        Runtime::Python(_) => check_module(log, function, &folder, &[".py", "/__init__.py"]),
+        Runtime::Node(_) => check_module(log, function, &folder, &[".js", ".mjs", ".cjs"]),
+        Runtime::Provided => check_bootstrap(log, function, &folder, require),
+    }
+}
+
+fn check_component(log: &Log<'_>, function: &FunctionDraft, folder: &Path, require: Require) {
+    let name = &function.spec.name;
     let Some(handler) = &function.handler else { return };
     if handler.value.contains(['/', '\\', '\0']) || handler.value.starts_with('.') {
         let message = format!("{:?} is not the name of a file", handler.value);
@@ -48,9 +58,62 @@ fn check_function(log: &Log<'_>, function: &FunctionDraft, dir: &Path, require: 
         log.push(if is_crate {
             error.help("`millrace build` makes it")
         } else {
-            error.suggest(nearest_in(&folder, &handler.value))
+            error.suggest(nearest_in(folder, &handler.value))
         });
     }
+}
+
+/// Whether the file is there that `module.function` names.
+fn check_module(log: &Log<'_>, function: &FunctionDraft, folder: &Path, endings: &[&str]) {
+    let Some(handler) = &function.handler else { return };
+    let name = &function.spec.name;
+    let Some((module, _)) = handler
+        .value
+        .rsplit_once('.')
+        .filter(|(module, called)| !module.is_empty() && !called.is_empty() && is_inside(module))
+    else {
+        let message = format!("{:?} is not a module and a function of it", handler.value);
+        let error = log.error(code::BAD_PATH, &handler.span, message);
+        let error = error.note("the file's name without its ending, a dot, the function's name");
+        log.push(error.help("write it as `handler = \"app.handler\"`"));
+        return;
+    };
+    let mut places = vec![module.to_owned()];
+    // Python takes dots between folders too.
+    if endings.contains(&".py") {
+        places.push(module.replace('.', "/"));
+    }
+    let there =
+        |place: &String| endings.iter().any(|it| folder.join(format!("{place}{it}")).is_file());
+    if !places.iter().any(there) {
+        let file = format!("{module}{}", endings[0]);
+        let message = format!("the module of function `{name}` is not there");
+        let error = log.error(code::MISSING_FILE, &handler.span, message).note("no such file");
+        let error = error.tried(folder.join(&file).display().to_string());
+        let (_, called) = handler.value.rsplit_once('.').unwrap_or_default();
+        let near = nearest_in(folder, &file).and_then(|file| {
+            let stem = endings.iter().find_map(|it| file.strip_suffix(it))?.to_owned();
+            Some(format!("handler = \"{stem}.{called}\""))
+        });
+        log.push(error.suggest(near));
+    }
+}
+
+/// Whether the package has an executable of its own.
+fn check_bootstrap(log: &Log<'_>, function: &FunctionDraft, folder: &Path, require: Require) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let Some(path) = &function.path else { return };
+    let (name, file) = (&function.spec.name, folder.join("bootstrap"));
+    let found = file.metadata();
+    let (message, note) = match &found {
+        Ok(it) if it.is_file() && it.permissions().mode() & 0o111 != 0 => return,
+        Ok(_) => (format!("the bootstrap of function `{name}` cannot be run"), "not executable"),
+        Err(_) if require == Require::Sources => return,
+        Err(_) => (format!("the bootstrap of function `{name}` is not there"), "no such file"),
+    };
+    let error = log.error(code::MISSING_FILE, &path.span, message).note(note);
+    let error = error.tried(file.display().to_string());
+    log.push(error.help("`provided` runs the executable file `bootstrap` of the folder"));
 }
 
 fn check_feed(log: &Log<'_>, feed: &FeedDraft, dir: &Path) {

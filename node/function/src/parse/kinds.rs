@@ -1,6 +1,7 @@
 //! The kinds of a manifest, one reader each: application, topics, functions, the feed.
 //! A reader gives a draft: the spec as far as it could be read, and where each part stands.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -223,18 +224,24 @@ fn read_function<'a>(
     let title = format!("[function.{}]", entry.name);
     let section = all.open(entry, title, "[function.hot-alert] runtime = \"wasm\"")?;
     let runtime = read_runtime(&section);
-    let handler = required(&section, "handler", "handler = \"hot_alert.wasm\"");
+    let is_process = runtime.is_some_and(Runtime::is_process);
+    let handler = read_handler(&section, runtime);
     let path = required(&section, "path", "path = \"functions/hot-alert\"");
     let memory = section.bytes("memory", MEMORY_LEAST, MEMORY_MOST);
     let timeout = section.duration("timeout", TIMEOUT_LEAST, TIMEOUT_MOST);
     let instances = section.section("instances", "instances = { max = 8 }");
-    let instances = instances.map(|section| read_instances(&section)).unwrap_or_default();
+    let fresh = if is_process { Fresh::Never } else { Fresh::Batch };
+    let instances = match instances {
+        Some(section) => read_instances(&section, fresh),
+        None => Instances { fresh, ..Instances::default() },
+    };
+    let env = if is_process { read_env(&section) } else { BTreeMap::new() };
     let allow = section.section("allow", "allow = { produce = [\"alerts\"] }");
     let produce = allow.map(|section| read_allow(&section)).unwrap_or_default();
     // A name that is none was reported; the triggers are still read for their own mistakes.
     let known_name =
         name.or_else(|| Name::near(entry.name)).or_else(|| Name::parse("unnamed").ok())?;
-    let triggers = trigger::read(&section, &known_name, app);
+    let triggers = trigger::read(&section, &known_name, app, is_process);
     section.finish(planned::FUNCTION);
     let text = |value: &Option<Spanned<String>>| {
         value.as_ref().map(|value| value.value.clone()).unwrap_or_default()
@@ -244,9 +251,17 @@ fn read_function<'a>(
         runtime: runtime.unwrap_or(Runtime::Wasm),
         handler: text(&handler),
         path: text(&path),
-        memory_bytes: memory.map_or(FunctionSpec::MEMORY_BYTES, |memory| memory.value),
+        memory_bytes: memory.map_or(
+            if is_process {
+                FunctionSpec::PROCESS_MEMORY_BYTES
+            } else {
+                FunctionSpec::MEMORY_BYTES
+            },
+            |memory| memory.value,
+        ),
         timeout: timeout.map_or(FunctionSpec::TIMEOUT, |timeout| timeout.value),
         instances,
+        env,
         allow_produce: produce.iter().map(|topic| topic.value.clone()).collect(),
         triggers: Vec::new(),
     };
@@ -286,25 +301,82 @@ pub(super) fn required(
 
 fn read_runtime(section: &Section<'_>) -> Option<Runtime> {
     const EXAMPLE: &str = "runtime = \"wasm\"";
-    let runtime = section.choice("runtime", &[("wasm", Runtime::Wasm)], planned::RUNTIMES);
-    if runtime.is_none() && !section.entries().iter().any(|entry| entry.name == "runtime") {
-        section.missing("runtime", EXAMPLE);
+    let Some(text) = section.string("runtime", EXAMPLE) else {
+        if !section.entries().iter().any(|entry| entry.name == "runtime") {
+            section.missing("runtime", EXAMPLE);
+        }
+        return None;
+    };
+    let error = match Runtime::parse(text.value) {
+        Ok(runtime) => return Some(runtime),
+        Err(error) => error,
+    };
+    if let Some(plan) = planned::RUNTIMES.iter().find(|plan| plan.is(text.value)) {
+        section.refuse(&text.span, &format!("runtime = \"{}\"", text.value), plan);
+        return None;
     }
-    runtime
+    let message = format!("`runtime` cannot be {:?}", text.value);
+    let one = section.log.error(code::WRONG_VALUE, &text.span, message).note(error.to_string());
+    let words = ["wasm", "python3", "node", "provided"];
+    let near = Runtime::near(text.value).map(|runtime| runtime.to_string());
+    let near = near.or_else(|| suggest::nearest(text.value, words).map(str::to_owned));
+    section.log.push(one.suggest(near.map(|word| format!("runtime = \"{word}\""))));
+    None
+}
+
+/// The handler; a provided executable needs none.
+fn read_handler(section: &Section<'_>, runtime: Option<Runtime>) -> Option<Spanned<String>> {
+    let example = match runtime {
+        Some(Runtime::Python(_)) => "handler = \"app.handler\"",
+        Some(Runtime::Node(_)) => "handler = \"index.handler\"",
+        Some(Runtime::Provided) if !section.entries().iter().any(|it| it.name == "handler") => {
+            return None;
+        }
+        Some(Runtime::Provided | Runtime::Wasm) | None => "handler = \"hot_alert.wasm\"",
+    };
+    required(section, "handler", example)
+}
+
+/// `env = { LIMIT = "30" }`.
+fn read_env(section: &Section<'_>) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::new();
+    let Some(all) = section.section("env", "env = { LIMIT = \"30\" }") else { return env };
+    for entry in all.entries() {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if entry.name.is_empty() || !entry.name.chars().all(is_name) || entry.name.len() > 128 {
+            let message = format!("{:?} cannot be the name of a variable", entry.name);
+            let error = all.log.error(code::WRONG_VALUE, &entry.key_span, message);
+            all.log.push(error.note("letters, digits and `_`"));
+        } else if entry.name.starts_with('_') || entry.name.starts_with("AWS_LAMBDA_") {
+            let message = format!("`{}` is the runtime's own", entry.name);
+            let error = all.log.error(code::WRONG_VALUE, &entry.key_span, message);
+            all.log.push(error.note("names with `_` or `AWS_LAMBDA_` in front are reserved"));
+        } else if let Some(value) = entry.item.as_str().filter(|it| !it.contains('\0')) {
+            env.insert(entry.name.to_owned(), value.to_owned());
+        } else {
+            let message = format!("`{}` takes a string", entry.name);
+            let error = all.log.error(code::WRONG_TYPE, &entry.span, message);
+            let help = format!("write it as `{} = \"30\"`", entry.name);
+            all.log.push(error.note("variables are texts").help(help));
+        }
+    }
+    env
 }
 
 /// The largest `instances.max`.
 const INSTANCES_MAX: i64 = 1_000;
 
-fn read_instances(section: &Section<'_>) -> Instances {
+fn read_instances(section: &Section<'_>, fresh_default: Fresh) -> Instances {
     let default = Instances::default();
     let count = |number: &Option<Spanned<i64>>, default: u32| {
         number.as_ref().map_or(default, |number| u32::try_from(number.value).unwrap_or(default))
     };
     let warm = section.integer("warm", 0..INSTANCES_MAX + 1);
     let max = section.integer("max", 1..INSTANCES_MAX + 1);
-    let words = [("batch", Fresh::Batch), ("record", Fresh::Record), ("never", Fresh::Never)];
-    let fresh = section.choice("fresh", &words, &[]).unwrap_or_default();
+    let words = [("batch", Fresh::Batch), ("never", Fresh::Never), ("record", Fresh::Record)];
+    // A process per record is not to be had: the slice ends before it.
+    let words = if fresh_default == Fresh::Never { &words[..2] } else { &words[..] };
+    let fresh = section.choice("fresh", words, &[]).unwrap_or(fresh_default);
     section.finish(planned::INSTANCES);
     let instances =
         Instances { warm: count(&warm, default.warm), max: count(&max, default.max), fresh };

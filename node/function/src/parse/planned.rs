@@ -40,30 +40,35 @@ pub(super) const TOPIC: &[Planned] = &[
 ];
 
 pub(super) const RUNTIMES: &[Planned] = &[
-    plan("python*", "this version runs wasm", "build a component, runtime = \"wasm\""),
-    plan("node*", "this version runs wasm", "build a component, runtime = \"wasm\""),
-    plan("provided*", "this version runs wasm", "build a component, runtime = \"wasm\""),
+    plan("java*", "only Python and Node.js have bootstraps", BOOTSTRAP),
+    plan("dotnet*", "only Python and Node.js have bootstraps", BOOTSTRAP),
+    plan("ruby*", "only Python and Node.js have bootstraps", BOOTSTRAP),
+    plan("go*", "only Python and Node.js have bootstraps", BOOTSTRAP),
 ];
+
+const BOOTSTRAP: &str = "start it from a `bootstrap`, runtime = \"provided\"";
 
 pub(super) const FUNCTION: &[Planned] = &[
     plan("env", "a component sees no environment", "compile settings into the function"),
     plan("secrets", "secrets come later", "keep what needs a secret outside"),
     plan("url", "function URLs come later", "append with `millrace produce`"),
-    plan("layers", "layers belong to process runtimes", "put all into the component"),
+    plan("layers", "layers come later", "put all into the package"),
     plan("state", "state per key comes later", "keep state outside"),
     plan("alias", "aliases come later", "name the function itself"),
     plan("canary", "canaries come later", "deploy a second function"),
     plan("cpu", "processor limits come later", "use `timeout` and `instances`"),
-    plan("ephemeral-storage", "a component has no files", "take it out"),
+    plan("ephemeral-storage", "no limit of files is enforced yet", "take it out"),
 ];
 
+const EGRESS: &str = "take it out: a component reaches no network, a process is not held back";
+
 pub(super) const ALLOW: &[Planned] = &[
-    plan("egress", "a component reaches no network", "write to a topic instead"),
+    plan("egress", "no limit of what a process reaches is enforced yet", EGRESS),
     plan("secrets", "secrets come later", "take it out"),
     plan("state", "state per key comes later", "take it out"),
     plan("invoke", "functions call each other through topics", "use `produce`"),
     plan("buckets", "object stores come later", "take it out"),
-    plan("files", "a component has no files", "take it out"),
+    plan("files", "no limit of files is enforced yet", "take it out"),
 ];
 
 pub(super) const INSTANCES: &[Planned] = &[
@@ -82,15 +87,18 @@ pub(super) const TRIGGER: &[Planned] = &[
     plan("rate", "rate limits come later", "use `instances`"),
 ];
 
-pub(super) const EVENTS: &[Planned] = &[
-    plan("lambda", "Lambda events come with process runtimes", "take event out: \"record\""),
-    plan("cloudevents", "CloudEvents come later", "take event out: \"record\""),
-];
+pub(super) const EVENTS: &[Planned] =
+    &[plan("cloudevents", "CloudEvents come later", "take event out: \"record\"")];
+
+/// What only processes have.
+pub(super) const LAMBDA: Planned =
+    plan("lambda", "Lambda events are for processes", "take event out: \"record\"");
+pub(super) const JSON: Planned =
+    plan("json", "a component gets the bytes", "decode in the function");
 
 pub(super) const DECODES: &[Planned] = &[
-    plan("json", "a component gets the bytes", "decode in the function"),
-    plan("avro", "a component gets the bytes", "decode in the function"),
-    plan("protobuf", "a component gets the bytes", "decode in the function"),
+    plan("avro", "decoding by schema comes later", "decode in the function"),
+    plan("protobuf", "decoding by schema comes later", "decode in the function"),
 ];
 
 pub(super) const DELIVERIES: &[Planned] =

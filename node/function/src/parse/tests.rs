@@ -203,7 +203,7 @@ fn what_the_plan_knows_and_this_version_does_not_is_refused_by_name() {
         let refused = found.iter().filter(|one| one.code == "E0207").count();
         assert_eq!(refused, 1, "{line}\n{found}");
     }
-    for runtime in ["python3.11", "python3.13", "node", "provided"] {
+    for runtime in ["java21", "ruby3.3", "dotnet8", "go1.x"] {
         let found = errors(
             &GOOD
                 .replace("\"wasm\"\nhandler = \"gale", &format!("\"{runtime}\"\nhandler = \"gale")),

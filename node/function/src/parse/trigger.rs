@@ -9,7 +9,9 @@ use super::kinds::{parse_name, parse_topic, parse_topics};
 use super::log::Spanned;
 use super::planned;
 use super::section::Section;
-use crate::{Batch, Delivery, Name, Order, Retry, Start, TriggerSpec, code, parse_duration};
+use crate::{
+    Batch, Decode, Delivery, Event, Name, Order, Retry, Start, TriggerSpec, code, parse_duration,
+};
 
 #[derive(Debug)]
 pub(super) struct TriggerDraft {
@@ -26,6 +28,7 @@ pub(super) fn read(
     function: &Section<'_>,
     function_name: &Name,
     app: Option<&Name>,
+    is_process: bool,
 ) -> Vec<TriggerDraft> {
     let title = format!("[[function.{function_name}.trigger]]");
     let sections = function.sections("trigger", &title);
@@ -34,7 +37,7 @@ pub(super) fn read(
     let mut drafts = Vec::with_capacity(sections.len());
     for section in &sections {
         let name = read_name(section, function_name, is_only, &mut taken);
-        drafts.push(read_trigger(section, name, function_name, app));
+        drafts.push(read_trigger(section, name, function_name, app, is_process));
     }
     drafts
 }
@@ -73,6 +76,7 @@ fn read_trigger(
     name: Name,
     function: &Name,
     app: Option<&Name>,
+    is_process: bool,
 ) -> TriggerDraft {
     let topics = read_topics(section);
     let start = read_start(section).unwrap_or_default();
@@ -81,9 +85,8 @@ fn read_trigger(
     let deliveries =
         [("at-least-once", Delivery::AtLeastOnce), ("exactly-once", Delivery::ExactlyOnce)];
     let delivery = section.choice("delivery", &deliveries, planned::DELIVERIES).unwrap_or_default();
-    // One word each so far, which is what happens anyway: nothing is kept of them.
-    section.choice("event", &[("record", ())], planned::EVENTS);
-    section.choice("decode", &[("none", ())], planned::DECODES);
+    let event = read_event(section, is_process);
+    let decode = read_decode(section, is_process, event);
     let batch = section.section("batch", "batch = { records = 100 }");
     let retry = section.section("retry", "retry = { attempts = 3 }");
     let dead_letter = section.string("dead-letter", "dead-letter = \"readings.dead\"");
@@ -101,12 +104,48 @@ fn read_trigger(
         start,
         order,
         delivery,
+        event,
+        decode,
         batch,
         retry,
         dead_letter: dead.unwrap_or_else(|| format!("{app}.{function}.dead")),
         output_topic: output.as_ref().map(|topic| topic.value.clone()),
     };
     TriggerDraft { spec, span: section.span.clone(), topics, output, dead_letter }
+}
+
+fn read_event(section: &Section<'_>, is_process: bool) -> Event {
+    let span = section.entries().into_iter().find(|it| it.name == "event").map(|it| it.span);
+    let words = [("record", Event::Record), ("lambda", Event::Lambda)];
+    let event = section.choice("event", &words, planned::EVENTS).unwrap_or_default();
+    if let (Event::Lambda, false, Some(span)) = (event, is_process, span) {
+        section.refuse(&span, "event = \"lambda\"", &planned::LAMBDA);
+        return Event::Record;
+    }
+    event
+}
+
+/// JSON is what a process's handler expects; a component, and who reads Lambda events, decodes.
+fn read_decode(section: &Section<'_>, is_process: bool, event: Event) -> Decode {
+    let span = section.entries().into_iter().find(|it| it.name == "decode").map(|it| it.span);
+    let words = [("none", Decode::None), ("json", Decode::Json)];
+    let decode = section.choice("decode", &words, planned::DECODES);
+    let default = if is_process { Decode::Json } else { Decode::None };
+    match (decode, span) {
+        (Some(Decode::Json), Some(span)) if !is_process => {
+            section.refuse(&span, "decode = \"json\"", &planned::JSON);
+            Decode::None
+        }
+        (Some(Decode::Json), Some(span)) if event == Event::Lambda => {
+            let message = "`decode` and `event = \"lambda\"` contradict each other";
+            let error = section.log.error(code::CONTRADICTION, &span, message);
+            let error = error.note("a Lambda event holds values as base64");
+            section.log.push(error.help("take `decode` out"));
+            Decode::None
+        }
+        _ if event == Event::Lambda => Decode::None,
+        (decode, _) => decode.unwrap_or(default),
+    }
 }
 
 fn read_topics(section: &Section<'_>) -> Vec<Spanned<String>> {

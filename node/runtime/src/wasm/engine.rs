@@ -11,9 +11,10 @@ use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, 
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::cache::{CodeCache, CodeId};
-use super::host::{Host, Level, LogSink, Logs};
+use super::host::{Host, Level};
 use super::{Instance, TICK};
-use crate::pool::Shared;
+use crate::logs::{LogSink, Logs};
+use crate::pool::Pools;
 use crate::{Pool, PoolConfig};
 
 /// How often pools expire what is idle.
@@ -163,7 +164,7 @@ pub struct Engine {
     modules: Mutex<HashMap<CodeId, Weak<Compiled>>>,
     logs: Option<LogSink>,
     guests: Option<tokio::runtime::Runtime>,
-    pools: Arc<Mutex<Vec<Weak<Shared>>>>,
+    pools: Pools,
     stop: Arc<AtomicBool>,
     ticker: Option<std::thread::JoinHandle<()>>,
 }
@@ -197,9 +198,9 @@ impl Engine {
             .build()
             .map_err(EngineError::Threads)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let pools: Arc<Mutex<Vec<Weak<Shared>>>> = Arc::default();
+        let pools = Pools::default();
         let ticker = {
-            let (engine, stop, pools) = (engine.clone(), Arc::clone(&stop), Arc::clone(&pools));
+            let (engine, stop, pools) = (engine.clone(), Arc::clone(&stop), pools.clone());
             let thread = std::thread::Builder::new().name("millrace-ticks".into());
             thread.spawn(move || tick(&engine, &stop, &pools)).map_err(EngineError::Threads)?
         };
@@ -268,11 +269,9 @@ impl Engine {
             logs: self.logs.clone().map(Logs),
         };
         let guests = self.guests.as_ref().expect("it is there until the engine is dropped");
+        let template = crate::kind::Template::Wasm(template);
         let pool = Arc::new(Pool::new(template, config, guests.handle().clone()));
-        let mut pools = self.pools.lock().expect("nothing panics while holding it");
-        pools.retain(|pool| 0 < pool.strong_count());
-        pools.push(Arc::downgrade(pool.shared()));
-        drop(pools);
+        self.pools.add(&pool);
         pool
     }
 
@@ -326,7 +325,7 @@ impl Drop for Engine {
     }
 }
 
-fn tick(engine: &wasmtime::Engine, stop: &AtomicBool, pools: &Mutex<Vec<Weak<Shared>>>) {
+fn tick(engine: &wasmtime::Engine, stop: &AtomicBool, pools: &Pools) {
     let mut housekeeping_at = Instant::now() + HOUSEKEEPING;
     while !stop.load(Ordering::Acquire) {
         std::thread::park_timeout(TICK);
@@ -334,8 +333,7 @@ fn tick(engine: &wasmtime::Engine, stop: &AtomicBool, pools: &Mutex<Vec<Weak<Sha
         let now = Instant::now();
         if housekeeping_at <= now {
             housekeeping_at = now + HOUSEKEEPING;
-            let pools = pools.lock().expect("nothing panics while holding it").clone();
-            pools.iter().filter_map(Weak::upgrade).for_each(|pool| pool.on_time(now));
+            pools.on_time(now);
         }
     }
 }
@@ -382,7 +380,7 @@ fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Host>> {
         |store: wasmtime::StoreContextMut<'_, Host>, (level, message): (Level, WasmStr)| {
             // Read in place: a guest may hand over all of its memory, of which little is kept.
             let message = message.to_str(&store)?;
-            store.data().out.log(level, &message);
+            store.data().out.log(level.as_str(), &message);
             Ok(())
         },
     )?;

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use frame::{End, Output, Request, RequestBuilder, Response, ResponseBuilder};
+use frame::{End, Output, Request, Response, ResponseBuilder};
 use wasmtime::component::TypedFunc;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
 use super::engine::{Template, World};
-use super::host::{self, Host, escaped};
+use super::host::Host;
+use crate::held::{Held, alone};
+use crate::logs::{self, escaped};
 use crate::{Failure, FailureKind, Invocation};
 
 /// How long past the deadline a guest that waits in the host is let be.
@@ -44,13 +46,13 @@ impl std::fmt::Debug for Instance {
 impl Instance {
     /// Makes one.
     pub(crate) async fn start(template: &Template) -> Result<Self, Failure> {
-        let out = Arc::new(host::Output::new(&template.function, template.logs.as_ref()));
+        let out = Arc::new(logs::Output::new(&template.function, template.logs.as_ref()));
         Self::start_by(template, out, Instant::now() + template.start_max).await
     }
 
     async fn start_by(
         template: &Template,
-        out: Arc<host::Output>,
+        out: Arc<logs::Output>,
         deadline: Instant,
     ) -> Result<Self, Failure> {
         let module = &template.module;
@@ -223,7 +225,7 @@ impl Instance {
         if self.store.data().memory_denied {
             let limit = memory_limit(&self.store);
             let message = format!("the function asked for more than its {limit} of memory");
-            return Failure { kind: FailureKind::OutOfMemory, message };
+            return Failure::new(FailureKind::OutOfMemory, message);
         }
         let mut message = match trap {
             _ if !said.is_empty() => escaped(said),
@@ -231,47 +233,7 @@ impl Instance {
             None => escaped(&error.root_cause().to_string()),
         };
         message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-        Failure { kind: FailureKind::Crash, message }
-    }
-}
-
-/// The frame of one record of a request, as if it had come alone.
-fn alone(request: &Request<'_>, record: &frame::RequestRecord<'_>) -> Vec<u8> {
-    let table = [(record.topic, record.partition)];
-    let mut one =
-        RequestBuilder::new(request.batch_id(), request.order(), request.context(), &table);
-    one.push(
-        0,
-        record.offset,
-        record.timestamp,
-        record.attempt,
-        record.key,
-        record.value,
-        record.headers.as_bytes(),
-        record.headers.len(),
-    );
-    one.finish()
-}
-
-/// Which later records a failed one holds back (functions.md section 2).
-#[derive(Default)]
-struct Held<'a> {
-    keys: std::collections::BTreeSet<&'a [u8]>,
-    partitions: std::collections::BTreeSet<(&'a str, i32)>,
-}
-
-impl<'a> Held<'a> {
-    fn failed(&mut self, record: &frame::RequestRecord<'a>) {
-        self.keys.extend(record.key);
-        self.partitions.insert((record.topic, record.partition));
-    }
-
-    fn holds(&self, order: frame::Order, record: &frame::RequestRecord<'a>) -> bool {
-        match order {
-            frame::Order::None => false,
-            frame::Order::Key => record.key.is_some_and(|key| self.keys.contains(key)),
-            frame::Order::Partition => self.partitions.contains(&(record.topic, record.partition)),
-        }
+        Failure::new(FailureKind::Crash, message)
     }
 }
 
@@ -293,7 +255,7 @@ async fn bounded<T>(
 }
 
 fn broken(message: impl Into<String>) -> Failure {
-    Failure { kind: FailureKind::BrokenAnswer, message: message.into() }
+    Failure::new(FailureKind::BrokenAnswer, message)
 }
 
 /// Refuses an answer over its limit.
@@ -306,7 +268,7 @@ fn within(answer_bytes_max: usize, bytes: usize) -> Result<(), Failure> {
 
 fn timed_out(timeout: Duration) -> Failure {
     let message = format!("Task timed out after {:.2} seconds", timeout.as_secs_f64());
-    Failure { kind: FailureKind::Timeout, message }
+    Failure::new(FailureKind::Timeout, message)
 }
 
 /// A limit as people write it.
@@ -318,7 +280,7 @@ fn start_failure(template: &Template, store: &Store<Host>, error: &CallError) ->
     let slow = || format!("the instance did not start within {:?}", template.start_max);
     let error = match error {
         CallError::Guest(error) => error,
-        CallError::Timeout => return Failure { kind: FailureKind::Start, message: slow() },
+        CallError::Timeout => return Failure::new(FailureKind::Start, slow()),
         CallError::Broken(message) => return broken(message.as_str()),
     };
     let (kind, message) = if store.data().memory_denied {
@@ -335,5 +297,5 @@ fn start_failure(template: &Template, store: &Store<Host>, error: &CallError) ->
         message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
         (FailureKind::Start, message)
     };
-    Failure { kind, message }
+    Failure::new(kind, message)
 }

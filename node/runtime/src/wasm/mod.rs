@@ -11,7 +11,6 @@ mod host;
 mod instance;
 
 pub use engine::{Engine, EngineConfig, EngineError, LoadError, Module};
-pub use host::{LogLine, LogSink};
 
 pub(crate) use engine::Template;
 pub(crate) use instance::Instance;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use frame::{Context, End, Order, RequestBuilder, Response};
 use millrace_runtime::{
-    Answer, Engine, EngineConfig, Failure, FailureKind, Fresh, Invocation, Invoke, LogLine, Pool,
-    PoolConfig,
+    Answer, Calling, Engine, EngineConfig, Failure, FailureKind, Fresh, Invocation, Invoke,
+    LogLine, Pool, PoolConfig,
 };
 
 fn component(name: &str) -> Vec<u8> {
@@ -64,7 +64,8 @@ async fn call_within(timeout: Duration, pool: &Pool, values: &[&str]) -> Result<
     }
     let records = values.len() as u32;
     let frame = builder.finish().into();
-    pool.invoke(Invocation { frame, batch_id: 7, records, timeout }).await
+    pool.invoke(Invocation { frame, batch_id: 7, records, timeout, calling: Calling::default() })
+        .await
 }
 
 fn outputs(answer: &Answer, records: usize) -> Vec<String> {

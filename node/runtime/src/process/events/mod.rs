@@ -1,0 +1,9 @@
+//! A pure core: batches as official Lambda clients know them, and their answers as frames.
+
+mod answers;
+mod context;
+mod kafka;
+
+pub(super) use answers::{lambda_answer, record_answer};
+pub(super) use context::Shared;
+pub(super) use kafka::{Part, kafka_events};

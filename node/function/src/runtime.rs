@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn names_of_aws_are_understood() {
         assert_eq!(Runtime::near("nodejs20.x"), Some(Runtime::Node(Some(20))));
-        assert_eq!(Runtime::near("node.js"), None);
+        assert_eq!(Runtime::near("node.js"), Some(Runtime::Node(None)));
         assert_eq!(Runtime::near("nodejs"), Some(Runtime::Node(None)));
         assert_eq!(Runtime::near("Python"), Some(Runtime::Python(None)));
         assert_eq!(Runtime::near("provided.al2023"), Some(Runtime::Provided));

@@ -70,12 +70,6 @@ impl RunningShard {
     }
 }
 
-impl RunningApp {
-    pub(super) fn into_shards(self) -> impl Iterator<Item = RunningShard> {
-        self.functions.into_values().flat_map(|function| function.shards)
-    }
-}
-
 impl Node {
     /// Makes the topics of an application, and its functions run. Functions that cannot start are
     /// refused by name, the others run.

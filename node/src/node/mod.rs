@@ -28,7 +28,7 @@ use deploy::RunningApp;
 pub const DRAIN_PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// How long it waits until its worker processes, which have nothing to do any more, are gone.
-const WORKERS_PATIENCE: Duration = Duration::from_millis(500);
+const WORKERS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What Kafka events of a node without Kafka name as their brokers.
 const EMBEDDED_BROKERS: &str = "embedded.millrace:9092";
@@ -161,13 +161,23 @@ impl Node {
     pub async fn end(&self) {
         self.inner.shutdown.cancel();
         let apps = std::mem::take(&mut *self.inner.apps.lock().await);
-        let drains = apps.into_values().flat_map(RunningApp::into_shards);
-        let drains: Vec<_> =
-            drains.map(|shard| tokio::spawn(shard.drain(DRAIN_PATIENCE))).collect();
+        let (mut drains, mut pools) = (Vec::new(), Vec::new());
+        for function in apps.into_values().flat_map(|app| app.functions.into_values()) {
+            pools.push(function.pool);
+            let shards = function.shards.into_iter();
+            drains.extend(shards.map(|shard| tokio::spawn(shard.drain(DRAIN_PATIENCE))));
+        }
         for drain in drains {
             // A task that panicked has nothing more to finish.
             drop(drain.await);
         }
+        let idle = async {
+            for pool in pools {
+                pool.drain().await;
+            }
+        };
+        // What still runs is killed with the node.
+        drop(tokio::time::timeout(WORKERS_PATIENCE, idle).await);
         self.inner.workers.wait_gone(WORKERS_PATIENCE).await;
         self.inner.bus.close().await;
     }

@@ -376,10 +376,8 @@ impl Instance {
 
     /// The process ended while it ran something.
     fn exit(&self, exit: Exit) -> Failure {
-        if self.worker.ran_out_of_memory() {
-            return self.memory_failure();
-        }
         let message = match exit {
+            Exit::OutOfMemory => return self.memory_failure(),
             Exit::Status(0) => "Runtime exited without providing a reason".to_owned(),
             Exit::Status(status) => format!("Runtime exited with error: exit status {status}"),
             Exit::Signal(signal) => {

@@ -20,6 +20,8 @@ use crate::logs::Output;
 
 /// Read from a worker's output at a time, bytes.
 const CHUNK: usize = 16 << 10;
+/// The signal that ends what runs out of memory.
+const KILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 /// How long a killed worker's guardian is waited for before its folder is taken away anyway.
 const BURIAL_MAX: Duration = Duration::from_secs(5);
 
@@ -30,6 +32,8 @@ pub(crate) enum Exit {
     NotStarted(Stage, i32),
     Status(i32),
     Signal(i32),
+    /// The kernel killed it for its memory.
+    OutOfMemory,
     /// Its guardian is gone, and it with it.
     Unknown,
 }
@@ -42,7 +46,7 @@ pub(crate) struct Worker {
     exit: watch::Receiver<Option<Exit>>,
     guardian: Arc<OnceLock<u32>>,
     pipes: Arc<Pipes>,
-    group: Option<Arc<Group>>,
+    is_grouped: bool,
     /// Closed when the worker is dropped: whoever holds the other end kills the process.
     _alive: oneshot::Sender<()>,
     _tasks: JoinSet<()>,
@@ -101,7 +105,8 @@ impl Worker {
             server.set_nonblocking(true)?;
             tasks.spawn(serve_connection(api.clone(), UnixStream::from_std(server)?));
         }
-        let group = setup.group.map(Arc::new);
+        let group = setup.group;
+        let is_grouped = group.is_some();
         setup.order.groups.extend(group.iter().flat_map(|group| group.folders()));
         spawner.spawn(&setup.order, &descriptors)?;
         let pipe = |reader: io::PipeReader, is_error| -> io::Result<Pipe> {
@@ -126,9 +131,9 @@ impl Worker {
             guardian: Arc::clone(&guardian),
             scratch: setup.scratch,
             living: setup.living,
-            group: group.clone(),
+            group,
         })));
-        Ok(Self { api, out, exit, guardian, pipes, group, _alive: alive, _tasks: tasks })
+        Ok(Self { api, out, exit, guardian, pipes, is_grouped, _alive: alive, _tasks: tasks })
     }
 
     /// How it ended, if it has.
@@ -152,12 +157,7 @@ impl Worker {
 
     /// Whether the kernel itself keeps its memory within the limit.
     pub(crate) fn is_grouped(&self) -> bool {
-        self.group.is_some()
-    }
-
-    /// Whether the kernel has killed something of it for its memory.
-    pub(crate) fn ran_out_of_memory(&self) -> bool {
-        self.group.as_ref().is_some_and(|group| group.was_exceeded())
+        self.is_grouped
     }
 
     /// Takes what it has written so far: what an invocation wrote is there when it has answered.
@@ -206,7 +206,7 @@ struct Burial {
     guardian: Arc<OnceLock<u32>>,
     scratch: TempDir,
     living: Arc<()>,
-    group: Option<Arc<Group>>,
+    group: Option<Group>,
 }
 
 /// Follows a worker to its end, has it killed when it is dropped before, and clears up behind it.
@@ -240,6 +240,12 @@ async fn bury(mut burial: Burial) {
             }
             Some(Report::Failed(stage, error)) => Exit::NotStarted(stage, error),
             Some(Report::Exited(status)) => Exit::Status(status),
+            // Asked before the group is taken away.
+            Some(Report::Signaled(KILL))
+                if burial.group.as_ref().is_some_and(|group| group.was_exceeded()) =>
+            {
+                Exit::OutOfMemory
+            }
             Some(Report::Signaled(signal)) => Exit::Signal(signal),
             None => Exit::Unknown,
         };

@@ -122,9 +122,8 @@ async fn route(api: &Api, request: Request<Incoming>) -> Reply {
         }
         Some((_, Call::Error(id))) => {
             let name = header(&ERROR_TYPE);
-            match api.begin(id) {
-                Ok(_) => {}
-                Err(refusal) => return refused(refusal),
+            if let Err(refusal) = api.begin(id) {
+                return refused_unread(refusal, body).await;
             }
             let answering = Answering { api, over: false };
             let body = match collect(body, ERROR_BYTES_MAX).await {
@@ -188,12 +187,13 @@ async fn next(api: &Api, takes_batches: bool) -> Reply {
 async fn response(api: &Api, id: &str, mode: Option<String>, batch: bool, body: Incoming) -> Reply {
     let bytes_max = match api.begin(id) {
         Ok(bytes_max) => bytes_max,
-        Err(refusal) => return refused(refusal),
+        Err(refusal) => return refused_unread(refusal, body).await,
     };
     let answering = Answering { api, over: false };
     if let Some(mode) = mode.filter(|it| it != "streaming") {
         let message = format!("no response mode {mode:?}");
         answering.with(Answered::BadMode(mode));
+        collect(body, 0).await.ok();
         return problem(StatusCode::BAD_REQUEST, "InvalidFunctionResponseMode", &message);
     }
     match collect(body, bytes_max).await {
@@ -275,6 +275,12 @@ fn accepted(result: Result<(), Refusal>) -> Reply {
         Ok(()) => reply(StatusCode::ACCEPTED, "application/json", "{\"status\":\"OK\"}\n"),
         Err(refusal) => refused(refusal),
     }
+}
+
+/// A refusal that the client gets to hear: with its body unread, its connection would close.
+async fn refused_unread(refusal: Refusal, body: Incoming) -> Reply {
+    collect(body, 0).await.ok();
+    refused(refusal)
 }
 
 fn refused(refusal: Refusal) -> Reply {

@@ -16,6 +16,9 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("wasmtime", &["node/runtime/"]),
     ("wasmtime_wasi", &["node/runtime/"]),
     ("axum", &["node/gateway/"]),
+    ("hyper", &["node/gateway/", "node/runtime/"]),
+    ("nix", &["node/runtime/"]),
+    ("libc", &["node/runtime/src/process/spawner/", "node/runtime/Cargo.toml"]),
     ("notify", &["node/src/", "node/tests/", "node/Cargo.toml"]),
     ("clap", &["node/src/", "node/tests/", "node/Cargo.toml"]),
     ("clap_complete", &["node/src/", "node/tests/", "node/Cargo.toml"]),
@@ -88,9 +91,10 @@ const CORES: &[&str] = &[
 /// Files are split before they get longer.
 const LINES_MAX: usize = 800;
 
-/// Where `unsafe` may stand: the one call that loads a precompiled component, and what the
-/// generated bindings of a guest expand to.
-const UNSAFE: &[&str] = &["node/runtime/src/", "node/guest/src/"];
+/// Where `unsafe` may stand: the one call that loads a precompiled component, the spawner, and what
+/// the generated bindings of a guest expand to.
+const UNSAFE: &[&str] =
+    &["node/runtime/src/wasm/engine.rs", "node/runtime/src/process/spawner/", "node/guest/src/"];
 
 struct File {
     path: String,

@@ -150,18 +150,40 @@ async fn a_killed_spawner_is_replaced_and_its_workers_are_gone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_worker_started_ends_with_it() {
-    let ground = Ground::new();
-    let mark = mark("worker");
+    for has_namespaces in [true, false] {
+        let ground = if has_namespaces { Ground::new() } else { Ground::without_namespaces() };
+        let mark = mark(if has_namespaces { "worker" } else { "adopted" });
+        let files = [("app.py", FAMILY)];
+        let env = [("MARK", mark.as_str())];
+        let function = Function { env: &env, ..Function::python(&files) };
+        let pool = ground.pool(&function).await;
+        pool.try_start().await.unwrap();
+        within(LIMIT, "the family is there", || marked(&mark) == 2);
+        call_each(&pool, &["\"exit\""]).await.unwrap_err();
+        within(LIMIT, "all are gone", || marked(&mark) == 0);
+        drop(pool);
+        ground.workers.wait_gone(LIMIT).await;
+        let scratch = ground.dir.path().join("workers/scratch");
+        assert_eq!(entries(&scratch), 0, "no scratch folder is left");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_namespaces_too_nothing_outlives_the_spawner_or_the_pool() {
+    let ground = Ground::without_namespaces();
+    let mark = mark("plain");
     let files = [("app.py", FAMILY)];
     let env = [("MARK", mark.as_str())];
     let function = Function { env: &env, ..Function::python(&files) };
     let pool = ground.pool(&function).await;
-    call_each(&pool, &["\"exit\""]).await.unwrap_err();
+    pool.try_start().await.unwrap();
+    within(LIMIT, "the family is there", || marked(&mark) == 2);
+    kill(ground.workers.spawner_pid());
     within(LIMIT, "all are gone", || marked(&mark) == 0);
-    drop(pool);
-    ground.workers.wait_gone(LIMIT).await;
-    let scratch = ground.dir.path().join("workers/scratch");
-    assert_eq!(entries(&scratch), 0, "no scratch folder is left");
+    call_each(&pool, &["1"]).await.unwrap();
+    within(LIMIT, "the family is there again", || marked(&mark) == 2);
+    pool.drain().await;
+    within(LIMIT, "all are gone", || marked(&mark) == 0);
 }
 
 fn entries(dir: &Path) -> usize {

@@ -72,11 +72,25 @@ impl<'a> Function<'a> {
 impl Ground {
     /// In a runtime of the caller's.
     pub(crate) fn new() -> Self {
+        let binary = Path::new(env!("CARGO_BIN_EXE_millrace"));
+        Self::with(Spawner::launch(binary, &[millrace::cli::SPAWNER]).unwrap())
+    }
+
+    /// With a spawner that may make no namespaces, as it is for most users.
+    pub(crate) fn without_namespaces() -> Self {
+        if !rustix::process::geteuid().is_root() {
+            return Self::new();
+        }
+        let binary = env!("CARGO_BIN_EXE_millrace");
+        let words =
+            ["--bounding-set=-sys_admin", "--inh-caps=-all", binary, millrace::cli::SPAWNER];
+        Self::with(Spawner::launch(Path::new("/usr/bin/setpriv"), &words).unwrap())
+    }
+
+    fn with(spawner: Spawner) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let logs: Arc<Mutex<Vec<LogLine>>> = Arc::default();
         let sink = Arc::clone(&logs);
-        let binary = Path::new(env!("CARGO_BIN_EXE_millrace"));
-        let spawner = Spawner::launch(binary, &[millrace::cli::SPAWNER]).unwrap();
         let config = WorkersConfig {
             dir: dir.path().join("workers"),
             path: std::env::var_os("PATH"),

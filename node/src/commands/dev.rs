@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus::{Bus, Offset, TopicPartition};
-use function::Manifest;
+use function::{FunctionSpec, Manifest};
 use gateway::NodeView as _;
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
@@ -57,7 +57,7 @@ pub fn run(args: &DevArgs, globals: &Globals) -> Result<(), CommandError> {
             }
         };
         show_start(&up.node, &manifest, &deployed, started_at.elapsed());
-        let tail = tokio::spawn(show_outputs(up.node.clone(), shown_topics(&manifest)));
+        let tail = tokio::spawn(show_outputs(up.node.clone(), shown_topics(&manifest, &deployed)));
         if !args.no_feed {
             match up.node.start_feed(&args.dir, &manifest).await {
                 Ok(Some(feed)) => say(&format!(
@@ -77,7 +77,7 @@ pub fn run(args: &DevArgs, globals: &Globals) -> Result<(), CommandError> {
                 Err(error) => note(&error.render(false)),
             }
         }
-        show_next(&manifest);
+        show_next(&manifest, &deployed);
         let reload = tokio::spawn(reload(up.node.clone(), args.dir.clone(), manifest));
         wait_for_end(&up.node).await;
         reload.abort();
@@ -143,9 +143,9 @@ fn show_refused(deployed: &Deployed) {
     }
 }
 
-fn show_next(manifest: &Manifest) {
+fn show_next(manifest: &Manifest, deployed: &Deployed) {
     let program = program();
-    let outputs = shown_topics(manifest);
+    let outputs = shown_topics(manifest, deployed);
     let input = manifest.triggers().next().and_then(|(_, it)| it.topics.first().cloned());
     say("  watching for changes; Ctrl-C ends. In a second terminal:");
     if let (None, Some(input)) = (&manifest.feed, &input) {
@@ -157,10 +157,16 @@ fn show_next(manifest: &Manifest) {
     say(&format!("    {program} status"));
 }
 
-/// Topics where something comes out at the end: written, and read by no function of it.
-fn shown_topics(manifest: &Manifest) -> Vec<String> {
-    let read: BTreeSet<&String> = manifest.triggers().flat_map(|(_, it)| &it.topics).collect();
-    let written = manifest.triggers().filter_map(|(_, it)| it.output_topic.as_ref());
+/// Topics where something comes out at the end: written, and read by no function of it, those
+/// left out that do not run.
+fn shown_topics(manifest: &Manifest, deployed: &Deployed) -> Vec<String> {
+    let runs = |function: &FunctionSpec| {
+        let mut refused = deployed.refused.iter();
+        !refused.any(|it| function.name == *it.function && !it.older_runs)
+    };
+    let triggers = || manifest.triggers().filter(|(function, _)| runs(function));
+    let read: BTreeSet<&String> = triggers().flat_map(|(_, it)| &it.topics).collect();
+    let written = triggers().filter_map(|(_, it)| it.output_topic.as_ref());
     let mut topics: Vec<String> = written.filter(|it| !read.contains(it)).cloned().collect();
     topics.sort();
     topics.dedup();

@@ -1,5 +1,5 @@
-//! `millrace new`: an application that works, with one function in Rust and the crate that
-//! functions are written with, so that nothing but Rust and its registry is needed to build it.
+//! `millrace new`: an application that works, with one function in Python, in JavaScript, or in
+//! Rust with the crate that functions are written with, so that nothing else is needed for it.
 
 use std::fs;
 use std::io::{self, Write};
@@ -16,20 +16,33 @@ use super::program::{program, quoted};
 Examples:
   millrace new greenhouse                        a folder greenhouse with all that is needed
   millrace new work/greenhouse                   the same in another place
-  millrace new greenhouse --template rust-wasm   choose the template")]
+  millrace new greenhouse --template python      the same function in Python
+  millrace new greenhouse --template node        in JavaScript")]
 pub struct NewArgs {
     /// The application's name, or the path of its folder, which ends with the name.
     pub name: PathBuf,
-    /// What to start from. rust-wasm: a function in Rust, compiled to WebAssembly.
+    /// What to start from. rust-wasm: a function in Rust, compiled to WebAssembly; python, node: one
+    /// in Python or JavaScript, run by the interpreter of this machine.
     #[arg(long, value_name = "TEMPLATE", default_value = "rust-wasm")]
     pub template: String,
 }
 
-/// The templates of this version.
-const TEMPLATES: [&str; 1] = ["rust-wasm"];
-
 /// A file of a new application: its path, and its text. `{{app}}` stands for the name.
 type Template = (&'static str, &'static str);
+
+const PYTHON: [Template; 4] = [
+    ("millrace.toml", include_str!("template/python/millrace.toml.in")),
+    ("README.md", include_str!("template/python/README.md.in")),
+    (".gitignore", include_str!("template/python/gitignore.in")),
+    ("functions/hot-alert/app.py", include_str!("template/python/app.py.in")),
+];
+
+const NODE: [Template; 4] = [
+    ("millrace.toml", include_str!("template/node/millrace.toml.in")),
+    ("README.md", include_str!("template/node/README.md.in")),
+    (".gitignore", include_str!("template/node/gitignore.in")),
+    ("functions/hot-alert/index.mjs", include_str!("template/node/index.mjs.in")),
+];
 
 const RUST_WASM: [Template; 5] = [
     ("millrace.toml", include_str!("template/rust-wasm/millrace.toml.in")),
@@ -52,6 +65,13 @@ const VENDOR: [Template; 8] = [
     ("vendor/frame/src/wire.rs", include_str!("../../frame/src/wire.rs")),
 ];
 
+/// The templates of this version: their files, what is vendored beside them, and what comes next.
+const TEMPLATES: [(&str, &[Template], &[Template], &str); 3] = [
+    ("rust-wasm", &RUST_WASM, &VENDOR, "build"),
+    ("python", &PYTHON, &[], "dev"),
+    ("node", &NODE, &[], "dev"),
+];
+
 /// Carries it out.
 ///
 /// # Errors
@@ -64,20 +84,20 @@ pub fn run(args: &NewArgs) -> Result<(), CommandError> {
 
 fn run_to(args: &NewArgs, out: &mut impl Write) -> Result<(), CommandError> {
     let name = parse_name(&args.name)?;
-    if !TEMPLATES.contains(&args.template.as_str()) {
+    let Some((_, files, vendored, next)) = TEMPLATES.iter().find(|it| it.0 == args.template) else {
         let message = format!("no template `{}`", args.template.escape_debug());
         let error = CommandError::new(exit::USAGE, "E0103", message);
-        return Err(error.help(format!("templates are {}", TEMPLATES.join(", "))));
-    }
+        return Err(error.help(format!("templates are {}", TEMPLATES.map(|it| it.0).join(", "))));
+    };
     let dir = &args.name;
     check_free(dir)?;
-    for (path, text) in RUST_WASM.iter().chain(&VENDOR) {
+    for (path, text) in files.iter().chain(*vendored) {
         write(&dir.join(path), &text.replace("{{app}}", name.as_str()))?;
     }
     let shown = dir.display();
     writeln!(out, "made {shown}/: the function hot-alert, from topic readings to topic alerts")?;
     let folder = quoted(&dir.to_string_lossy());
-    writeln!(out, "next: cd {folder} && {} build", program())?;
+    writeln!(out, "next: cd {folder} && {} {next}", program())?;
     Ok(())
 }
 
@@ -119,27 +139,29 @@ fn write(path: &Path, text: &str) -> Result<(), CommandError> {
 mod tests {
     use super::*;
 
-    fn made(path: PathBuf) -> Result<String, CommandError> {
+    fn made(path: PathBuf, template: &str) -> Result<String, CommandError> {
         let mut out = Vec::new();
-        run_to(&NewArgs { name: path, template: "rust-wasm".to_owned() }, &mut out)?;
+        run_to(&NewArgs { name: path, template: template.to_owned() }, &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 
     #[test]
     fn a_new_application_has_a_manifest_without_a_mistake() {
-        let dir = tempfile::tempdir().unwrap();
-        let app = dir.path().join("greenhouse");
-        let said = made(app.clone()).unwrap();
-        assert!(said.contains("next: cd ") && said.trim_end().ends_with("build"), "{said}");
-        let manifest = function::Manifest::load_unbuilt(&app).unwrap();
-        assert_eq!(manifest.app, "greenhouse");
-        assert!(manifest.warnings.is_empty(), "{}", manifest.warnings);
-        for (path, _) in RUST_WASM.iter().chain(&VENDOR) {
-            let text = fs::read_to_string(app.join(path)).unwrap();
-            assert!(!text.contains("{{"), "{path}");
+        for (template, files, vendored, next) in TEMPLATES {
+            let dir = tempfile::tempdir().unwrap();
+            let app = dir.path().join("greenhouse");
+            let said = made(app.clone(), template).unwrap();
+            assert!(said.contains("next: cd ") && said.trim_end().ends_with(next), "{said}");
+            let manifest = function::Manifest::load_unbuilt(&app).unwrap();
+            assert_eq!(manifest.app, "greenhouse");
+            assert!(manifest.warnings.is_empty(), "{}", manifest.warnings);
+            for (path, _) in files.iter().chain(vendored) {
+                let text = fs::read_to_string(app.join(path)).unwrap();
+                assert!(!text.contains("{{"), "{path}");
+            }
+            let again = made(app, template).unwrap_err();
+            assert_eq!((again.exit, again.code), (exit::CONFLICT, Some("E0102")));
         }
-        let again = made(app).unwrap_err();
-        assert_eq!((again.exit, again.code), (exit::CONFLICT, Some("E0102")));
     }
 
     #[test]
@@ -148,7 +170,7 @@ mod tests {
         let error = made(dir.path().join("Green House")).unwrap_err();
         assert_eq!((error.exit, error.code), (exit::USAGE, Some("E0208")));
         assert_eq!(error.help.as_deref(), Some("did you mean `green-house`?"));
-        let args = NewArgs { name: dir.path().join("x"), template: "python".to_owned() };
+        let args = NewArgs { name: dir.path().join("x"), template: "cobol".to_owned() };
         assert_eq!(run_to(&args, &mut Vec::new()).unwrap_err().code, Some("E0103"));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -2,6 +2,7 @@
 //! fail, and that nothing of them is left.
 
 mod api;
+mod dev;
 mod failures;
 mod life;
 mod node;

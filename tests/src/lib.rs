@@ -3,6 +3,7 @@
 
 pub mod bad_input;
 pub mod checker;
+pub mod clients;
 pub mod components;
 pub mod crash_points;
 pub mod crash_store;
@@ -14,4 +15,5 @@ pub mod kill_embedded;
 pub mod promise;
 pub mod sim;
 pub mod speed_embedded;
+pub mod worker_abuse;
 pub mod workspace_tests;

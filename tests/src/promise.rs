@@ -283,6 +283,30 @@ pub const PROMISES: &[Promise] = &[
         run: crate::bad_input::run,
     },
     Promise {
+        name: "clients",
+        says: "the runtime clients that AWS publishes run handlers here unmodified, in both event \
+               modes, and its helpers for Python accept our event",
+        needs: "python3 with pip, go, and their registries (77 without)",
+        flags: &[],
+        full: "1 min",
+        ci: "the same",
+        may_skip: true,
+        floors: &[("clients", 3)],
+        run: crate::clients::run,
+    },
+    Promise {
+        name: "worker-abuse",
+        says: "each misbehaviour of a process is a named error at its own record, the function \
+               beside it keeps 0.9 of its rate, and the node holds afterwards what it held before",
+        needs: "python3 (77 where there is none)",
+        flags: &["abuses"],
+        full: "20 min: 10,000 abuses",
+        ci: "1 min: 200 abuses",
+        may_skip: true,
+        floors: &[("abuses", 200)],
+        run: crate::worker_abuse::run,
+    },
+    Promise {
         name: "kill-embedded",
         says: "SIGKILL at random times loses nothing, repeats nothing and keeps the order of keys",
         needs: "nothing",

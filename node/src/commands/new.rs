@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn what_cannot_be_made_is_refused_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let error = made(dir.path().join("Green House")).unwrap_err();
+        let error = made(dir.path().join("Green House"), "node").unwrap_err();
         assert_eq!((error.exit, error.code), (exit::USAGE, Some("E0208")));
         assert_eq!(error.help.as_deref(), Some("did you mean `green-house`?"));
         let args = NewArgs { name: dir.path().join("x"), template: "cobol".to_owned() };

@@ -85,8 +85,14 @@ impl Node {
         let mut deployed = Deployed::default();
         let mut running = apps.remove(&app_name).map(|app| app.functions).unwrap_or_default();
         let mut ready: BTreeMap<String, Ready> = BTreeMap::new();
-        for spec in &manifest.functions {
-            match prepare(inner, dir, spec, running.get(spec.name.as_str())).await {
+        // Side by side: an interpreter that is slow to start holds up no other function.
+        let prepared = manifest
+            .functions
+            .iter()
+            .map(|spec| prepare(inner, dir, spec, running.get(spec.name.as_str())));
+        let prepared = futures::future::join_all(prepared).await;
+        for (spec, prepared) in manifest.functions.iter().zip(prepared) {
+            match prepared {
                 Ok(it) => drop(ready.insert(spec.name.to_string(), it)),
                 Err((code, message)) => {
                     let function = spec.name.to_string();

@@ -117,12 +117,27 @@ impl Api {
     ///
     /// [`ApiError`].
     pub fn produce(&self, topic: &str, records: &[ToProduce]) -> Result<(), ApiError> {
+        self.produce_with(topic, records, &json!([]))
+    }
+
+    /// The same, each record with these headers.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError`].
+    pub fn produce_with(
+        &self,
+        topic: &str,
+        records: &[ToProduce],
+        headers: &Value,
+    ) -> Result<(), ApiError> {
         let records: Vec<Value> = records
             .iter()
             .map(|record| {
                 json!({
                     "key": String::from_utf8_lossy(&record.key),
                     "value": String::from_utf8_lossy(&record.value),
+                    "headers": headers,
                 })
             })
             .collect();

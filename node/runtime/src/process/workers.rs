@@ -76,7 +76,7 @@ pub struct WorkerSpec {
 pub struct Workers {
     shared: Arc<Shared>,
     pools: Pools,
-    programs: tokio::sync::Mutex<HashMap<Language, Program>>,
+    programs: Mutex<HashMap<Language, Program>>,
     path: Option<OsString>,
     handle: tokio::runtime::Handle,
     housekeeping: tokio::task::JoinHandle<()>,
@@ -143,7 +143,7 @@ impl Workers {
         Ok(Arc::new(Self {
             shared: Arc::new(shared),
             pools,
-            programs: tokio::sync::Mutex::default(),
+            programs: Mutex::default(),
             path: config.path,
             handle: tokio::runtime::Handle::current(),
             housekeeping,
@@ -156,11 +156,12 @@ impl Workers {
     ///
     /// [`Missing`].
     pub async fn program(&self, language: Language) -> Result<Program, Missing> {
-        let mut programs = self.programs.lock().await;
+        let programs = || self.programs.lock().expect("nothing panics while holding it");
+        let known = programs().get(&language).cloned();
         if let Some(program) =
-            programs.get(&language).filter(|it| it.path.as_os_str().is_empty() || it.path.is_file())
+            known.filter(|it| it.path.as_os_str().is_empty() || it.path.is_file())
         {
-            return Ok(program.clone());
+            return Ok(program);
         }
         let path = self.path.clone();
         let found = tokio::task::spawn_blocking(move || language.find(path.as_deref())).await;
@@ -168,7 +169,7 @@ impl Workers {
             let reason = format!("the search ended: {error}");
             Err(Missing { language, reason })
         })?;
-        programs.insert(language, found.clone());
+        programs().insert(language, found.clone());
         Ok(found)
     }
 

@@ -36,7 +36,7 @@ while True:
     except ValueError:
         event = body.decode()
     if event == "facts":
-        context = json.loads(headers["Lambda-Runtime-Client-Context"])["custom"]["millrace"]
+        context = json.loads(json.loads(headers["Lambda-Runtime-Client-Context"])["custom"]["millrace"])
         facts = [status, headers["Content-Type"], 0 < int(headers["Lambda-Runtime-Deadline-Ms"]) / 1000 - time.time() <= 10,
                  headers["Lambda-Runtime-Trace-Id"].startswith("Root=1-"), context["offset"], context["idempotencyKey"]]
         ask("POST", place + "response", json.dumps(facts))

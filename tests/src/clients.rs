@@ -1,0 +1,349 @@
+//! The promise about the runtime clients that AWS publishes: unmodified, they run handlers here in
+//! both event modes, and AWS's own helpers for Python accept our event.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::demand;
+use crate::harness::api::{Api, ToProduce};
+use crate::harness::node::Node;
+use crate::harness::{binaries, command, wait};
+use crate::promise::{During, Figures, NotShown, Run, broken};
+
+/// A client, how its package is made, and what it calls an error.
+struct Client {
+    name: &'static str,
+    /// How it is started: a manifest's runtime and handler.
+    runtime: &'static str,
+    make: fn(&Path) -> Result<(), NotShown>,
+    /// The name of the dead letter of a record that raised, and of one whose process ended.
+    raised: &'static str,
+    ended: &'static str,
+}
+
+const CLIENTS: &[Client] = &[
+    Client {
+        name: "awslambdaric",
+        runtime: "runtime = \"provided\"",
+        make: awslambdaric,
+        raised: "ValueError",
+        ended: "Runtime.ExitError",
+    },
+    Client {
+        name: "aws-lambda-go",
+        runtime: "runtime = \"provided\"",
+        make: aws_lambda_go,
+        raised: "errorString",
+        ended: "Runtime.ExitError",
+    },
+    Client {
+        name: "powertools",
+        runtime: "runtime = \"python3\"\nhandler = \"app.handler\"",
+        make: powertools,
+        raised: "ValueError",
+        ended: "Runtime.ExitError",
+    },
+];
+
+/// How long packages may take to come.
+const FETCH: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a handler does in either mode: doubles a number, says where its record lies, raises below
+/// zero, ends at 99.
+const PYTHON: &str = r#"
+import base64, json, os
+
+def one(value, where):
+    if value["n"] < 0:
+        raise ValueError("negative")
+    if value["n"] == 99:
+        os._exit(1)
+    return {"twice": 2 * value["n"], "offset": where}
+
+def handler(event, context):
+    if "records" not in event:
+        facts = json.loads(context.client_context.custom["millrace"])
+        return one(event, facts["offset"])
+    outputs, failures = [], []
+    for group, records in event["records"].items():
+        for record in records:
+            source = {"partition": group, "offset": record["offset"]}
+            try:
+                value = one(json.loads(base64.b64decode(record["value"])), record["offset"])
+                outputs.append({"value": value, "source": source})
+            except ValueError:
+                failures.append({"itemIdentifier": source})
+    return {"batchItemFailures": failures, "$outputs": outputs}
+"#;
+
+/// The same with the helpers that AWS publishes for Python.
+const POWERTOOLS: &str = r#"
+import os
+from aws_lambda_powertools.utilities.data_classes import KafkaEvent, event_source
+
+def one(value, where):
+    if value["n"] < 0:
+        raise ValueError("negative")
+    if value["n"] == 99:
+        os._exit(1)
+    return {"twice": 2 * value["n"], "offset": where}
+
+@event_source(data_class=KafkaEvent)
+def batch(event, context):
+    outputs, failures = [], []
+    assert event.event_source == "SelfManagedKafka", event.event_source
+    assert event.decoded_bootstrap_servers, event.decoded_bootstrap_servers
+    for record in event.records:
+        source = {"partition": f"{record.topic}-{record.partition}", "offset": record.offset}
+        assert record.decoded_headers["trace"] == b"\xc8", record.decoded_headers
+        try:
+            outputs.append({"value": one(record.json_value, record.offset), "source": source})
+        except ValueError:
+            failures.append({"itemIdentifier": source})
+    return {"batchItemFailures": failures, "$outputs": outputs}
+
+def handler(event, context):
+    if "records" in event:
+        return batch(event, context)
+    return one(event, context.offset)
+"#;
+
+const GO: &str = r#"package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+
+	"github.com/aws/aws-lambda-go/events"
+	"github.com/aws/aws-lambda-go/lambda"
+	"github.com/aws/aws-lambda-go/lambdacontext"
+)
+
+type value struct {
+	N *int `json:"n"`
+}
+
+func one(n int, offset int64) (any, error) {
+	if n < 0 {
+		return nil, errors.New("negative")
+	}
+	if n == 99 {
+		os.Exit(1)
+	}
+	return map[string]any{"twice": 2 * n, "offset": offset}, nil
+}
+
+func handle(ctx context.Context, event json.RawMessage) (any, error) {
+	var single value
+	if json.Unmarshal(event, &single) == nil && single.N != nil {
+		known, _ := lambdacontext.FromContext(ctx)
+		var facts struct{ Offset int64 }
+		if err := json.Unmarshal([]byte(known.ClientContext.Custom["millrace"]), &facts); err != nil {
+			return nil, err
+		}
+		return one(*single.N, facts.Offset)
+	}
+	var batch events.KafkaEvent
+	if err := json.Unmarshal(event, &batch); err != nil {
+		return nil, err
+	}
+	outputs, failures := []any{}, []any{}
+	for group, records := range batch.Records {
+		for _, record := range records {
+			source := map[string]any{"partition": group, "offset": record.Offset}
+			bytes, _ := json.Marshal(record.Value)
+			var text []byte
+			if err := json.Unmarshal(bytes, &text); err != nil {
+				return nil, err
+			}
+			var it value
+			if err := json.Unmarshal(text, &it); err != nil {
+				return nil, err
+			}
+			if made, err := one(*it.N, record.Offset); err == nil {
+				outputs = append(outputs, map[string]any{"value": made, "source": source})
+			} else {
+				failures = append(failures, map[string]any{"itemIdentifier": source})
+			}
+		}
+	}
+	return map[string]any{"batchItemFailures": failures, "$outputs": outputs}, nil
+}
+
+func main() { lambda.Start(handle) }
+"#;
+
+/// Shows it.
+///
+/// # Errors
+///
+/// When a client is broken; unchecked when one cannot be had here.
+pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
+    let app = run.evidence.join("app");
+    let mut missing = Vec::new();
+    let mut there = Vec::new();
+    for client in CLIENTS {
+        run.note(format!("fetch {}", client.name));
+        let folder = app.join(client.name);
+        std::fs::create_dir_all(&folder).during("make a package's folder")?;
+        match (client.make)(&folder) {
+            Ok(()) => there.push(client),
+            Err(NotShown::Unchecked(why)) => missing.push(format!("{}: {why}", client.name)),
+            Err(error) => return Err(error),
+        }
+    }
+    let manifest: String = "[app]\nname = \"clients\"\n".to_owned()
+        + &there.iter().map(|client| functions(client)).collect::<String>();
+    std::fs::write(app.join("millrace.toml"), manifest).during("write the manifest")?;
+    let state = run.evidence.join("state");
+    let mut serve = Command::new(binaries::millrace());
+    serve.arg("serve").arg("--app").arg(&app).arg("--data").arg(run.evidence.join("data"));
+    serve.env("XDG_STATE_HOME", &state).env_remove("MILLRACE_NODE").env("NO_COLOR", "1");
+    let mut node = Node::start(&mut serve, &run.evidence.join("node.log"))?;
+    let api = Api::of(&state, &mut node, PATIENCE)?;
+    let mut records = 0;
+    for client in &there {
+        for mode in ["record", "lambda"] {
+            run.note(format!("{} with event = {mode:?}", client.name));
+            records += one(&api, client, mode)
+                .map_err(|error| broken(format!("{} {mode}: {error}", client.name)))?;
+        }
+    }
+    let (status, _) = node.stop(Signal::TERM, PATIENCE)?;
+    demand!(status == 0, "SIGTERM ended with status {status}: {}", node.tail());
+    if !missing.is_empty() {
+        return Err(NotShown::Unchecked(missing.join("; ")));
+    }
+    Ok(Figures::default().with("clients", there.len()).with("records", records))
+}
+
+/// The two functions of a client, one for each mode.
+fn functions(client: &Client) -> String {
+    let (name, runtime) = (client.name, client.runtime);
+    ["record", "lambda"]
+        .map(|mode| {
+            format!(
+                r#"
+[topic."{name}.{mode}.in"]
+partitions = 1
+
+[function.{name}-{mode}]
+{runtime}
+path = "{name}"
+timeout = "5s"
+
+[[function.{name}-{mode}.trigger]]
+topics = ["{name}.{mode}.in"]
+order = "none"
+event = "{mode}"
+output = {{ topic = "{name}.{mode}.out" }}
+retry = {{ attempts = 1 }}
+dead-letter = "{name}.{mode}.dead"
+"#
+            )
+        })
+        .concat()
+}
+
+/// Good records, one that raises and one that ends the process, in one mode.
+fn one(api: &Api, client: &Client, mode: &str) -> Result<usize, NotShown> {
+    let topic = |kind: &str| format!("{}.{mode}.{kind}", client.name);
+    let numbers = [1, -1, 2, 99, 3];
+    let record = |n: &i32| ToProduce {
+        key: n.to_string().into_bytes(),
+        value: format!("{{\"n\":{n}}}").into_bytes(),
+    };
+    let records: Vec<ToProduce> = numbers.iter().map(record).collect();
+    // 200 is -56 in the event, and 200 again where a client reads it.
+    let headers = json!([{ "name": "trace", "value": { "$bytes": "yA==" } }]);
+    api.produce_with(&topic("in"), &records, &headers)?;
+    let arrived = |kind: &str, count: usize| {
+        wait::until(PATIENCE, || {
+            let found = api.records(&topic(kind), 100).ok()?;
+            (count <= found.len()).then_some(found)
+        })
+        .ok_or_else(|| broken(format!("not {count} in {}: {:?}", topic(kind), api.status())))
+    };
+    let dead = arrived("dead", 2)?;
+    let out = arrived("out", 3)?;
+    demand!(dead.len() == 2 && out.len() == 3, "{} dead, {} out", dead.len(), out.len());
+    let mut found: Vec<String> =
+        out.iter().filter_map(|it| it["value"].as_str()).map(str::to_owned).collect();
+    found.sort();
+    for (n, offset) in [(1, 0), (2, 2), (3, 4)] {
+        let is_it = |text: &String| {
+            let value: Value = serde_json::from_str(text).unwrap_or_default();
+            value["twice"] == 2 * n && value["offset"] == offset
+        };
+        demand!(found.iter().any(is_it), "no answer to {n} at {offset}: {found:?}");
+    }
+    let raised = if mode == "lambda" { "Function.BatchItemFailure" } else { client.raised };
+    for (value, code) in [("{\"n\":-1}", raised), ("{\"n\":99}", client.ended)] {
+        let letter = dead.iter().find(|it| it["value"] == value);
+        let headers = letter.and_then(|it| it["headers"].as_array()).into_iter().flatten();
+        let codes: Vec<&Value> = headers
+            .filter(|it| it["name"] == "millrace-dead-code")
+            .map(|it| &it["value"])
+            .collect();
+        demand!(codes == [code], "{value} is a dead letter with {codes:?}, not {code}");
+    }
+    Ok(numbers.len())
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> Result<(), NotShown> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = folder.join(name);
+    std::fs::write(&path, text).during("write a handler")?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).during("make it run")
+}
+
+/// Runs what fetches or builds; what cannot be had is unchecked, not broken.
+fn fetch(tool: &mut Command) -> Result<(), NotShown> {
+    let shown = format!("{:?}", tool.get_program());
+    match command::run(tool, FETCH) {
+        Ok(said) if said.status == Some(0) => Ok(()),
+        Ok(said) => Err(NotShown::Unchecked(format!("{shown}: {}", said.all()))),
+        Err(error) => Err(NotShown::Unchecked(format!("{shown}: {error}"))),
+    }
+}
+
+fn pip(folder: &Path, package: &str) -> Result<(), NotShown> {
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+    pip.arg("--no-compile").arg("--target").arg(folder).arg(package);
+    fetch(&mut pip)
+}
+
+fn awslambdaric(folder: &Path) -> Result<(), NotShown> {
+    pip(folder, "awslambdaric==4.2.2")?;
+    write(folder, "app.py", PYTHON)?;
+    write(folder, "bootstrap", "#!/bin/sh\nexec python3 -m awslambdaric app.handler\n")
+}
+
+fn powertools(folder: &Path) -> Result<(), NotShown> {
+    pip(folder, "aws-lambda-powertools")?;
+    write(folder, "app.py", POWERTOOLS)
+}
+
+fn aws_lambda_go(folder: &Path) -> Result<(), NotShown> {
+    // Sources are no part of the package.
+    let source = folder.with_extension("src");
+    std::fs::create_dir_all(&source).during("make a folder")?;
+    write(&source, "main.go", GO)?;
+    let go = |words: &[&str]| {
+        let mut go = Command::new("go");
+        go.args(words).current_dir(&source).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=mod");
+        fetch(&mut go)
+    };
+    go(&["mod", "init", "handler"])?;
+    go(&["get", "github.com/aws/aws-lambda-go@v1.55.1"])?;
+    let target = folder.join("bootstrap");
+    go(&["build", "-ldflags", "-s -w", "-o", &target.to_string_lossy(), "."])
+}

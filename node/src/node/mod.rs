@@ -120,6 +120,7 @@ impl Node {
             dir: data_dir.join("workers"),
             path: std::env::var_os("PATH"),
             brokers: EMBEDDED_BROKERS.to_owned(),
+            control_groups: true,
             logs,
         };
         let workers = Workers::new(spawner, workers).map_err(|error| {

@@ -35,6 +35,9 @@ pub struct WorkersConfig {
     pub path: Option<OsString>,
     /// What Kafka events name as their brokers.
     pub brokers: String,
+    /// Whether control groups are used where they can be. Without them the node itself looks at
+    /// what is resident, every 50 ms while something runs.
+    pub control_groups: bool,
     /// Takes the log lines of functions.
     pub logs: Option<LogSink>,
 }
@@ -123,7 +126,7 @@ impl Workers {
         std::fs::create_dir_all(&scratch_dir).map_err(failed)?;
         let runtime_dir = bootstrap::install(&config.dir).map_err(failed)?;
         let scratch_dir = scratch_dir.canonicalize().map_err(failed)?;
-        let groups = Groups::probe();
+        let groups = if config.control_groups { Groups::probe() } else { Groups::None };
         groups.sweep();
         tracing::debug!(?groups, "memory limits of process workers");
         let logs = config.logs.map(Logs);

@@ -101,6 +101,24 @@ async fn every_end_of_a_node_process_has_its_name() {
 }
 
 #[tokio::test]
+async fn where_there_are_no_control_groups_the_node_sees_to_the_limit() {
+    // A child of the worker counts for it, in whatever session it is.
+    let child = "import subprocess, sys\n\
+        EAT = \"import time; hoard = b'x' * (300 << 20); time.sleep(60)\"\n\
+        def handler(value, context):\n\
+        \x20   if value == 'child':\n\
+        \x20       subprocess.run([sys.executable, '-c', EAT], start_new_session=True)\n\
+        \x20   return value\n";
+    for (code, value) in [(PYTHON, "\"eat\""), (child, "\"child\"")] {
+        let ground = Ground::without_control_groups();
+        let pool = ground.pool(&Function::python(&[("app.py", code)])).await;
+        let failure = call_each(&pool, &[value]).await.unwrap_err();
+        assert_eq!(failure.code(), "Runtime.OutOfMemory", "{failure}");
+        assert_eq!(call_each(&pool, &["1"]).await.unwrap().ends, ["ok"]);
+    }
+}
+
+#[tokio::test]
 async fn what_is_written_without_an_end_is_cut_and_harms_nothing() {
     let ground = Ground::new();
     let pool = ground.pool(&Function::python(&[("app.py", PYTHON)])).await;

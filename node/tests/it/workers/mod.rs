@@ -74,7 +74,13 @@ impl Ground {
     /// In a runtime of the caller's.
     pub(crate) fn new() -> Self {
         let binary = Path::new(env!("CARGO_BIN_EXE_millrace"));
-        Self::with(Spawner::launch(binary, &[millrace::cli::SPAWNER]).unwrap())
+        Self::with(Spawner::launch(binary, &[millrace::cli::SPAWNER]).unwrap(), true)
+    }
+
+    /// With the node itself as the one who sees to memory limits.
+    pub(crate) fn without_control_groups() -> Self {
+        let binary = Path::new(env!("CARGO_BIN_EXE_millrace"));
+        Self::with(Spawner::launch(binary, &[millrace::cli::SPAWNER]).unwrap(), false)
     }
 
     /// With a spawner that may make no namespaces, as it is for most users.
@@ -85,10 +91,10 @@ impl Ground {
         let binary = env!("CARGO_BIN_EXE_millrace");
         let words =
             ["--bounding-set=-sys_admin", "--inh-caps=-all", binary, millrace::cli::SPAWNER];
-        Self::with(Spawner::launch(Path::new("/usr/bin/setpriv"), &words).unwrap())
+        Self::with(Spawner::launch(Path::new("/usr/bin/setpriv"), &words).unwrap(), true)
     }
 
-    fn with(spawner: Spawner) -> Self {
+    fn with(spawner: Spawner, control_groups: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let logs: Arc<Mutex<Vec<LogLine>>> = Arc::default();
         let sink = Arc::clone(&logs);
@@ -96,6 +102,7 @@ impl Ground {
             dir: dir.path().join("workers"),
             path: std::env::var_os("PATH"),
             brokers: "b-1:9092".to_owned(),
+            control_groups,
             logs: Some(Arc::new(move |line| sink.lock().unwrap().push(line))),
         };
         Self { workers: Workers::new(spawner, config).unwrap(), dir, logs }

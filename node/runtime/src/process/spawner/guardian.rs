@@ -10,7 +10,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, killpg, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
@@ -133,7 +133,10 @@ fn become_worker(
             return Err(Errno::ESRCH);
         }
         setsid()?;
-        setrlimit(Resource::RLIMIT_NOFILE, order.files_max, order.files_max)?;
+        // Who started the node may have allowed less.
+        let (_, allowed) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        let files = order.files_max.min(allowed);
+        setrlimit(Resource::RLIMIT_NOFILE, files, files)?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         prctl::set_no_new_privs()?;
         nix::sys::stat::umask(Mode::from_bits_truncate(0o077));

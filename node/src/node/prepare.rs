@@ -136,12 +136,19 @@ fn unpack(data_dir: &Path, package: &Package) -> std::io::Result<PathBuf> {
         let runs = bytes.starts_with(b"#!") || bytes.starts_with(b"\x7fELF");
         let mode = PermissionsExt::from_mode(if runs { 0o755 } else { 0o644 });
         std::fs::set_permissions(&path, mode)?;
-        std::fs::File::open(&path)?.sync_all()?;
     }
     let mode = PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(draft.path(), mode)?;
-    std::fs::rename(draft.keep(), &folder)?;
-    std::fs::File::open(&parent)?.sync_all()?;
+    // Once for all of them: packages with thousands of files are common.
+    let parent = std::fs::File::open(&parent)?;
+    rustix::fs::syncfs(&parent)?;
+    if let Err(error) = std::fs::rename(draft.path(), &folder) {
+        // Another function of the same package may have been quicker.
+        return if folder.is_dir() { Ok(folder) } else { Err(error) };
+    }
+    // It lies elsewhere now: there is nothing to take away.
+    drop(draft.keep());
+    parent.sync_all()?;
     Ok(folder)
 }
 

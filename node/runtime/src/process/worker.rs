@@ -108,7 +108,10 @@ impl Worker {
         let group = setup.group;
         let is_grouped = group.is_some();
         setup.order.groups.extend(group.iter().flat_map(|group| group.folders()));
-        spawner.spawn(&setup.order, &descriptors)?;
+        if let Err(error) = spawner.spawn(&setup.order, &descriptors) {
+            group.iter().for_each(Group::remove);
+            return Err(error);
+        }
         let pipe = |reader: io::PipeReader, is_error| -> io::Result<Pipe> {
             let receiver = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
             Ok(Pipe { receiver, turn: Mutex::default(), is_error })

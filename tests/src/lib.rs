@@ -15,5 +15,6 @@ pub mod kill_embedded;
 pub mod promise;
 pub mod sim;
 pub mod speed_embedded;
+pub mod speed_process;
 pub mod worker_abuse;
 pub mod workspace_tests;

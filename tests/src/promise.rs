@@ -330,6 +330,18 @@ pub const PROMISES: &[Promise] = &[
         floors: &[],
         run: crate::speed_embedded::run,
     },
+    Promise {
+        name: "speed-process",
+        says: "one process does at least half (Python) and 0.36 (Node.js) of what a bare loop of \
+               decode, call and encode does, and starts in 1.2 of a bare interpreter's time",
+        needs: "python3 and node (77 without)",
+        flags: &["rounds"],
+        full: "2 min: 9 rounds",
+        ci: "1 min: 3 rounds; misses are printed, --full fails on them",
+        may_skip: true,
+        floors: &[],
+        run: crate::speed_process::run,
+    },
 ];
 
 /// The promise of this name.

@@ -11,6 +11,8 @@ use millrace_tests::promise::PROMISES;
 /// A dependency, and the only places that may name it, in code or in a manifest.
 const OWNERS: &[(&str, &[&str])] = &[
     ("redb", &["bus/", "node/cluster/", "tests/"]),
+    ("rdkafka", &["bus/"]),
+    ("rdkafka_ffi", &["bus/"]),
     ("sled", &["storage/"]),
     ("bincode", &["storage/src/codec.rs", "storage/Cargo.toml"]),
     ("wasmtime", &["node/runtime/"]),
@@ -27,6 +29,7 @@ const OWNERS: &[(&str, &[&str])] = &[
 /// The floors, lowest first. A crate knows crates of lower floors only; storage borrows the words
 /// of bus, and the guest those of the frame.
 const FLOORS: &[&[&str]] = &[
+    &["rdkafka-ffi"],
     &["bus", "frame"],
     &["storage", "guest"],
     &["function"],
@@ -49,6 +52,7 @@ const STRANGERS: &[(&str, &str, &str)] = &[
 /// Where each crate lives.
 const CRATES: &[(&str, &str)] = &[
     ("bus", "bus"),
+    ("rdkafka-ffi", "bus/rdkafka-ffi"),
     ("storage", "storage"),
     ("frame", "node/frame"),
     ("guest", "node/guest"),
@@ -91,10 +95,14 @@ const CORES: &[&str] = &[
 /// Files are split before they get longer.
 const LINES_MAX: usize = 800;
 
-/// Where `unsafe` may stand: the one call that loads a precompiled component, the spawner, and what
-/// the generated bindings of a guest expand to.
-const UNSAFE: &[&str] =
-    &["node/runtime/src/wasm/engine.rs", "node/runtime/src/process/spawner/", "node/guest/src/"];
+/// Where `unsafe` may stand: the one call that loads a precompiled component, the spawner, what the
+/// generated bindings of a guest expand to, and the border to librdkafka.
+const UNSAFE: &[&str] = &[
+    "node/runtime/src/wasm/engine.rs",
+    "node/runtime/src/process/spawner/",
+    "node/guest/src/",
+    "bus/rdkafka-ffi/src/",
+];
 
 struct File {
     path: String,

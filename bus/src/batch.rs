@@ -404,6 +404,8 @@ pub struct BatchBuilder {
     entries: Vec<u8>,
     arena: Vec<u8>,
     count: u32,
+    /// The next record's offset, less the batch's base.
+    delta: u32,
     timestamp_max: i64,
 }
 
@@ -413,6 +415,17 @@ impl BatchBuilder {
     pub fn with_capacity(records: usize, bytes: usize) -> Self {
         let (entries, arena) = (Vec::with_capacity(records * ENTRY), Vec::with_capacity(bytes));
         Self { entries, arena, ..Self::default() }
+    }
+
+    /// Leaves out offsets, so that the next record gets `delta` beyond the batch's base:
+    /// compaction and transaction markers leave such holes in a partition.
+    ///
+    /// # Panics
+    ///
+    /// When `delta` is that of an earlier record.
+    pub fn skip_to(&mut self, delta: u32) {
+        assert!(self.delta <= delta, "offsets of a batch ascend");
+        self.delta = delta;
     }
 
     /// Adds a record after the last one.
@@ -430,7 +443,7 @@ impl BatchBuilder {
         let start = u32::try_from(self.arena.len()).expect("a batch is below 4 GiB");
         let mut entry = [0_u8; ENTRY];
         entry[0..8].copy_from_slice(&timestamp.0.to_le_bytes());
-        entry[8..12].copy_from_slice(&self.count.to_le_bytes());
+        entry[8..12].copy_from_slice(&self.delta.to_le_bytes());
         entry[12..16].copy_from_slice(&start.to_le_bytes());
         entry[16..20].copy_from_slice(&key.map_or(ABSENT, length_u32).to_le_bytes());
         entry[20..24].copy_from_slice(&value.map_or(ABSENT, length_u32).to_le_bytes());
@@ -443,6 +456,7 @@ impl BatchBuilder {
         self.timestamp_max =
             if self.count == 0 { timestamp.0 } else { self.timestamp_max.max(timestamp.0) };
         self.count += 1;
+        self.delta = self.delta.checked_add(1).expect("a batch has fewer offsets than 2^32");
     }
 
     /// Adds a record that stands on its own.
@@ -501,6 +515,7 @@ impl BatchBuilder {
         let checksum = crc32c::crc32c(&bytes[8..]);
         bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
         let count = std::mem::take(&mut self.count) as usize;
+        self.delta = 0;
         Some(RecordBatch { bytes: bytes.into(), base: Offset(0), first: 0, end: count })
     }
 }
@@ -535,6 +550,22 @@ mod tests {
         assert_eq!((rest.len(), rest.first_offset()), (2, Offset(41)));
         assert_eq!(rest.clone().truncated(1).last_offset(), Offset(41));
         assert!(rest.from_offset(Offset(43)).is_none());
+    }
+
+    #[test]
+    fn holes_between_offsets_are_kept() {
+        let mut builder = BatchBuilder::default();
+        for delta in [0, 3, 1_000_000] {
+            builder.skip_to(delta);
+            builder.push(Timestamp(1), None, Some(b"v"), Headers::default());
+        }
+        let batch = builder.finish().unwrap().with_base(Offset(40));
+        assert!(!batch.is_whole());
+        let batch = RecordBatch::decode(batch.as_bytes().clone(), Offset(40)).unwrap();
+        let offsets: Vec<i64> = batch.iter().map(|record| record.offset.0).collect();
+        assert_eq!(offsets, [40, 43, 1_000_040]);
+        builder.push(Timestamp(1), None, None, Headers::default());
+        assert!(builder.finish().unwrap().is_whole(), "the next batch has none");
     }
 
     #[test]

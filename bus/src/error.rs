@@ -115,6 +115,59 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The topic that a position belongs to was deleted, and another of its name was made. Nothing
+    /// is read of the new one until somebody decides where from.
+    #[error("topic {topic} was deleted and made again since shard {shard} read it")]
+    TopicRecreated {
+        /// The name.
+        topic: String,
+        /// Who read the one before.
+        shard: ShardId,
+    },
+    /// The topic that a reader reads was deleted, and another of its name was made.
+    #[error("topic {topic} was deleted and made again while it was read")]
+    TopicReplaced {
+        /// The name.
+        topic: String,
+    },
+    /// The brokers do not answer. What was asked for may have happened; it may be tried again.
+    #[error("{action}: the brokers do not answer ({reason})")]
+    Unreachable {
+        /// What was tried.
+        action: &'static str,
+        /// The client's account.
+        reason: String,
+    },
+    /// The brokers refuse who we are. It may be tried again once they do not.
+    #[error("{action}: the brokers refuse the credentials ({reason})")]
+    Authentication {
+        /// What was tried.
+        action: &'static str,
+        /// The client's account.
+        reason: String,
+    },
+    /// A setting of the Kafka client that cannot be used.
+    #[error("setting {key}: {reason}")]
+    Setting {
+        /// Which.
+        key: String,
+        /// Why not, and what to do instead.
+        reason: String,
+    },
+    /// The brokers refused.
+    #[error("{action}: {reason}")]
+    Kafka {
+        /// What was tried.
+        action: &'static str,
+        /// The brokers' account.
+        reason: String,
+    },
+    /// The store of the positions refused.
+    #[error("write the positions: {reason}")]
+    PositionLog {
+        /// The store's account.
+        reason: String,
+    },
     /// The journal's store refused.
     #[error("{action}: {reason}")]
     Journal {
@@ -129,7 +182,14 @@ impl Error {
     /// Whether the same call may succeed later without anyone acting on the caller's side.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::DiskFull { .. } | Self::Busy)
+        matches!(
+            self,
+            Self::DiskFull { .. }
+                | Self::Busy
+                | Self::Unreachable { .. }
+                | Self::Authentication { .. }
+                | Self::PositionLog { .. }
+        )
     }
 
     /// Whether the caller's assignment is over.

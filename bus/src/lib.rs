@@ -1,7 +1,8 @@
 //! Topics, partitions and records, and the one commit that ties outputs to positions.
 //!
 //! The [`Bus`] trait is what the rest of Millrace sees; [`embedded`] is the bus of one node, a
-//! durable journal of record batches. The crate does not know what a function is.
+//! durable journal of record batches, and [`kafka`] a cluster of brokers that is there already.
+//! The crate does not know what a function is.
 
 mod api;
 mod batch;
@@ -9,6 +10,8 @@ mod batch;
 pub mod conformance;
 pub mod embedded;
 mod error;
+pub mod kafka;
+mod limits;
 mod metrics;
 mod partitioner;
 mod position;

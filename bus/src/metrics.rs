@@ -29,3 +29,7 @@ pub(crate) const RETENTION_HELD_BYTES: &str = "millrace_bus_retention_held_bytes
 pub(crate) const POSITION_LOG_ERRORS: &str = "millrace_bus_position_log_errors_total";
 /// Times the journal was opened again after an I/O error.
 pub(crate) const JOURNAL_REOPENS: &str = "millrace_bus_journal_reopens_total";
+/// Records that a look at the queue found although nobody woke the reader of a Kafka partition.
+pub(crate) const KAFKA_LATE_WAKES: &str = "millrace_bus_kafka_late_wakes_total";
+/// Commits of a group's offsets that failed; they are tried again.
+pub(crate) const KAFKA_OFFSET_ERRORS: &str = "millrace_bus_kafka_offset_errors_total";

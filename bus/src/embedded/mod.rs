@@ -48,7 +48,7 @@ pub use sim_disk::{SimDisk, SyncKind};
 use crate::{
     Append, Appended, Bus, Commit, Epoch, Error, Offset, Position, PositionKey, PositionLog,
     Reader, RecordBatch, Recovered, ShardId, Start, Timestamp, TopicInfo, TopicPartition,
-    TopicSpec, Watermarks, metrics as names,
+    TopicSpec, Watermarks, limits, metrics as names,
 };
 use backend::SyncGuard;
 use follower::Follower;
@@ -57,11 +57,6 @@ use queue::{Op, Outcome, Pending, Queue};
 use state::{Partition, Shared};
 use store::{BackendFn, Store};
 use writer::{Parts, Writer};
-
-/// More partitions than this in one topic are refused.
-pub const PARTITIONS_MAX: i32 = 16_384;
-/// A batch larger than this is refused; it would keep everything else waiting.
-const BATCH_BYTES_MAX: usize = 64 << 20;
 
 /// The embedded bus. See the [module documentation](self).
 #[derive(Debug)]
@@ -198,7 +193,7 @@ impl Embedded {
     fn check_appends(&self, appends: &[Append]) -> Result<(), Error> {
         for Append { to, batch } in appends {
             let (topic, _) = self.shared.partition(to)?;
-            check_sizes(batch, to, topic.info.spec.record_bytes_max)?;
+            limits::check_sizes(batch, to, topic.info.spec.record_bytes_max)?;
         }
         Ok(())
     }
@@ -304,34 +299,13 @@ fn open_file(path: &Path, create: bool) -> Result<Box<dyn StorageBackend>, Error
     Ok(Box::new(backend))
 }
 
-/// Refuses a record over the limit of its topic.
-fn check_sizes(batch: &RecordBatch, to: &TopicPartition, limit_bytes: usize) -> Result<(), Error> {
-    let too_large =
-        |bytes, limit_bytes| Err(Error::TooLarge { partition: to.clone(), bytes, limit_bytes });
-    let batch_bytes = batch.as_bytes().len();
-    if BATCH_BYTES_MAX < batch_bytes {
-        return too_large(batch_bytes, BATCH_BYTES_MAX);
-    }
-    if batch_bytes <= limit_bytes {
-        return Ok(());
-    }
-    for record in batch.iter() {
-        let bytes = record.key.map_or(0, <[u8]>::len)
-            + record.value.map_or(0, <[u8]>::len)
-            + record.headers.as_bytes().len();
-        if limit_bytes < bytes {
-            return too_large(bytes, limit_bytes);
-        }
-    }
-    Ok(())
-}
-
 #[async_trait]
 impl Bus for Embedded {
     async fn create_topic(&self, spec: TopicSpec) -> Result<TopicInfo, Error> {
-        rows::check_topic_name(&spec.name)?;
-        if !(1..=PARTITIONS_MAX).contains(&spec.partitions) {
-            return Err(Error::Partitions { partitions: spec.partitions, max: PARTITIONS_MAX });
+        limits::check_topic_name(&spec.name)?;
+        if !(1..=limits::PARTITIONS_MAX).contains(&spec.partitions) {
+            let max = limits::PARTITIONS_MAX;
+            return Err(Error::Partitions { partitions: spec.partitions, max });
         }
         match self.ask(Op::CreateTopic(spec)).await? {
             Outcome::Topic(info) => Ok(info),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Completions, Epoch, Error, Offset, Position, Retention, TopicInfo, TopicSpec};
+use crate::{Completions, Epoch, Offset, Position, Retention, TopicInfo, TopicSpec};
 
 const VERSION: u8 = 1;
 
@@ -36,14 +36,6 @@ pub(super) fn offset_key(offset: Offset) -> u64 {
 /// An offset from a key part or a varint.
 pub(super) fn offset_of(raw: u64) -> Result<Offset, Damage> {
     i64::try_from(raw).map(Offset).map_err(|_| "an offset over 2^63")
-}
-
-/// Refuses a name that Kafka would refuse.
-pub(super) fn check_topic_name(name: &str) -> Result<(), Error> {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let good =
-        (1..=249).contains(&name.len()) && name.bytes().all(legal) && name != "." && name != "..";
-    if good { Ok(()) } else { Err(Error::TopicName { topic: name.to_owned() }) }
 }
 
 /// Writes a row.
@@ -313,13 +305,5 @@ mod tests {
                 assert!(decode_number(&key, &bad).is_err() || at != 0);
             }
         }
-    }
-
-    #[test]
-    fn names_follow_the_rules_of_kafka() {
-        for bad in ["", ".", "..", "a b", "a;b", "a/b", "ä", &"x".repeat(250)] {
-            assert!(check_topic_name(bad).is_err(), "{bad}");
-        }
-        assert!(check_topic_name("a.B_c-9").is_ok());
     }
 }

@@ -1,0 +1,130 @@
+//! What the clients say beside their answers: their log, and errors that belong to no call. An
+//! error of a call is turned into the bus's own here, with what is known of the connection.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka_ffi::AdminError;
+
+use crate::Error;
+
+/// What is known of the connection to the brokers.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Why the brokers refuse us, since the last time they did not.
+    refused: Option<String>,
+    is_down: bool,
+}
+
+impl Health {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A broker answered.
+    pub(super) fn answered(&self) {
+        let mut state = self.state();
+        state.refused = None;
+        if std::mem::take(&mut state.is_down) {
+            tracing::info!("the brokers answer again");
+        }
+    }
+
+    fn down(&self, reason: &str) {
+        if !std::mem::replace(&mut self.state().is_down, true) {
+            tracing::warn!(reason, "the brokers do not answer");
+        }
+    }
+
+    fn refused(&self, reason: &str) {
+        let mut state = self.state();
+        if state.refused.is_none() {
+            tracing::error!(reason, "the brokers refuse the credentials");
+        }
+        state.refused = Some(reason.to_owned());
+    }
+
+    /// The bus's error for a call that failed.
+    pub(super) fn error(&self, action: &'static str, code: Code, reason: String) -> Error {
+        match code {
+            Code::Authentication
+            | Code::SaslAuthenticationFailed
+            | Code::UnsupportedSASLMechanism
+            | Code::IllegalSASLState => Error::Authentication { action, reason },
+            Code::PurgeQueue | Code::PurgeInflight | Code::BrokerDestroy => Error::Closed,
+            Code::BrokerTransportFailure
+            | Code::Resolve
+            | Code::AllBrokersDown
+            | Code::OperationTimedOut
+            | Code::MessageTimedOut
+            | Code::TimedOutQueue
+            | Code::RequestTimedOut
+            | Code::NetworkException
+            | Code::WaitingForCoordinator
+            | Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::NotCoordinator
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::BrokerNotAvailable
+            | Code::NotController
+            | Code::NotEnoughReplicas
+            | Code::NotEnoughReplicasAfterAppend
+            | Code::SSL => match self.state().refused.clone() {
+                Some(reason) => Error::Authentication { action, reason },
+                None => Error::Unreachable { action, reason },
+            },
+            _ => Error::Kafka { action, reason },
+        }
+    }
+
+    pub(super) fn admin_error(&self, action: &'static str, error: AdminError) -> Error {
+        self.error(action, error.code, error.reason)
+    }
+
+    pub(super) fn client_error(&self, action: &'static str, error: &KafkaError) -> Error {
+        let code = match error {
+            KafkaError::AdminOp(code) => *code,
+            other => other.rdkafka_error_code().unwrap_or(Code::Fail),
+        };
+        self.error(action, code, error.to_string())
+    }
+}
+
+/// The context of a client.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    pub(super) health: Arc<Health>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // What matters of it comes as an error, too; a broker that is away would repeat itself.
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                tracing::warn!(facility, "librdkafka: {message}");
+            }
+            _ => tracing::debug!(facility, "librdkafka: {message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        match error.rdkafka_error_code() {
+            Some(Code::Authentication | Code::SaslAuthenticationFailed) => {
+                self.health.refused(reason);
+            }
+            Some(Code::AllBrokersDown) => self.health.down(reason),
+            _ => tracing::debug!(%error, "librdkafka: {reason}"),
+        }
+    }
+}
+
+impl ConsumerContext for Context {}

@@ -1,0 +1,194 @@
+//! Lanes: few reading clients for many readers. A partition joins the first lane that does not
+//! read it yet, so that there are as many lanes as readers of one partition at most, not as
+//! readers. librdkafka costs 4 threads and 8 descriptors per client.
+//!
+//! A lane's own queue carries errors and the log only: each partition has its queue to itself,
+//! and its reader takes from it directly. A reader that takes nothing leaves its queue full,
+//! which is backpressure; `pause` would throw the prefetch away.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rdkafka::TopicPartitionList;
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka_ffi::{PartitionQueue, Wake};
+
+use super::KafkaConfig;
+use super::health::{Context, Health};
+use crate::{Error, Offset, TopicPartition};
+
+/// How often a lane's thread looks whether it should end.
+const POLL: Duration = Duration::from_millis(200);
+
+/// One reading client.
+pub(super) struct Lane {
+    consumer: Arc<BaseConsumer<Context>>,
+    taken: Mutex<BTreeSet<TopicPartition>>,
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane").field("taken", &self.taken().len()).finish_non_exhaustive()
+    }
+}
+
+impl Lane {
+    fn start(config: &KafkaConfig, health: &Arc<Health>, index: usize) -> Result<Self, Error> {
+        let context = Context { health: Arc::clone(health) };
+        let made = BaseConsumer::from_config_and_context(&config.lane(index), context);
+        let consumer =
+            made.map_err(|error| health.client_error("make a reading client", &error))?;
+        let consumer = Arc::new(consumer);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (polled, stopped) = (Arc::clone(&consumer), Arc::clone(&stop));
+        let thread = std::thread::Builder::new()
+            .name(format!("millrace-lane-{index}"))
+            .spawn(move || {
+                while !stopped.load(Ordering::Relaxed) {
+                    // Errors of the client went to its context.
+                    if let Some(Ok(_)) = polled.poll(POLL) {
+                        tracing::error!("a record came to a lane instead of its partition");
+                    }
+                }
+            })
+            .map_err(|source| Error::Io { action: "start a lane's thread".into(), source })?;
+        let thread = Mutex::new(Some(thread));
+        Ok(Self { consumer, taken: Mutex::default(), stop, thread })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeSet<TopicPartition>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) const fn consumer(&self) -> &Arc<BaseConsumer<Context>> {
+        &self.consumer
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// All lanes.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    config: KafkaConfig,
+    health: Arc<Health>,
+    lanes: Mutex<Vec<Arc<Lane>>>,
+}
+
+impl Lanes {
+    pub(super) fn new(config: KafkaConfig, health: Arc<Health>) -> Self {
+        Self { config, health, lanes: Mutex::default() }
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Vec<Arc<Lane>>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client for questions about offsets.
+    pub(super) fn any(&self) -> Result<Arc<Lane>, Error> {
+        let mut lanes = self.lanes();
+        if let Some(lane) = lanes.first() {
+            return Ok(Arc::clone(lane));
+        }
+        let lane = Arc::new(Lane::start(&self.config, &self.health, 0)?);
+        lanes.push(Arc::clone(&lane));
+        Ok(lane)
+    }
+
+    fn claim(&self, place: &TopicPartition) -> Result<Arc<Lane>, Error> {
+        let mut lanes = self.lanes();
+        for lane in &*lanes {
+            if lane.taken().insert(place.clone()) {
+                return Ok(Arc::clone(lane));
+            }
+        }
+        let lane = Arc::new(Lane::start(&self.config, &self.health, lanes.len())?);
+        lane.taken().insert(place.clone());
+        lanes.push(Arc::clone(&lane));
+        Ok(lane)
+    }
+
+    /// Reads `place` from `next` on, in a lane of its choice. Blocks on the brokers.
+    pub(super) fn sit(
+        &self,
+        place: TopicPartition,
+        next: Offset,
+        wake: Wake,
+    ) -> Result<Seat, Error> {
+        let lane = self.claim(&place)?;
+        let mut seat = Seat { lane, place, queue: None };
+        let timeout = self.config.request_timeout;
+        // Without it the first record waits for a tick of up to a second.
+        let known = seat.lane.consumer.fetch_metadata(Some(&seat.place.topic), timeout);
+        known.map_err(|error| self.health.client_error("read a topic's metadata", &error))?;
+        let (topic, partition) = (&seat.place.topic, seat.place.partition);
+        let consumer = Arc::clone(&seat.lane.consumer);
+        let queue = PartitionQueue::split(consumer, topic, partition, wake);
+        let unknown = || Error::TopicName { topic: topic.to_string() };
+        seat.queue = Some(queue.ok_or_else(unknown)?);
+        let list = list_of(&seat.place, rdkafka::Offset::Offset(next.0));
+        let assigned = seat.lane.consumer.incremental_assign(&list);
+        assigned.map_err(|error| self.health.client_error("assign a partition", &error))?;
+        Ok(seat)
+    }
+
+    /// Ends every lane. Blocks until their threads are gone.
+    pub(super) fn end(&self) {
+        let lanes = std::mem::take(&mut *self.lanes());
+        for lane in &lanes {
+            lane.stop.store(true, Ordering::Relaxed);
+        }
+        for lane in lanes {
+            let thread = lane.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(thread) = thread {
+                // It panics never; if it did, that was said.
+                drop(thread.join());
+            }
+        }
+    }
+}
+
+fn list_of(place: &TopicPartition, offset: rdkafka::Offset) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(1);
+    let added = list.add_partition_offset(&place.topic, place.partition, offset);
+    added.expect("an offset from zero on can be represented");
+    list
+}
+
+/// One partition that is read in a lane. Dropping it ends the reading.
+#[derive(Debug)]
+pub(super) struct Seat {
+    lane: Arc<Lane>,
+    pub(super) place: TopicPartition,
+    queue: Option<PartitionQueue<Context>>,
+}
+
+impl Seat {
+    pub(super) fn queue(&self) -> &PartitionQueue<Context> {
+        self.queue.as_ref().expect("a seat that was given has its queue")
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(queue) = self.queue.take() {
+            let list = list_of(&self.place, rdkafka::Offset::Invalid);
+            if let Err(error) = self.lane.consumer.incremental_unassign(&list) {
+                tracing::debug!(%error, partition = %self.place, "could not unassign");
+            }
+            // What was fetched ahead is of no use to the next reader, and would stay in memory.
+            while queue.take(1_000, |_| {}) == 1_000 {}
+        }
+        self.lane.taken().remove(&self.place);
+    }
+}

@@ -1,0 +1,358 @@
+//! A pure core: what every shard has committed, under which epoch, and which copy of it is the
+//! truth after a restart.
+//!
+//! ```text
+//! outputs acknowledged ─▶ position log (sled) ─▶ the group's offset, with a note, within 1 s
+//!                         the truth of this node  the truth of whoever owns the shard next
+//! ```
+//!
+//! The position log of this node holds one row per partition, under `topic@id`: a topic that was
+//! deleted and made again under its name has another row. A row under `@epoch` holds the newest
+//! epoch this node recovered the shard at (`@` is in no name of a topic).
+//!
+//! - **KL-1** An owner writes its epoch into the group before it moves a position: at recovery
+//!   for what was committed, at the first commit of an epoch for what was not. So a group whose
+//!   notes have no higher epoch than this node's log was written last by this node, and the log,
+//!   which is ahead of it by up to a second, is the truth. Otherwise somebody else owned the
+//!   shard since, and the group is.
+//! - **KL-2** A partition that the group does not know goes on from the log whatever the epochs
+//!   say: by KL-1 nobody else has moved it, and the group has lost it to retention.
+//! - **KL-3** A commit or recovery below the newest epoch known is refused.
+//! - **KL-4** Within an epoch a position's `next` does not decrease.
+//! - **KL-5** Notes of another shard, or of no shard, are ignored: offsets that were left behind
+//!   by a trigger of the same name say nothing about this one.
+
+use std::collections::BTreeMap;
+
+use super::note::Note;
+use crate::{Epoch, Error, Offset, Position, PositionKey, ShardId, TopicPartition};
+
+/// The pseudo topic of the row that holds a shard's epoch.
+const FENCE: &str = "@epoch";
+
+/// What the shards committed, as this node knows it.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    shards: BTreeMap<ShardId, Shard>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Shard {
+    epoch: Epoch,
+    rows: BTreeMap<TopicPartition, Row>,
+}
+
+/// One partition's position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) topic_id: u64,
+    pub(super) position: Position,
+    /// The newest epoch under which this node knows the group to hold an offset.
+    pub(super) anchored: Option<Epoch>,
+}
+
+/// An offset that a group holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Committed {
+    pub(super) partition: TopicPartition,
+    pub(super) next: Offset,
+    pub(super) note: Note,
+}
+
+/// A position to commit, with the id of its topic.
+#[derive(Clone, Debug)]
+pub(super) struct Move {
+    pub(super) partition: TopicPartition,
+    pub(super) topic_id: u64,
+    pub(super) position: Position,
+}
+
+impl Ledger {
+    /// What the rows of a position log say. Rows of another bus are left out.
+    pub(super) fn load(rows: impl IntoIterator<Item = (PositionKey, Position)>) -> Self {
+        let mut ledger = Self::default();
+        for (key, position) in rows {
+            let PositionKey { shard, partition } = key;
+            if &*partition.topic == FENCE {
+                let shard = ledger.shards.entry(shard).or_default();
+                shard.epoch = shard.epoch.max(position.epoch);
+            } else if let Some((name, id)) = partition.topic.rsplit_once('@')
+                && let Ok(topic_id) = u64::from_str_radix(id, 16)
+            {
+                let partition = TopicPartition::new(name, partition.partition);
+                let shard = ledger.shards.entry(shard).or_default();
+                shard.epoch = shard.epoch.max(position.epoch);
+                shard.rows.insert(partition, Row { topic_id, position, anchored: None });
+            }
+        }
+        ledger
+    }
+
+    /// The newest epoch known of a shard.
+    pub(super) fn epoch(&self, shard: ShardId) -> Epoch {
+        self.shards.get(&shard).map(|it| it.epoch).unwrap_or_default()
+    }
+
+    /// KL-3.
+    pub(super) fn check(&self, shard: ShardId, presented: Epoch) -> Result<(), Error> {
+        let current = self.epoch(shard);
+        if presented < current {
+            return Err(Error::Fenced { shard, presented, current });
+        }
+        Ok(())
+    }
+
+    /// Somebody else was seen to own the shard; whether that is news.
+    pub(super) fn fence(&mut self, shard: ShardId, epoch: Epoch) -> bool {
+        let shard = self.shards.entry(shard).or_default();
+        let is_newer = shard.epoch < epoch;
+        shard.epoch = shard.epoch.max(epoch);
+        is_newer
+    }
+
+    /// Decides where `shard` goes on under `epoch`, and takes that over. `committed` is what its
+    /// group holds, of any shard.
+    pub(super) fn recover(
+        &mut self,
+        shard: ShardId,
+        epoch: Epoch,
+        committed: impl IntoIterator<Item = Committed>,
+    ) -> Result<(), Error> {
+        let committed: Vec<Committed> =
+            committed.into_iter().filter(|it| it.note.shard == shard).collect(); // KL-5
+        let newest = committed.iter().map(|it| it.note.epoch).max().unwrap_or_default();
+        let current = self.epoch(shard).max(newest);
+        if epoch < current {
+            return Err(Error::Fenced { shard, presented: epoch, current }); // KL-3
+        }
+        let entry = self.shards.entry(shard).or_default();
+        let log_is_true = newest <= entry.epoch; // KL-1
+        for Committed { partition, next, note } in committed {
+            if log_is_true && entry.rows.contains_key(&partition) {
+                continue;
+            }
+            let position = Position { epoch: note.epoch, next, completions: note.completions };
+            entry.rows.insert(partition, Row { topic_id: note.topic_id, position, anchored: None });
+        }
+        entry.epoch = epoch;
+        Ok(())
+    }
+
+    /// KL-4, for a commit that passed [`check`](Self::check): the position that it would move
+    /// back. And whether the row belongs to the topic that there is now.
+    pub(super) fn check_move(&self, shard: ShardId, epoch: Epoch, it: &Move) -> Result<(), Error> {
+        let row = self.shards.get(&shard).and_then(|shard| shard.rows.get(&it.partition));
+        let Some(row) = row else { return Ok(()) };
+        if row.topic_id != it.topic_id {
+            return Err(Error::TopicReplaced { topic: it.partition.topic.to_string() });
+        }
+        if row.position.epoch == epoch && it.position.next < row.position.next {
+            return Err(Error::Position {
+                partition: it.partition.clone(),
+                next: it.position.next,
+                from: row.position.next,
+                end: row.position.next,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether the group must learn of this partition before its position moves (KL-1).
+    pub(super) fn wants_anchor(&self, shard: ShardId, epoch: Epoch, it: &TopicPartition) -> bool {
+        let row = self.shards.get(&shard).and_then(|shard| shard.rows.get(it));
+        row.and_then(|row| row.anchored) != Some(epoch)
+    }
+
+    /// The group holds offsets of these partitions under `epoch`.
+    pub(super) fn anchored<'a>(
+        &mut self,
+        shard: ShardId,
+        epoch: Epoch,
+        partitions: impl IntoIterator<Item = &'a TopicPartition>,
+    ) {
+        let Some(shard) = self.shards.get_mut(&shard) else { return };
+        for partition in partitions {
+            if let Some(row) = shard.rows.get_mut(partition) {
+                row.anchored = Some(epoch);
+            }
+        }
+    }
+
+    /// Takes a commit over, anchors included. It is durable.
+    pub(super) fn moved(&mut self, shard: ShardId, epoch: Epoch, moves: Vec<Move>) {
+        let shard = self.shards.entry(shard).or_default();
+        shard.epoch = shard.epoch.max(epoch);
+        for Move { partition, topic_id, position } in moves {
+            let anchored = Some(epoch);
+            shard.rows.insert(partition, Row { topic_id, position, anchored });
+        }
+    }
+
+    /// A shard's partitions.
+    pub(super) fn rows(&self, shard: ShardId) -> Vec<(TopicPartition, Row)> {
+        let rows = self.shards.get(&shard).map(|shard| shard.rows.clone());
+        rows.unwrap_or_default().into_iter().collect()
+    }
+
+    /// Every shard there is.
+    pub(super) fn shards(&self) -> Vec<ShardId> {
+        self.shards.keys().copied().collect()
+    }
+
+    /// Every position.
+    pub(super) fn positions(&self) -> Vec<(PositionKey, u64, Position)> {
+        let rows = self.shards.iter().flat_map(|(shard, it)| {
+            it.rows.iter().map(|(partition, row)| {
+                let key = PositionKey { shard: *shard, partition: partition.clone() };
+                (key, row.topic_id, row.position.clone())
+            })
+        });
+        rows.collect()
+    }
+
+    /// Drops a shard and its epoch; the partitions it had.
+    pub(super) fn forget(&mut self, shard: ShardId) -> Vec<TopicPartition> {
+        self.shards.remove(&shard).map(|it| it.rows.into_keys().collect()).unwrap_or_default()
+    }
+
+    /// Drops the positions in a topic.
+    pub(super) fn forget_topic(&mut self, name: &str) {
+        for shard in self.shards.values_mut() {
+            shard.rows.retain(|partition, _| &*partition.topic != name);
+        }
+    }
+
+    /// Every row of the position log, for one that is written anew.
+    pub(super) fn log_rows(&self) -> Vec<(PositionKey, Position)> {
+        let mut rows = Vec::new();
+        for (shard, it) in &self.shards {
+            rows.push(epoch_row(*shard, it.epoch));
+            rows.extend(it.rows.iter().map(|(partition, row)| {
+                log_row(*shard, partition, row.topic_id, row.position.clone())
+            }));
+        }
+        rows
+    }
+}
+
+/// The row of a shard's epoch.
+pub(super) fn epoch_row(shard: ShardId, epoch: Epoch) -> (PositionKey, Position) {
+    let key = PositionKey { shard, partition: TopicPartition::new(FENCE, 0) };
+    (key, Position { epoch, ..Position::default() })
+}
+
+/// The row of a position.
+pub(super) fn log_row(
+    shard: ShardId,
+    partition: &TopicPartition,
+    topic_id: u64,
+    position: Position,
+) -> (PositionKey, Position) {
+    let name = format!("{}@{topic_id:x}", partition.topic);
+    (PositionKey { shard, partition: TopicPartition::new(name, partition.partition) }, position)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Completions;
+
+    const SHARD: ShardId = ShardId(7);
+
+    fn place(partition: i32) -> TopicPartition {
+        TopicPartition::new("in", partition)
+    }
+
+    fn at(epoch: u64, next: i64) -> Position {
+        Position { epoch: Epoch(epoch), next: Offset(next), completions: Completions::default() }
+    }
+
+    fn committed(shard: u64, epoch: u64, partition: i32, next: i64) -> Committed {
+        let completions = Completions::default();
+        let note = Note { shard: ShardId(shard), epoch: Epoch(epoch), topic_id: 0xab, completions };
+        Committed { partition: place(partition), next: Offset(next), note }
+    }
+
+    /// A node that committed `next` at `epoch` and was restarted.
+    fn restarted(epoch: u64, next: i64) -> Ledger {
+        let mut ledger = Ledger::default();
+        let partition = place(0);
+        let moves = vec![Move { partition, topic_id: 0xab, position: at(epoch, next) }];
+        ledger.moved(SHARD, Epoch(epoch), moves);
+        Ledger::load(ledger.log_rows())
+    }
+
+    fn next(ledger: &Ledger, partition: i32) -> Option<i64> {
+        let rows = ledger.rows(SHARD);
+        rows.iter().find(|(it, _)| *it == place(partition)).map(|(_, row)| row.position.next.0)
+    }
+
+    #[test]
+    fn the_log_is_the_truth_until_somebody_else_owned_the_shard() {
+        let mut own = restarted(5, 90);
+        own.recover(SHARD, Epoch(6), [committed(7, 5, 0, 80)]).unwrap();
+        assert_eq!(next(&own, 0), Some(90), "KL-1: the group is behind by what it may");
+        let mut other = restarted(5, 90);
+        other.recover(SHARD, Epoch(7), [committed(7, 6, 0, 80)]).unwrap();
+        assert_eq!(next(&other, 0), Some(80), "KL-1: another owner went on from there");
+        let mut empty = Ledger::default();
+        empty.recover(SHARD, Epoch(7), [committed(7, 6, 0, 80)]).unwrap();
+        assert_eq!(next(&empty, 0), Some(80), "a log that was lost");
+        let mut expired = restarted(5, 90);
+        expired.recover(SHARD, Epoch(7), [committed(7, 6, 1, 3)]).unwrap();
+        assert_eq!((next(&expired, 0), next(&expired, 1)), (Some(90), Some(3)), "KL-2");
+    }
+
+    #[test]
+    fn an_epoch_counts_before_a_position_moved_under_it() {
+        let mut ledger = restarted(5, 90);
+        ledger.recover(SHARD, Epoch(6), [committed(7, 5, 0, 80)]).unwrap();
+        // It died after its epoch reached the group, before it committed anything.
+        let mut ledger = Ledger::load(ledger.log_rows());
+        assert_eq!(ledger.epoch(SHARD), Epoch(6));
+        ledger.recover(SHARD, Epoch(7), [committed(7, 6, 0, 90)]).unwrap();
+        assert_eq!(next(&ledger, 0), Some(90));
+    }
+
+    #[test]
+    fn an_older_epoch_is_refused_wherever_the_newer_was_seen() {
+        let mut ledger = restarted(5, 90);
+        let fenced = ledger.recover(SHARD, Epoch(4), []);
+        assert!(matches!(fenced, Err(Error::Fenced { current: Epoch(5), .. })), "{fenced:?}");
+        let fenced = ledger.recover(SHARD, Epoch(6), [committed(7, 8, 0, 1)]);
+        assert!(matches!(fenced, Err(Error::Fenced { current: Epoch(8), .. })), "{fenced:?}");
+        assert_eq!((next(&ledger, 0), ledger.epoch(SHARD)), (Some(90), Epoch(5)));
+        ledger.recover(SHARD, Epoch(6), [committed(9, 8, 0, 1)]).unwrap();
+        assert_eq!(next(&ledger, 0), Some(90), "KL-5: the note of another shard");
+        assert!(ledger.fence(SHARD, Epoch(9)) && !ledger.fence(SHARD, Epoch(9)));
+        assert!(matches!(ledger.check(SHARD, Epoch(6)), Err(Error::Fenced { .. })), "KL-3");
+    }
+
+    #[test]
+    fn a_position_moves_back_only_with_a_new_epoch() {
+        let ledger = restarted(5, 90);
+        let back = Move { partition: place(0), topic_id: 0xab, position: at(5, 89) };
+        let refused = ledger.check_move(SHARD, Epoch(5), &back);
+        assert!(matches!(refused, Err(Error::Position { from: Offset(90), .. })), "KL-4");
+        ledger.check_move(SHARD, Epoch(6), &back).unwrap();
+        let replaced = Move { topic_id: 0xcd, ..back };
+        let refused = ledger.check_move(SHARD, Epoch(6), &replaced);
+        assert!(matches!(refused, Err(Error::TopicReplaced { .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn each_epoch_is_anchored_once_per_partition() {
+        let mut ledger = restarted(5, 90);
+        assert!(ledger.wants_anchor(SHARD, Epoch(5), &place(0)), "not known after a restart");
+        ledger.anchored(SHARD, Epoch(5), [&place(0)]);
+        assert!(!ledger.wants_anchor(SHARD, Epoch(5), &place(0)));
+        assert!(ledger.wants_anchor(SHARD, Epoch(6), &place(0)));
+        assert!(ledger.wants_anchor(SHARD, Epoch(5), &place(1)));
+    }
+
+    #[test]
+    fn rows_of_another_bus_are_left_out() {
+        let key = PositionKey { shard: SHARD, partition: place(0) };
+        assert_eq!(Ledger::load([(key, at(5, 90))]).positions(), []);
+    }
+}

@@ -1,0 +1,101 @@
+//! A pure core: what is committed beside an offset in a consumer group, so that another owner can
+//! go on where this one was.
+//!
+//! `1;shard;epoch;topic id in hex;ranges`, the ranges of the completion map as `start-end` with
+//! commas. A broker takes 4,096 bytes (`offset.metadata.max.bytes`): a larger map is left out,
+//! which costs repeats and nothing else.
+
+use crate::{Completions, Epoch, Offset, ShardId};
+
+/// What a broker takes by default.
+const BYTES_MAX: usize = 4_096;
+
+/// The note of one committed offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Note {
+    pub(super) shard: ShardId,
+    /// The assignment that committed it.
+    pub(super) epoch: Epoch,
+    /// The topic's id: one made again under the same name has another.
+    pub(super) topic_id: u64,
+    pub(super) completions: Completions,
+}
+
+impl Note {
+    /// As it is committed.
+    pub(super) fn encode(&self) -> String {
+        use std::fmt::Write as _;
+        let head = format!("1;{};{};{:x};", self.shard, self.epoch, self.topic_id);
+        let mut text = head.clone();
+        for (index, (start, end)) in self.completions.ranges().iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(text, "{comma}{start}-{end}").expect("a string takes any text");
+            if BYTES_MAX < text.len() {
+                return head;
+            }
+        }
+        text
+    }
+
+    /// What was committed, if it was by us: anything else, such as an offset that an operator's
+    /// tool has set, is nobody's note.
+    pub(super) fn decode(text: &str) -> Option<Self> {
+        let mut parts = text.split(';');
+        if parts.next()? != "1" {
+            return None;
+        }
+        let shard = ShardId(parts.next()?.parse().ok()?);
+        let epoch = Epoch(parts.next()?.parse().ok()?);
+        let topic_id = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let ranges = parts.next()?;
+        if parts.next().is_some() {
+            return None;
+        }
+        let mut settled = Vec::new();
+        for range in ranges.split(',').filter(|it| !it.is_empty()) {
+            let (start, end) = range.split_once('-')?;
+            let (start, end) = (Offset(start.parse().ok()?), Offset(end.parse().ok()?));
+            if end <= start || settled.last().is_some_and(|(_, last)| start < *last) {
+                return None;
+            }
+            settled.push((start, end));
+        }
+        Some(Self { shard, epoch, topic_id, completions: Completions::from_ranges(settled) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(ranges: impl IntoIterator<Item = (i64, i64)>) -> Note {
+        let ranges = ranges.into_iter().map(|(start, end)| (Offset(start), Offset(end)));
+        let completions = Completions::from_ranges(ranges);
+        Note { shard: ShardId(7), epoch: Epoch(3), topic_id: u64::MAX - 1, completions }
+    }
+
+    #[test]
+    fn it_comes_back_as_it_was() {
+        for note in [note([]), note([(5, 6)]), note([(5, 6), (8, 20), (i64::MAX - 1, i64::MAX)])] {
+            assert_eq!(Note::decode(&note.encode()), Some(note));
+        }
+        assert_eq!(note([(5, 6), (8, 20)]).encode(), "1;7;3;fffffffffffffffe;5-6,8-20");
+    }
+
+    #[test]
+    fn a_map_that_is_too_large_is_left_out() {
+        let large = note((0..2_000).map(|it| (3 * it, 3 * it + 1)));
+        assert_eq!(Note::decode(&large.encode()), Some(note([])));
+        for count in 350..600 {
+            assert!(note((0..count).map(|it| (3 * it, 3 * it + 1))).encode().len() <= BYTES_MAX);
+        }
+    }
+
+    #[test]
+    fn foreign_notes_are_nobodys() {
+        let foreign = ["", "1", "2;7;3;ff;", "1;7;3;ff", "1;7;3;ff;5", "1;7;3;ff;6-5", "x;y"];
+        for text in foreign.into_iter().chain(["1;7;3;ff;5-9,7-12", "1;7;3;ff;;", "1;7;3;zz;"]) {
+            assert_eq!(Note::decode(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The committed offsets of the groups: what another owner starts from, and what lag tools read.
+//! They follow the position log, at most a second behind, one request in flight. Before a group
+//! is written it is read: a higher epoch in it fences this node's shard.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use rdkafka::TopicPartitionList;
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka_ffi::{AdminError, GroupOffset};
+
+use super::Inner;
+use super::ledger::Committed;
+use super::note::Note;
+use super::topics::blocking;
+use crate::{Epoch, Error, Offset, Position, ShardId, TopicPartition, metrics as names};
+
+/// Offsets of a group without members expire seven days after their last commit; idle shards are
+/// committed again this often.
+const RENEW_EVERY: Duration = Duration::from_secs(24 * 3_600);
+
+/// Which shards' groups are behind, and the turn of who writes one.
+#[derive(Debug, Default)]
+pub(super) struct Offsets {
+    moved: Mutex<BTreeSet<ShardId>>,
+    /// One request in flight: a late answer never overtakes a newer offset.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// An offset to commit.
+#[derive(Clone, Debug)]
+pub(super) struct Mark {
+    pub(super) partition: TopicPartition,
+    pub(super) topic_id: u64,
+    pub(super) position: Position,
+}
+
+impl Offsets {
+    /// This shard's position moved.
+    pub(super) fn follow(&self, shard: ShardId) {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner).insert(shard);
+    }
+
+    fn take(&self) -> BTreeSet<ShardId> {
+        std::mem::take(&mut *self.moved.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Lets the groups follow until the bus is closed.
+pub(super) async fn run(bus: Weak<Inner>, every: Duration) {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut renewed_at = tokio::time::Instant::now();
+    loop {
+        ticks.tick().await;
+        let Some(inner) = bus.upgrade() else { return };
+        if RENEW_EVERY <= renewed_at.elapsed() {
+            renewed_at = tokio::time::Instant::now();
+            inner.ledger().shards().into_iter().for_each(|shard| inner.offsets.follow(shard));
+        }
+        inner.follow_up().await;
+        if inner.brokers.is_closed() {
+            return;
+        }
+    }
+}
+
+impl Inner {
+    /// Writes the groups of all shards that moved.
+    pub(super) async fn follow_up(&self) {
+        let mut groups: BTreeMap<String, Vec<ShardId>> = BTreeMap::new();
+        for shard in self.offsets.take() {
+            groups.entry((self.brokers.config.group)(shard)).or_default().push(shard);
+        }
+        for (group, shards) in groups {
+            if let Err(error) = self.write_group(&group, &shards).await {
+                metrics::counter!(names::KAFKA_OFFSET_ERRORS).increment(1);
+                tracing::warn!(group, %error, "could not commit the offsets: trying again");
+                shards.into_iter().for_each(|shard| self.offsets.follow(shard));
+            }
+        }
+    }
+
+    async fn write_group(&self, group: &str, shards: &[ShardId]) -> Result<(), Error> {
+        let _turn = self.offsets.turn.lock().await;
+        for Committed { note, .. } in self.committed(group).await? {
+            if shards.contains(&note.shard) && self.ledger().fence(note.shard, note.epoch) {
+                let (shard, epoch) = (note.shard, note.epoch);
+                tracing::error!(%shard, %epoch, group, "somebody else owns the shard");
+            }
+        }
+        let mut marks = Vec::new();
+        for shard in shards {
+            let (epoch, rows) = {
+                let ledger = self.ledger();
+                (ledger.epoch(*shard), ledger.rows(*shard))
+            };
+            // What was fenced above is not ours to write; its rows stay as they were.
+            let ours = rows.into_iter().filter(|(_, row)| row.anchored == Some(epoch));
+            marks.extend(ours.map(|(partition, row)| {
+                let mark = Mark { partition, topic_id: row.topic_id, position: row.position };
+                (*shard, epoch, mark)
+            }));
+        }
+        self.alter(group, marks).await
+    }
+
+    /// Commits offsets under an epoch, now: KL-1.
+    pub(super) async fn anchor(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        marks: Vec<Mark>,
+    ) -> Result<(), Error> {
+        let group = (self.brokers.config.group)(shard);
+        let _turn = self.offsets.turn.lock().await;
+        let marks = marks.into_iter().map(|mark| (shard, epoch, mark)).collect();
+        self.alter(&group, marks).await
+    }
+
+    async fn alter(&self, group: &str, marks: Vec<(ShardId, Epoch, Mark)>) -> Result<(), Error> {
+        let mut list = TopicPartitionList::with_capacity(marks.len());
+        for (shard, epoch, Mark { partition, topic_id, position }) in marks {
+            // Of a topic that is gone nothing is committed.
+            let Some(topic) = self.brokers.topics.get(&partition.topic) else { continue };
+            if topic.id() != topic_id {
+                continue;
+            }
+            let note = Note { shard, epoch, topic_id, completions: position.completions };
+            let offset = rdkafka::Offset::Offset(position.next.0);
+            let added = list.add_partition_offset(&partition.topic, partition.partition, offset);
+            added.map_err(|error| self.brokers.health.client_error("commit offsets", &error))?;
+            if let Some(mut one) = list.find_partition(&partition.topic, partition.partition) {
+                one.set_metadata(note.encode());
+            }
+        }
+        if list.count() == 0 {
+            return Ok(());
+        }
+        let (admin, timeout) =
+            (Arc::clone(&self.brokers.topics.admin), self.brokers.config.request_timeout);
+        let name = group.to_owned();
+        let altered = blocking(move || {
+            rdkafka_ffi::alter_group_offsets(admin.inner(), &name, &list, timeout)
+        });
+        match altered.await? {
+            Ok(()) => {
+                self.brokers.health.answered();
+                Ok(())
+            }
+            Err(AdminError { code: Code::UnknownMemberId, .. }) => {
+                let reason = format!("a consumer has subscribed in group {group}, which is ours");
+                Err(Error::Kafka { action: "commit offsets", reason })
+            }
+            Err(error) => Err(self.brokers.health.admin_error("commit offsets", error)),
+        }
+    }
+
+    /// What a group holds, as far as it is ours.
+    pub(super) async fn committed(&self, group: &str) -> Result<Vec<Committed>, Error> {
+        let (admin, timeout) =
+            (Arc::clone(&self.brokers.topics.admin), self.brokers.config.request_timeout);
+        let name = group.to_owned();
+        let listed =
+            blocking(move || rdkafka_ffi::list_group_offsets(admin.inner(), &name, timeout));
+        let listed = match listed.await? {
+            Ok(listed) => listed,
+            Err(error) if error.code == Code::GroupIdNotFound => Vec::new(),
+            Err(error) => {
+                return Err(self.brokers.health.admin_error("read committed offsets", error));
+            }
+        };
+        self.brokers.health.answered();
+        let ours = listed.into_iter().filter_map(|one| {
+            let GroupOffset { topic, partition, offset, metadata } = one;
+            let note = Note::decode(&metadata).filter(|_| 0 <= offset)?;
+            let partition = TopicPartition::new(topic, partition);
+            Some(Committed { partition, next: Offset(offset), note })
+        });
+        Ok(ours.collect())
+    }
+
+    /// Takes a shard's offsets out of its group.
+    pub(super) async fn forget_group(&self, shard: ShardId) -> Result<(), Error> {
+        let group = (self.brokers.config.group)(shard);
+        let _turn = self.offsets.turn.lock().await;
+        let mut list = TopicPartitionList::new();
+        for Committed { partition, note, .. } in self.committed(&group).await? {
+            if note.shard == shard {
+                list.add_partition(&partition.topic, partition.partition);
+            }
+        }
+        if list.count() == 0 {
+            return Ok(());
+        }
+        let (admin, timeout) =
+            (Arc::clone(&self.brokers.topics.admin), self.brokers.config.request_timeout);
+        let deleted = blocking(move || {
+            rdkafka_ffi::delete_group_offsets(admin.inner(), &group, &list, timeout)
+        });
+        match deleted.await? {
+            Ok(()) => Ok(()),
+            // Gone already, with its topic or its last offset.
+            Err(AdminError {
+                code: Code::GroupIdNotFound | Code::UnknownTopicOrPartition, ..
+            }) => Ok(()),
+            Err(error) => Err(self.brokers.health.admin_error("forget committed offsets", error)),
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! The topics in use, as they were last seen: their ids, partitions and limits. Nobody reports
+//! that a topic was deleted, made again or got more partitions, so all in use are looked at every
+//! few seconds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
+    TopicReplication,
+};
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka_ffi::{Described, Description};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::health::{Context, Health};
+use crate::{Error, Retention, TopicInfo, TopicPartition, TopicSpec};
+
+/// What a batch of one record takes beyond key, value and headers: 61 bytes of a batch's head, at
+/// most 36 of lengths and deltas, the rest in reserve.
+const BATCH_HEAD_BYTES: usize = 128;
+/// Names asked for and not found that are kept for the next look.
+const WANTED_MAX: usize = 1_000;
+/// What is asked of a cluster in one request.
+const NAMES_A_REQUEST: usize = 200;
+/// How long a change that the controller acknowledged may take to be seen by a broker.
+const PROPAGATION: Duration = Duration::from_secs(30);
+
+const ALIVE: u8 = 0;
+const GONE: u8 = 1;
+const REPLACED: u8 = 2;
+
+/// One topic, from when it was first seen until it is gone.
+#[derive(Debug)]
+pub(super) struct Topic {
+    info: Mutex<TopicInfo>,
+    fate: AtomicU8,
+}
+
+impl Topic {
+    pub(super) fn info(&self) -> TopicInfo {
+        self.info.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.info.lock().unwrap_or_else(PoisonError::into_inner).id
+    }
+
+    pub(super) fn record_bytes_max(&self) -> usize {
+        self.info.lock().unwrap_or_else(PoisonError::into_inner).spec.record_bytes_max
+    }
+
+    /// # Errors
+    ///
+    /// When it is not there any more.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let topic = || self.info().spec.name.to_string();
+        match self.fate.load(Ordering::Acquire) {
+            GONE => Err(Error::UnknownTopic { topic: topic() }),
+            REPLACED => Err(Error::TopicReplaced { topic: topic() }),
+            _ => Ok(()),
+        }
+    }
+
+    fn end(&self, fate: u8) {
+        self.fate.store(fate, Ordering::Release);
+    }
+}
+
+/// The largest batch that a topic of this record limit takes.
+pub(super) fn batch_bytes_max(record_bytes_max: usize) -> usize {
+    record_bytes_max.saturating_add(BATCH_HEAD_BYTES)
+}
+
+/// All topics that were seen.
+pub(super) struct Topics {
+    pub(super) admin: Arc<AdminClient<Context>>,
+    health: Arc<Health>,
+    timeout: Duration,
+    known: Mutex<BTreeMap<Arc<str>, Arc<Topic>>>,
+    /// Held for a look: an answer from before a change never overtakes one from after it.
+    order: tokio::sync::Mutex<()>,
+    /// Names that were asked for in vain since the last look.
+    wanted: Mutex<BTreeSet<String>>,
+    /// Notified when a topic ends, or somebody wants one looked at.
+    pub(super) changed: Notify,
+    pub(super) look: Notify,
+}
+
+impl std::fmt::Debug for Topics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Topics").field("known", &self.known().len()).finish_non_exhaustive()
+    }
+}
+
+impl Topics {
+    pub(super) fn new(
+        admin: Arc<AdminClient<Context>>,
+        health: Arc<Health>,
+        timeout: Duration,
+    ) -> Self {
+        let (changed, look) = (Notify::new(), Notify::new());
+        let (known, wanted, order) = (Mutex::default(), Mutex::default(), Default::default());
+        Self { admin, health, timeout, known, order, wanted, changed, look }
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Topic>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The topic of this name, from memory. One that is not known is looked for soon.
+    pub(super) fn get(&self, name: &str) -> Option<Arc<Topic>> {
+        let found = self.known().get(name).cloned();
+        if found.is_none() {
+            let mut wanted = self.wanted();
+            if wanted.len() < WANTED_MAX && wanted.insert(name.to_owned()) {
+                self.look.notify_one();
+            }
+        }
+        found
+    }
+
+    /// The topic of a partition; asks the brokers when it is not known.
+    pub(super) async fn find(&self, place: &TopicPartition) -> Result<Arc<Topic>, Error> {
+        let known = |it: &Self| it.known().get(&place.topic).cloned();
+        let has = |topic: &Topic| {
+            (0..topic.info().spec.partitions).contains(&place.partition) && topic.check().is_ok()
+        };
+        if let Some(topic) = known(self).filter(|topic| has(topic)) {
+            return Ok(topic);
+        }
+        self.refresh(&[&place.topic]).await?;
+        let unknown = || Error::UnknownTopic { topic: place.topic.to_string() };
+        let topic = known(self).ok_or_else(unknown)?;
+        if has(&topic) { Ok(topic) } else { Err(Error::UnknownPartition(place.clone())) }
+    }
+
+    /// Looks at all of these, and at those that are known; every topic there is then.
+    pub(super) async fn refresh_all(
+        &self,
+        listed: BTreeSet<String>,
+    ) -> Result<Vec<TopicInfo>, Error> {
+        let mut names = listed;
+        names.extend(self.known().keys().map(ToString::to_string));
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.refresh(&names).await?;
+        Ok(self.known().values().map(|topic| topic.info()).collect())
+    }
+
+    /// Looks at the topics that are known, and at those that were asked for in vain.
+    pub(super) async fn refresh_known(&self) -> Result<(), Error> {
+        let mut names = std::mem::take(&mut *self.wanted());
+        names.extend(self.known().keys().map(ToString::to_string));
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.refresh(&names).await
+    }
+
+    /// Looks at topics by name.
+    pub(super) async fn refresh(&self, names: &[&str]) -> Result<(), Error> {
+        let _order = self.order.lock().await;
+        for names in names.chunks(NAMES_A_REQUEST) {
+            let mut fresh = Vec::new();
+            for Described { name, found } in self.describe(names).await? {
+                match found {
+                    Ok(description) => {
+                        if !self.is_same(&name, &description) {
+                            fresh.push((name, description));
+                        }
+                    }
+                    Err(error) if error.code == Code::UnknownTopicOrPartition => {
+                        self.end(&name, GONE);
+                    }
+                    Err(error) if error.code == Code::InvalidTopic => {}
+                    Err(error) => {
+                        return Err(self.health.admin_error("describe a topic", error));
+                    }
+                }
+            }
+            self.take_in(fresh).await?;
+        }
+        Ok(())
+    }
+
+    async fn describe(&self, names: &[&str]) -> Result<Vec<Described>, Error> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let (admin, timeout) = (Arc::clone(&self.admin), self.timeout);
+        let described = blocking(move || {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            rdkafka_ffi::describe_topics(admin.inner(), &names, timeout)
+        });
+        let described = described.await?;
+        let described =
+            described.map_err(|error| self.health.admin_error("describe topics", error))?;
+        self.health.answered();
+        Ok(described)
+    }
+
+    /// Whether this topic is known already; its partitions are what they are now.
+    fn is_same(&self, name: &str, description: &Description) -> bool {
+        let Some(topic) = self.known().get(name).cloned() else { return false };
+        let mut info = topic.info.lock().unwrap_or_else(PoisonError::into_inner);
+        if info.id != id_of(description) {
+            return false;
+        }
+        let partitions = partitions_of(description);
+        if info.spec.partitions != partitions {
+            let before = info.spec.partitions;
+            tracing::info!(topic = name, before, partitions, "the topic has other partitions");
+            info.spec.partitions = partitions;
+        }
+        true
+    }
+
+    async fn take_in(&self, fresh: Vec<(String, Description)>) -> Result<(), Error> {
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let mut limits = self.configs(fresh.iter().map(|(name, _)| name.as_str())).await?;
+        for (name, description) in fresh {
+            let spec = limits.remove(&name).unwrap_or_else(|| TopicSpec::new(name.as_str(), 1));
+            let spec = TopicSpec { partitions: partitions_of(&description), ..spec };
+            let info = TopicInfo { spec, id: id_of(&description) };
+            let topic = Topic { info: Mutex::new(info), fate: AtomicU8::new(ALIVE) };
+            let before = self.known().insert(name.as_str().into(), Arc::new(topic));
+            if let Some(before) = before {
+                tracing::error!(topic = name, "the topic was deleted and made again");
+                before.end(REPLACED);
+                self.changed.notify_waiters();
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&self, name: &str, fate: u8) {
+        if let Some(topic) = self.known().remove(name) {
+            tracing::warn!(topic = name, "the topic is gone");
+            topic.end(fate);
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Limits and retention by name.
+    async fn configs<'a>(
+        &self,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Result<BTreeMap<String, TopicSpec>, Error> {
+        let topics: Vec<_> = names.map(ResourceSpecifier::Topic).collect();
+        let options = AdminOptions::new().request_timeout(Some(self.timeout));
+        let found = self.admin.describe_configs(&topics, &options).await;
+        let found =
+            found.map_err(|error| self.health.client_error("read a topic's settings", &error))?;
+        let mut specs = BTreeMap::new();
+        for one in found {
+            match one {
+                Ok(resource) => {
+                    if let OwnedResourceSpecifier::Topic(name) = &resource.specifier {
+                        specs.insert(name.clone(), spec_of(name, &resource));
+                    }
+                }
+                // Gone meanwhile; the next look says so.
+                Err(Code::UnknownTopicOrPartition) => {}
+                Err(code) => {
+                    let reason = code.to_string();
+                    return Err(self.health.error("read a topic's settings", code, reason));
+                }
+            }
+        }
+        Ok(specs)
+    }
+
+    /// Makes a topic, and waits until the brokers know it.
+    pub(super) async fn create(&self, spec: &TopicSpec) -> Result<(), Error> {
+        let age = spec.retention.age.map(|age| age.as_millis().to_string());
+        let bytes = spec.retention.bytes.map(|bytes| bytes.to_string());
+        let batch = batch_bytes_max(spec.record_bytes_max).to_string();
+        // -1: the brokers' own default.
+        let topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(-1))
+            .set("retention.ms", age.as_deref().unwrap_or("-1"))
+            .set("retention.bytes", bytes.as_deref().unwrap_or("-1"))
+            .set("max.message.bytes", &batch);
+        let options = AdminOptions::new()
+            .request_timeout(Some(self.timeout))
+            .operation_timeout(Some(self.timeout));
+        let action = "make a topic";
+        let made = self.admin.create_topics([&topic], &options).await;
+        let made = made.map_err(|error| self.health.client_error(action, &error))?;
+        for one in made {
+            match one {
+                // Somebody else was quicker.
+                Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
+                Err((_, code)) => return Err(self.health.error(action, code, code.to_string())),
+            }
+        }
+        self.wait_for(&spec.name, true).await
+    }
+
+    /// Deletes a topic, and waits until the brokers do not know it any more.
+    pub(super) async fn delete(&self, name: &str) -> Result<(), Error> {
+        let options = AdminOptions::new()
+            .request_timeout(Some(self.timeout))
+            .operation_timeout(Some(self.timeout));
+        let action = "delete a topic";
+        let deleted = self.admin.delete_topics(&[name], &options).await;
+        let deleted = deleted.map_err(|error| self.health.client_error(action, &error))?;
+        for one in deleted {
+            match one {
+                Ok(_) => {}
+                Err((_, Code::UnknownTopicOrPartition)) => {
+                    self.end(name, GONE);
+                    return Err(Error::UnknownTopic { topic: name.to_owned() });
+                }
+                Err((_, code)) => return Err(self.health.error(action, code, code.to_string())),
+            }
+        }
+        self.end(name, GONE);
+        self.wait_for(name, false).await
+    }
+
+    async fn wait_for(&self, name: &str, is_there: bool) -> Result<(), Error> {
+        let until = Instant::now() + PROPAGATION;
+        loop {
+            self.refresh(&[name]).await?;
+            if self.known().contains_key(name) == is_there {
+                return Ok(());
+            }
+            if until <= Instant::now() {
+                let reason = format!("topic {name} did not appear or go within {PROPAGATION:?}");
+                return Err(Error::Unreachable { action: "make or delete a topic", reason });
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// The halves of a topic's id are random; what they have in common is nothing.
+fn id_of(description: &Description) -> u64 {
+    ((description.id >> 64) ^ description.id) as u64
+}
+
+fn partitions_of(description: &Description) -> i32 {
+    i32::try_from(description.partitions).unwrap_or(i32::MAX)
+}
+
+fn spec_of(name: &str, resource: &ConfigResource) -> TopicSpec {
+    let number = |key: &str| -> Option<i64> { resource.get(key)?.value.as_ref()?.parse().ok() };
+    let bound = |key: &str| number(key).and_then(|it| u64::try_from(it).ok());
+    let batch = bound("max.message.bytes").and_then(|it| usize::try_from(it).ok());
+    let record = batch.map_or(1 << 20, |it| it.saturating_sub(BATCH_HEAD_BYTES).max(1));
+    let age = bound("retention.ms").map(Duration::from_millis);
+    let retention = Retention { age, bytes: bound("retention.bytes") };
+    TopicSpec { retention, record_bytes_max: record, ..TopicSpec::new(name, 1) }
+}
+
+/// Runs a call of librdkafka that waits for a broker.
+pub(super) async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(call).await.map_err(|_cancelled| Error::Closed)
+}

@@ -5,6 +5,7 @@ pub mod bad_input;
 pub mod checker;
 pub mod clients;
 pub mod components;
+pub mod conformance;
 pub mod crash_points;
 pub mod crash_store;
 pub mod first_alert;

@@ -259,6 +259,25 @@ pub const PROMISES: &[Promise] = &[
         run: crate::sim::run,
     },
     Promise {
+        name: "conformance",
+        says: "both buses keep one suite of rules, Kafka's on a real broker, also over SASL_SSL with \
+               SCRAM-SHA-512; partitions, headers, nulls and codecs are those of the Java client",
+        needs: "Java 17 and Maven, libssl-dev (77 without)",
+        flags: &["keys"],
+        full: "3 min",
+        ci: "the same",
+        may_skip: false,
+        floors: &[
+            ("rules_embedded", 23),
+            ("rules_kafka", 23),
+            ("rules_scram", 23),
+            ("owners", 5),
+            ("keys", 10_000),
+            ("codecs", 5),
+        ],
+        run: crate::conformance::run,
+    },
+    Promise {
         name: "first-alert",
         says: "the README's first command shows an alert within 5 s, and over ten stops (five by \
                SIGKILL) each reading has its output exactly once",

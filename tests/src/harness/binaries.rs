@@ -27,6 +27,12 @@ pub fn target() -> PathBuf {
     profile.parent().unwrap_or_else(|| Path::new("target")).to_owned()
 }
 
+/// Whether this binary is a release.
+#[must_use]
+pub fn is_release() -> bool {
+    profile().ends_with("release")
+}
+
 /// A binary of the workspace, built like this one.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
@@ -56,7 +62,7 @@ pub fn build() -> Result<(), String> {
     let mut cargo = cargo();
     // The same selection of packages as the alias, so that features resolve the same.
     cargo.args(["build", "--quiet", "--bin", "millrace", "--bin", "millrace-bench"]);
-    if profile().ends_with("release") {
+    if is_release() {
         cargo.arg("--release");
     }
     cargo.env("CARGO_TARGET_DIR", target());

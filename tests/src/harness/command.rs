@@ -35,9 +35,18 @@ impl Said {
 ///
 /// When it cannot be started or does not end in time.
 pub fn run(command: &mut Command, within: Duration) -> Result<Said, NotShown> {
+    run_with(command, Stdio::null(), within)
+}
+
+/// As [`run`], with something on its standard input.
+///
+/// # Errors
+///
+/// When it cannot be started or does not end in time.
+pub fn run_with(command: &mut Command, input: Stdio, within: Duration) -> Result<Said, NotShown> {
     let name = format!("{:?}", command.get_program());
     let started_at = Instant::now();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().during(format!("start {name}"))?;
     let stdout = gather(child.stdout.take());
     let stderr = gather(child.stderr.take());

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod binaries;
 pub mod command;
+pub mod kafka;
 pub mod mounts;
 pub mod node;
 pub mod overlay;

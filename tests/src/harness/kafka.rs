@@ -1,0 +1,374 @@
+//! A real Apache Kafka for tests: fetched from Maven Central with `mvn`, formatted and started as
+//! one small process that is broker and controller, stopped, killed, paused and started again.
+//!
+//! The jars lie in `target/kafka`; without Java or Maven there is no broker, and the promise says
+//! so. The flags are for a quick start and little memory, not for figures that are published.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::harness::node::Node;
+use crate::harness::{binaries, command};
+use crate::promise::{During, NotShown, broken};
+
+/// Fetching may have to download 43 MB.
+const FETCH_PATIENCE: Duration = Duration::from_secs(600);
+/// What a Java program may take on a loaded machine.
+const JAVA_PATIENCE: Duration = Duration::from_secs(120);
+/// A broker that was killed takes 3 s to come back, and more under load.
+const START_PATIENCE: Duration = Duration::from_secs(90);
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The user that the encrypted listener knows.
+pub const SCRAM_USER: &str = "millrace";
+/// Its password.
+pub const SCRAM_PASSWORD: &str = "a-password of the tests";
+/// The password of the key store, which is thrown away with its folder.
+const STORE_PASSWORD: &str = "of-the-tests";
+
+/// The program: its jars, ready to run.
+#[derive(Clone, Debug)]
+pub struct Kafka {
+    dir: PathBuf,
+}
+
+impl Kafka {
+    /// Fetches what is not there yet.
+    ///
+    /// # Errors
+    ///
+    /// [`NotShown::Unchecked`] when Java or Maven is missing or the artifacts cannot be had.
+    pub fn fetch() -> Result<Self, NotShown> {
+        for tool in ["java", "mvn", "keytool"] {
+            let mut asked = Command::new(tool);
+            asked.arg(if tool == "keytool" { "-help" } else { "-version" });
+            if command::run(&mut asked, JAVA_PATIENCE).is_err() {
+                return Err(NotShown::Unchecked(format!("there is no `{tool}` on this machine")));
+            }
+        }
+        let kafka = Self { dir: binaries::target().join("kafka") };
+        let complete = kafka.dir.join("complete");
+        let pom = binaries::root().join("tests/kafka/pom.xml");
+        let wanted = fs::read_to_string(&pom).during("read the broker's pom")?;
+        if fs::read_to_string(&complete).is_ok_and(|there| there == wanted) {
+            return Ok(kafka);
+        }
+        drop(fs::remove_dir_all(&kafka.dir));
+        fs::create_dir_all(&kafka.dir).during("make the broker's folder")?;
+        let mut mvn = Command::new("mvn");
+        mvn.args(["-q", "-B", "-f"]).arg(&pom).arg("dependency:copy-dependencies");
+        mvn.arg(format!("-DoutputDirectory={}", kafka.libs().display()));
+        let fetched = command::run(&mut mvn, FETCH_PATIENCE)?;
+        if fetched.status != Some(0) {
+            let said = fetched.all();
+            return Err(NotShown::Unchecked(format!("Kafka's artifacts cannot be had: {said}")));
+        }
+        kafka.archive_classes()?;
+        fs::write(&complete, wanted).during("note that the broker is complete")?;
+        Ok(kafka)
+    }
+
+    fn libs(&self) -> PathBuf {
+        self.dir.join("libs")
+    }
+
+    fn archive(&self) -> PathBuf {
+        self.dir.join("broker.jsa")
+    }
+
+    /// Writes down the classes that a broker loads: each start is a second quicker.
+    fn archive_classes(&self) -> Result<(), NotShown> {
+        let dir = self.dir.join("first");
+        let mut first = Broker::format(self, &dir, Listeners::Plain)?;
+        let flag = format!("-XX:ArchiveClassesAtExit={}", self.archive().display());
+        first.start_with(&flag)?;
+        first.stop()?;
+        fs::remove_dir_all(&dir).during("remove the first broker")
+    }
+
+    /// A Java program with Kafka's classes.
+    #[must_use]
+    pub fn java(&self) -> Command {
+        let mut java = Command::new("java");
+        java.arg("-cp").arg(format!("{}/*", self.libs().display()));
+        java
+    }
+}
+
+/// Which doors a broker has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listeners {
+    /// Plaintext only.
+    Plain,
+    /// Also TLS with SCRAM-SHA-512, with a certificate made for it.
+    PlainAndScram,
+}
+
+/// A broker, running or not; its records and ports stay.
+#[derive(Debug)]
+pub struct Broker {
+    kafka: Kafka,
+    dir: PathBuf,
+    port: u16,
+    scram_port: u16,
+    process: Option<Node>,
+    starts: u32,
+}
+
+impl Broker {
+    /// Makes a broker in an empty folder and starts it.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn start(kafka: &Kafka, dir: &Path, listeners: Listeners) -> Result<Self, NotShown> {
+        let mut broker = Self::format(kafka, dir, listeners)?;
+        broker.start_again()?;
+        Ok(broker)
+    }
+
+    fn format(kafka: &Kafka, dir: &Path, listeners: Listeners) -> Result<Self, NotShown> {
+        fs::create_dir_all(dir).during("make a broker's folder")?;
+        let [port, controller, scram_port] = free_ports()?;
+        let broker = Self {
+            kafka: kafka.clone(),
+            dir: dir.to_owned(),
+            port,
+            scram_port,
+            process: None,
+            starts: 0,
+        };
+        let has_scram = listeners == Listeners::PlainAndScram;
+        let mut text = properties(&broker, controller, has_scram);
+        if has_scram {
+            broker.make_certificate()?;
+            text.push_str(&scram_properties(dir));
+        }
+        fs::write(broker.properties(), text).during("write a broker's properties")?;
+        let mut format = kafka.java();
+        format.args(["kafka.tools.StorageTool", "format", "-t", "oXbhaMb_Q5eTAQVR7LlsLA", "-c"]);
+        format.arg(broker.properties());
+        if has_scram {
+            let user = format!("[name={SCRAM_USER},password=\"{SCRAM_PASSWORD}\"]");
+            format.arg("--add-scram").arg(format!("SCRAM-SHA-512={user}"));
+        }
+        let formatted = command::run(&mut format, JAVA_PATIENCE)?;
+        if formatted.status != Some(0) {
+            return Err(broken(format!("format the broker: {}", formatted.all())));
+        }
+        Ok(broker)
+    }
+
+    /// A key of its own, and its certificate as the clients' authority.
+    fn make_certificate(&self) -> Result<(), NotShown> {
+        let store = self.dir.join("broker.p12");
+        let keytool = |arguments: &[&str]| -> Result<(), NotShown> {
+            let mut tool = Command::new("keytool");
+            tool.args(arguments).args(["-alias", "broker", "-storepass", STORE_PASSWORD]);
+            tool.arg("-keystore").arg(&store);
+            let said = command::run(&mut tool, JAVA_PATIENCE)?;
+            if said.status == Some(0) { Ok(()) } else { Err(broken(said.all())) }
+        };
+        keytool(&[
+            "-genkeypair",
+            "-keyalg",
+            "RSA",
+            "-keysize",
+            "2048",
+            "-dname",
+            "CN=localhost",
+            "-ext",
+            "SAN=DNS:localhost,IP:127.0.0.1",
+            "-ext",
+            "BC=ca:true",
+            "-validity",
+            "2",
+            "-storetype",
+            "PKCS12",
+        ])?;
+        let authority = self.authority();
+        keytool(&["-exportcert", "-rfc", "-file", &authority.to_string_lossy()])
+    }
+
+    fn properties(&self) -> PathBuf {
+        self.dir.join("server.properties")
+    }
+
+    /// Where the broker says what it does.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("broker.log")
+    }
+
+    /// `host:port` without encryption.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `host:port` with TLS and SCRAM-SHA-512.
+    #[must_use]
+    pub fn scram_address(&self) -> String {
+        format!("localhost:{}", self.scram_port)
+    }
+
+    /// The first file of a partition's records.
+    #[must_use]
+    pub fn segment(&self, topic: &str, partition: i32) -> PathBuf {
+        let folder = self.dir.join("log").join(format!("{topic}-{partition}"));
+        folder.join("00000000000000000000.log")
+    }
+
+    /// The certificate that a client of the encrypted listener trusts.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        self.dir.join("authority.pem")
+    }
+
+    /// Starts it, with what it had when it ended.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn start_again(&mut self) -> Result<(), NotShown> {
+        let flag = format!("-XX:SharedArchiveFile={}", self.kafka.archive().display());
+        self.start_with(&flag)
+    }
+
+    fn start_with(&mut self, archive: &str) -> Result<(), NotShown> {
+        let mut java = Command::new("java");
+        java.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]);
+        java.arg(archive);
+        let log4j = binaries::root().join("tests/kafka/log4j2.properties");
+        java.arg(format!("-Dlog4j2.configurationFile={}", log4j.display()));
+        java.arg("-cp").arg(format!("{}/*", self.kafka.libs().display()));
+        java.arg("kafka.Kafka").arg(self.properties());
+        self.starts += 1;
+        let mut process = Node::start(&mut java, &self.log())?;
+        process.line("a started broker", START_PATIENCE, |line| {
+            line.text.contains("Kafka Server started")
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    fn running(&mut self) -> Result<&mut Node, NotShown> {
+        self.process.as_mut().ok_or_else(|| broken("the broker does not run"))
+    }
+
+    /// Its process id.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn pid(&mut self) -> Result<u32, NotShown> {
+        Ok(self.running()?.pid())
+    }
+
+    /// SIGTERM, and waits for the end.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end in time.
+    pub fn stop(&mut self) -> Result<(), NotShown> {
+        let mut process = self.process.take().ok_or_else(|| broken("the broker does not run"))?;
+        // A JVM that a signal ends has 128 and the signal's number as its status.
+        process.stop(Signal::TERM, STOP_PATIENCE).map(drop)
+    }
+
+    /// SIGKILL, confirmed.
+    ///
+    /// # Errors
+    ///
+    /// When something else ended it.
+    pub fn kill(&mut self) -> Result<(), NotShown> {
+        let mut process = self.process.take().ok_or_else(|| broken("the broker does not run"))?;
+        if process.kill()? { Ok(()) } else { Err(broken("the broker ended before it was killed")) }
+    }
+
+    /// SIGSTOP: it is there and does not answer.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn pause(&mut self) -> Result<(), NotShown> {
+        self.running()?.signal(Signal::STOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn resume(&mut self) -> Result<(), NotShown> {
+        self.running()?.signal(Signal::CONT)
+    }
+}
+
+fn properties(broker: &Broker, controller: u16, has_scram: bool) -> String {
+    let Broker { dir, port, scram_port, .. } = broker;
+    let (mut listeners, mut advertised) =
+        (format!("PLAINTEXT://127.0.0.1:{port}"), format!("PLAINTEXT://127.0.0.1:{port}"));
+    if has_scram {
+        listeners.push_str(&format!(",SASL_SSL://127.0.0.1:{scram_port}"));
+        advertised.push_str(&format!(",SASL_SSL://localhost:{scram_port}"));
+    }
+    format!(
+        "process.roles=broker,controller\n\
+         node.id=1\n\
+         controller.quorum.voters=1@127.0.0.1:{controller}\n\
+         listeners={listeners},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners={advertised}\n\
+         controller.listener.names=CONTROLLER\n\
+         inter.broker.listener.name=PLAINTEXT\n\
+         listener.security.protocol.map=\
+         CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL\n\
+         log.dirs={}\n\
+         offsets.topic.replication.factor=1\n\
+         offsets.topic.num.partitions=4\n\
+         transaction.state.log.replication.factor=1\n\
+         transaction.state.log.min.isr=1\n\
+         transaction.state.log.num.partitions=4\n\
+         share.coordinator.state.topic.replication.factor=1\n\
+         share.coordinator.state.topic.min.isr=1\n\
+         group.initial.rebalance.delay.ms=0\n\
+         auto.create.topics.enable=false\n\
+         log.cleaner.dedupe.buffer.size=4194304\n\
+         log.cleaner.threads=1\n\
+         num.io.threads=2\n\
+         num.network.threads=2\n\
+         background.threads=2\n\
+         broker.session.timeout.ms=2000\n\
+         broker.heartbeat.interval.ms=500\n",
+        dir.join("log").display()
+    )
+}
+
+fn scram_properties(dir: &Path) -> String {
+    format!(
+        "sasl.enabled.mechanisms=SCRAM-SHA-512\n\
+         listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=\
+         org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+         ssl.keystore.type=PKCS12\n\
+         ssl.keystore.location={}\n\
+         ssl.keystore.password={STORE_PASSWORD}\n\
+         ssl.key.password={STORE_PASSWORD}\n",
+        dir.join("broker.p12").display()
+    )
+}
+
+/// Ports that were free a moment ago: held together, so that they differ.
+fn free_ports() -> Result<[u16; 3], NotShown> {
+    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).during("find a free port");
+    let held = [listen()?, listen()?, listen()?];
+    let mut ports = [0; 3];
+    for (port, listener) in ports.iter_mut().zip(&held) {
+        *port = listener.local_addr().during("find a free port")?.port();
+    }
+    Ok(ports)
+}

@@ -170,7 +170,7 @@ async fn a_full_queue_and_a_full_node_are_charged_to_nobody() {
     let pool = engine.pool(&module, config);
     let other = engine.pool(&module, PoolConfig::new("other"));
     let refused = async {
-        eventually(|| pool.stats().busy == 1).await;
+        eventually(|| pool.stats().started == 1).await;
         let queued = call(&pool, &["a"]);
         let refused = async {
             eventually(|| pool.stats().queued == 1).await;
@@ -178,7 +178,9 @@ async fn a_full_queue_and_a_full_node_are_charged_to_nobody() {
         };
         tokio::join!(queued, refused)
     };
-    let (_busy, (queued, (full, elsewhere))) = tokio::join!(call(&pool, &["sleep"]), refused);
+    // Asleep for as long as the others may take on a loud machine.
+    let asleep = call_within(Duration::from_secs(3), &pool, &["sleep"]);
+    let (_busy, (queued, (full, elsewhere))) = tokio::join!(asleep, refused);
     assert_eq!(outputs(&queued.unwrap(), 1), ["a"]);
     assert_eq!(full.kind, FailureKind::NoCapacity, "{full}");
     assert_eq!(elsewhere.kind, FailureKind::NoCapacity, "{elsewhere}");

@@ -1,14 +1,23 @@
 //! Admin calls that block until they are answered: the ids of topics, and the committed offsets
 //! of any group, with their metadata.
+//!
+//! **Requests to a group's coordinator must not time out while the coordinator is away.** When it
+//! is back, librdkafka 2.12 takes up the request that is over and reads freed memory, which ends
+//! the process (confluentinc/librdkafka issue 4605, pull request 5397). So they have the longest
+//! time there is, an hour, and who waits for one says when to give up; the client must then
+//! never be destroyed. Whoever asks should first see that the brokers answer at all, and must use
+//! a consumer with a `group.id`: on other clients an answer of "not coordinator" is followed into
+//! a null pointer (`rd_kafka_handle_OffsetFetch`). A consumer is what these calls take.
 
 use std::ffi::{CString, c_char};
 use std::ptr::{self, NonNull};
 use std::slice;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
 use rdkafka::bindings as native;
 use rdkafka::client::{Client, ClientContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{IsError, RDKafkaErrorCode};
 
 use native::rd_kafka_admin_op_t as Op;
@@ -18,6 +27,10 @@ use crate::queue::text_of;
 /// How much longer than the request itself its result is waited for: the client answers every
 /// request, at the latest when it has timed out.
 const GRACE: Duration = Duration::from_secs(5);
+/// The longest time that librdkafka takes.
+const LONGEST: Duration = Duration::from_secs(3_600);
+/// How often somebody who waits is asked whether to go on.
+const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// An admin call that did not happen, or not for one of its topics or partitions.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,7 +111,7 @@ pub fn describe_topics<C: ClientContext>(
         );
         native::rd_kafka_TopicCollection_destroy(topics);
     }
-    let event = call.wait()?;
+    let event = call.wait(&|| false)?;
     // SAFETY: the event is the result of this call, and everything read below belongs to it and
     // lives until it is dropped at the end.
     let described = unsafe {
@@ -131,20 +144,23 @@ unsafe fn description(topic: *const native::rd_kafka_TopicDescription_t) -> Desc
     }
 }
 
-/// Commits offsets, with their metadata, for a group that nobody need be a member of. Blocks.
+/// Commits offsets, with their metadata, for a group that nobody need be a member of. Blocks,
+/// until `give_up` says so: then the client must not be destroyed any more.
 ///
 /// # Errors
 ///
 /// When the call failed, or for the first partition that was refused:
-/// [`RDKafkaErrorCode::UnknownMemberId`] when somebody subscribes in that group.
-pub fn alter_group_offsets<C: ClientContext>(
-    client: &Client<C>,
+/// [`RDKafkaErrorCode::UnknownMemberId`] when somebody subscribes in that group,
+/// [`RDKafkaErrorCode::InProgress`] when it was given up.
+pub fn alter_group_offsets<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
     group: &str,
     offsets: &TopicPartitionList,
-    timeout: Duration,
+    give_up: &dyn Fn() -> bool,
 ) -> Result<(), AdminError> {
+    let client = with_group(consumer)?;
     let group = c_string(group)?;
-    let call = Call::new(client, Op::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS, timeout)?;
+    let call = Call::new(client, Op::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS, LONGEST)?;
     // SAFETY: Alive. Copied: group and list are, by `new`; the request is destroyed once.
     unsafe {
         let mut request =
@@ -158,7 +174,7 @@ pub fn alter_group_offsets<C: ClientContext>(
         );
         native::rd_kafka_AlterConsumerGroupOffsets_destroy(request);
     }
-    let event = call.wait()?;
+    let event = call.wait(give_up)?;
     // SAFETY: as in `describe_topics`.
     unsafe {
         let result = native::rd_kafka_event_AlterConsumerGroupOffsets_result(event.raw.as_ptr());
@@ -169,18 +185,20 @@ pub fn alter_group_offsets<C: ClientContext>(
     }
 }
 
-/// Every offset that a group has committed. A group without any has none. Blocks.
+/// Every offset that a group has committed. A group without any has none. Blocks as
+/// [`alter_group_offsets`] does.
 ///
 /// # Errors
 ///
 /// When the call failed, or for the first partition whose offset could not be read.
-pub fn list_group_offsets<C: ClientContext>(
-    client: &Client<C>,
+pub fn list_group_offsets<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
     group: &str,
-    timeout: Duration,
+    give_up: &dyn Fn() -> bool,
 ) -> Result<Vec<GroupOffset>, AdminError> {
+    let client = with_group(consumer)?;
     let group = c_string(group)?;
-    let call = Call::new(client, Op::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS, timeout)?;
+    let call = Call::new(client, Op::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS, LONGEST)?;
     // SAFETY: as in `alter_group_offsets`; no list means all partitions.
     unsafe {
         let mut request =
@@ -194,7 +212,7 @@ pub fn list_group_offsets<C: ClientContext>(
         );
         native::rd_kafka_ListConsumerGroupOffsets_destroy(request);
     }
-    let event = call.wait()?;
+    let event = call.wait(give_up)?;
     // SAFETY: as in `describe_topics`.
     unsafe {
         let result = native::rd_kafka_event_ListConsumerGroupOffsets_result(event.raw.as_ptr());
@@ -205,19 +223,20 @@ pub fn list_group_offsets<C: ClientContext>(
     }
 }
 
-/// Forgets committed offsets of a group. Blocks.
+/// Forgets committed offsets of a group. Blocks as [`alter_group_offsets`] does.
 ///
 /// # Errors
 ///
 /// When the call failed, or for the first partition that was refused.
-pub fn delete_group_offsets<C: ClientContext>(
-    client: &Client<C>,
+pub fn delete_group_offsets<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
     group: &str,
     partitions: &TopicPartitionList,
-    timeout: Duration,
+    give_up: &dyn Fn() -> bool,
 ) -> Result<(), AdminError> {
+    let client = with_group(consumer)?;
     let group = c_string(group)?;
-    let call = Call::new(client, Op::RD_KAFKA_ADMIN_OP_DELETECONSUMERGROUPOFFSETS, timeout)?;
+    let call = Call::new(client, Op::RD_KAFKA_ADMIN_OP_DELETECONSUMERGROUPOFFSETS, LONGEST)?;
     // SAFETY: as in `alter_group_offsets`.
     unsafe {
         let mut request =
@@ -231,7 +250,7 @@ pub fn delete_group_offsets<C: ClientContext>(
         );
         native::rd_kafka_DeleteConsumerGroupOffsets_destroy(request);
     }
-    let event = call.wait()?;
+    let event = call.wait(give_up)?;
     // SAFETY: as in `describe_topics`.
     unsafe {
         let result = native::rd_kafka_event_DeleteConsumerGroupOffsets_result(event.raw.as_ptr());
@@ -240,6 +259,15 @@ pub fn delete_group_offsets<C: ClientContext>(
             native::rd_kafka_DeleteConsumerGroupOffsets_result_groups(result, &raw mut count);
         partitions_of(array(groups, count)).map(drop)
     }
+}
+
+/// The client of a consumer that has a group of its own.
+fn with_group<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Result<&Client<C>, AdminError> {
+    if consumer.group_metadata().is_some() {
+        return Ok(consumer.client());
+    }
+    let reason = "the consumer has no group.id".to_owned();
+    Err(AdminError { code: RDKafkaErrorCode::InvalidArgument, reason })
 }
 
 /// The partitions of the one group that was asked for, or the first error among them.
@@ -349,16 +377,23 @@ impl Call {
     }
 
     /// The answer, if it is not an error.
-    fn wait(self) -> Result<Event, AdminError> {
-        // SAFETY: Alive; the event that comes is ours.
-        let event = unsafe {
-            native::rd_kafka_queue_poll(self.queue.as_ptr(), millis(self.timeout + GRACE))
+    fn wait(self, give_up: &dyn Fn() -> bool) -> Result<Event, AdminError> {
+        let until = Instant::now() + self.timeout + GRACE;
+        let failed = |code, reason: &str| Err(AdminError { code, reason: reason.to_owned() });
+        let event = loop {
+            // SAFETY: Alive; the event that comes is ours.
+            let event =
+                unsafe { native::rd_kafka_queue_poll(self.queue.as_ptr(), millis(ASK_EVERY)) };
+            if let Some(raw) = NonNull::new(event) {
+                break Event { raw };
+            }
+            if give_up() {
+                return failed(RDKafkaErrorCode::InProgress, "given up");
+            }
+            if until <= Instant::now() {
+                return failed(RDKafkaErrorCode::OperationTimedOut, "no answer");
+            }
         };
-        let event = NonNull::new(event).map(|raw| Event { raw });
-        let event = event.ok_or_else(|| AdminError {
-            code: RDKafkaErrorCode::OperationTimedOut,
-            reason: "no answer".to_owned(),
-        })?;
         // SAFETY: the event lives, and its text belongs to it.
         unsafe {
             let code = native::rd_kafka_event_error(event.raw.as_ptr());

@@ -174,7 +174,7 @@ fn a_groups_offsets_carry_their_metadata() {
     let mut list = TopicPartitionList::new();
     list.add_partition_offset("t", 1, Offset::Offset(5)).unwrap();
     list.find_partition("t", 1).unwrap().set_metadata(&metadata);
-    alter_group_offsets(consumer.client(), "lane", &list, PATIENCE).unwrap();
+    alter_group_offsets(&consumer, "lane", &list, &|| false).unwrap();
     let mut asked = TopicPartitionList::new();
     asked.add_partition("t", 1);
     let found = consumer.committed_offsets(asked, PATIENCE).unwrap();

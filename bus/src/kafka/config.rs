@@ -115,8 +115,8 @@ impl KafkaConfig {
     }
 
     /// A lane: reads many partitions from explicit offsets.
-    pub(super) fn lane(&self, index: usize) -> ClientConfig {
-        let mut config = self.client(&format!("lane-{index}"));
+    pub(super) fn lane(&self, name: &str) -> ClientConfig {
+        let mut config = self.client(name);
         let ours = |config: &ClientConfig, key: &str| config.get(key).is_none();
         // A full prefetch is looked at again after 10 ms; by default a fast reader stalls for 1 s.
         if ours(&config, "fetch.queue.backoff.ms") {
@@ -141,6 +141,10 @@ impl KafkaConfig {
     /// The producer for topics that take batches of at least `limit_bytes`.
     pub(super) fn producer(&self, limit_bytes: usize) -> ClientConfig {
         let mut config = self.client(&format!("out-{limit_bytes}"));
+        // The other name of the same setting.
+        if let Some(timeout) = config.get("delivery.timeout.ms").map(str::to_owned) {
+            config.remove("delivery.timeout.ms").set("message.timeout.ms", timeout);
+        }
         let defaults = [
             // An outage shorter than this is a wait; a longer one is an error that is tried again.
             ("message.timeout.ms", "120000"),
@@ -261,7 +265,7 @@ mod tests {
         }
         let mut config = KafkaConfig::new("127.0.0.1:9092", "test");
         config.settings.insert("fetch.queue.backoff.ms".to_owned(), "50".to_owned());
-        assert_eq!(config.lane(0).get("fetch.queue.backoff.ms"), Some("50"));
+        assert_eq!(config.lane("lane-0").get("fetch.queue.backoff.ms"), Some("50"));
     }
 
     #[test]

@@ -38,6 +38,11 @@ impl Health {
         }
     }
 
+    /// Whether no broker has answered since all were gone.
+    pub(super) fn is_down(&self) -> bool {
+        self.state().is_down
+    }
+
     fn down(&self, reason: &str) {
         if !std::mem::replace(&mut self.state().is_down, true) {
             tracing::warn!(reason, "the brokers do not answer");

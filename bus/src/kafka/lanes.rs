@@ -15,6 +15,7 @@ use std::time::Duration;
 use rdkafka::TopicPartitionList;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaResult;
 use rdkafka_ffi::{PartitionQueue, Wake};
 
 use super::KafkaConfig;
@@ -27,9 +28,18 @@ const POLL: Duration = Duration::from_millis(200);
 /// One reading client.
 pub(super) struct Lane {
     consumer: Arc<BaseConsumer<Context>>,
+    known: Mutex<Known>,
     taken: Mutex<BTreeSet<TopicPartition>>,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The topics whose metadata a lane has: those there were when it started, and those it was asked
+/// about, with the ids they had.
+#[derive(Debug, Default)]
+struct Known {
+    at_start: BTreeSet<String>,
+    since: BTreeSet<(Arc<str>, u64)>,
 }
 
 impl std::fmt::Debug for Lane {
@@ -39,16 +49,16 @@ impl std::fmt::Debug for Lane {
 }
 
 impl Lane {
-    fn start(config: &KafkaConfig, health: &Arc<Health>, index: usize) -> Result<Self, Error> {
+    fn start(config: &KafkaConfig, health: &Arc<Health>, name: &str) -> Result<Self, Error> {
         let context = Context { health: Arc::clone(health) };
-        let made = BaseConsumer::from_config_and_context(&config.lane(index), context);
+        let made = BaseConsumer::from_config_and_context(&config.lane(name), context);
         let consumer =
             made.map_err(|error| health.client_error("make a reading client", &error))?;
         let consumer = Arc::new(consumer);
         let stop = Arc::new(AtomicBool::new(false));
         let (polled, stopped) = (Arc::clone(&consumer), Arc::clone(&stop));
         let thread = std::thread::Builder::new()
-            .name(format!("millrace-lane-{index}"))
+            .name(format!("millrace-{name}"))
             .spawn(move || {
                 while !stopped.load(Ordering::Relaxed) {
                     // Errors of the client went to its context.
@@ -59,11 +69,37 @@ impl Lane {
             })
             .map_err(|source| Error::Io { action: "start a lane's thread".into(), source })?;
         let thread = Mutex::new(Some(thread));
-        Ok(Self { consumer, taken: Mutex::default(), stop, thread })
+        let known = Mutex::default();
+        Ok(Self { consumer, known, taken: Mutex::default(), stop, thread })
     }
 
     fn taken(&self) -> MutexGuard<'_, BTreeSet<TopicPartition>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for all metadata. Only a lane that fetches nothing yet is answered at once: brokers
+    /// answer a connection's requests one after another, and a fetch may wait for half a second.
+    fn learn_all(&self, timeout: Duration) -> KafkaResult<()> {
+        let listed = self.consumer.fetch_metadata(None, timeout)?;
+        let names = listed.topics().iter().map(|topic| topic.name().to_owned());
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).at_start = names.collect();
+        Ok(())
+    }
+
+    /// Sees to it that the client knows where a topic's partitions are: else the first record of
+    /// an assignment waits for a tick of up to a second.
+    fn learn(&self, topic: &Arc<str>, id: u64, timeout: Duration) -> KafkaResult<()> {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (Arc::clone(topic), id);
+        let is_known = {
+            let mut known = known();
+            known.at_start.remove(&**topic) || known.since.contains(&key)
+        };
+        if !is_known {
+            self.consumer.fetch_metadata(Some(topic), timeout)?;
+        }
+        known().since.insert(key);
+        Ok(())
     }
 
     pub(super) const fn consumer(&self) -> &Arc<BaseConsumer<Context>> {
@@ -83,28 +119,29 @@ pub(super) struct Lanes {
     config: KafkaConfig,
     health: Arc<Health>,
     lanes: Mutex<Vec<Arc<Lane>>>,
+    asking: Mutex<Option<Arc<Lane>>>,
 }
 
 impl Lanes {
     pub(super) fn new(config: KafkaConfig, health: Arc<Health>) -> Self {
-        Self { config, health, lanes: Mutex::default() }
+        Self { config, health, lanes: Mutex::default(), asking: Mutex::default() }
     }
 
     fn lanes(&self) -> MutexGuard<'_, Vec<Arc<Lane>>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A client for questions about offsets.
-    pub(super) fn any(&self) -> Result<Arc<Lane>, Error> {
-        let mut lanes = self.lanes();
-        if let Some(lane) = lanes.first() {
+    /// A client for questions. It never fetches, so that its answers never wait for a fetch.
+    pub(super) fn asking(&self) -> Result<Arc<Lane>, Error> {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lane) = &*asking {
             return Ok(Arc::clone(lane));
         }
-        let lane = Arc::new(Lane::start(&self.config, &self.health, 0)?);
-        lanes.push(Arc::clone(&lane));
-        Ok(lane)
+        let lane = Arc::new(Lane::start(&self.config, &self.health, "questions")?);
+        Ok(Arc::clone(asking.insert(lane)))
     }
 
+    /// The first lane that does not read `place` yet.
     fn claim(&self, place: &TopicPartition) -> Result<Arc<Lane>, Error> {
         let mut lanes = self.lanes();
         for lane in &*lanes {
@@ -112,7 +149,10 @@ impl Lanes {
                 return Ok(Arc::clone(lane));
             }
         }
-        let lane = Arc::new(Lane::start(&self.config, &self.health, lanes.len())?);
+        let name = format!("lane-{}", lanes.len());
+        let lane = Arc::new(Lane::start(&self.config, &self.health, &name)?);
+        let learned = lane.learn_all(self.config.request_timeout);
+        learned.map_err(|error| self.health.client_error("list the topics", &error))?;
         lane.taken().insert(place.clone());
         lanes.push(Arc::clone(&lane));
         Ok(lane)
@@ -122,14 +162,14 @@ impl Lanes {
     pub(super) fn sit(
         &self,
         place: TopicPartition,
+        topic_id: u64,
         next: Offset,
         wake: Wake,
     ) -> Result<Seat, Error> {
         let lane = self.claim(&place)?;
         let mut seat = Seat { lane, place, queue: None };
         let timeout = self.config.request_timeout;
-        // Without it the first record waits for a tick of up to a second.
-        let known = seat.lane.consumer.fetch_metadata(Some(&seat.place.topic), timeout);
+        let known = seat.lane.learn(&seat.place.topic, topic_id, timeout);
         known.map_err(|error| self.health.client_error("read a topic's metadata", &error))?;
         let (topic, partition) = (&seat.place.topic, seat.place.partition);
         let consumer = Arc::clone(&seat.lane.consumer);
@@ -144,7 +184,8 @@ impl Lanes {
 
     /// Ends every lane. Blocks until their threads are gone.
     pub(super) fn end(&self) {
-        let lanes = std::mem::take(&mut *self.lanes());
+        let mut lanes = std::mem::take(&mut *self.lanes());
+        lanes.extend(self.asking.lock().unwrap_or_else(PoisonError::into_inner).take());
         for lane in &lanes {
             lane.stop.store(true, Ordering::Relaxed);
         }

@@ -55,6 +55,9 @@ use topics::{Topic, Topics, blocking};
 /// How long the end of the bus waits for the last offsets to be committed.
 const LAST_OFFSETS: Duration = Duration::from_secs(1);
 
+/// How long a question may take while no broker answers.
+const DOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The bus on Kafka. See the [module documentation](self).
 #[derive(Debug)]
 pub struct KafkaBus {
@@ -176,7 +179,7 @@ impl Brokers {
     /// those that refuse us are not.
     async fn list_topics(&self) -> Result<BTreeSet<String>, Error> {
         let until = tokio::time::Instant::now() + self.config.request_timeout;
-        let lane = self.lanes.any()?;
+        let lane = self.lanes.asking()?;
         loop {
             let (asked, timeout) = (Arc::clone(&lane), self.config.request_timeout);
             let listed = blocking(move || asked.consumer().fetch_metadata(None, timeout)).await?;
@@ -205,11 +208,13 @@ impl Brokers {
         place: &TopicPartition,
         question: impl Fn(&Lane, &TopicPartition, Duration) -> KafkaResult<T> + Copy + Send + 'static,
     ) -> Result<T, Error> {
-        let until = tokio::time::Instant::now() + self.config.request_timeout;
-        let lane = self.lanes.any()?;
+        // While all are known to be gone, who asks is told soon.
+        let is_down = self.health.is_down();
+        let timeout = if is_down { DOWN_TIMEOUT } else { self.config.request_timeout };
+        let until = tokio::time::Instant::now() + timeout;
+        let lane = self.lanes.asking()?;
         loop {
-            let (lane, place, timeout) =
-                (Arc::clone(&lane), place.clone(), self.config.request_timeout);
+            let (lane, place) = (Arc::clone(&lane), place.clone());
             let answer = blocking(move || {
                 let answer = question(&lane, &place, timeout);
                 if answer.as_ref().is_err_and(is_stale) {
@@ -337,7 +342,8 @@ impl Inner {
         for ((append, _), Appended { base }) in appends.iter().zip(&appended) {
             records += append.batch.len() as u64;
             bytes += append.batch.as_bytes().len() as u64;
-            self.brokers.saw(&append.to, base.next());
+            // Whoever appended between them, the last of these lies so far at least.
+            self.brokers.saw(&append.to, Offset(base.0 + append.batch.len() as i64));
         }
         metrics::counter!(names::APPENDED_RECORDS).increment(records);
         metrics::counter!(names::APPENDED_BYTES).increment(bytes);
@@ -590,6 +596,7 @@ impl Bus for KafkaBus {
         }
         // What is not committed in time is committed by the next start, from the position log.
         drop(tokio::time::timeout(LAST_OFFSETS, self.inner.follow_up()).await);
+        self.inner.offsets.give_up();
         let inner = Arc::clone(&self.inner);
         let ended = blocking(move || {
             inner.producers.end();
@@ -604,5 +611,6 @@ impl Bus for KafkaBus {
 impl Drop for KafkaBus {
     fn drop(&mut self) {
         self.inner.shut();
+        self.inner.offsets.give_up();
     }
 }

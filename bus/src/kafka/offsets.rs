@@ -3,14 +3,17 @@
 //! is written it is read: a higher epoch in it fences this node's shard.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka_ffi::{AdminError, GroupOffset};
 
 use super::Inner;
+use super::health::Context;
 use super::ledger::Committed;
 use super::note::Note;
 use super::topics::blocking;
@@ -20,12 +23,17 @@ use crate::{Epoch, Error, Offset, Position, ShardId, TopicPartition, metrics as 
 /// committed again this often.
 const RENEW_EVERY: Duration = Duration::from_secs(24 * 3_600);
 
+/// The topic of Kafka's own that holds the groups.
+const GROUPS: &str = "__consumer_offsets";
+
 /// Which shards' groups are behind, and the turn of who writes one.
 #[derive(Debug, Default)]
 pub(super) struct Offsets {
     moved: Mutex<BTreeSet<ShardId>>,
     /// One request in flight: a late answer never overtakes a newer offset.
     turn: tokio::sync::Mutex<()>,
+    /// Requests that wait for a broker are given up.
+    give_up: Arc<AtomicBool>,
 }
 
 /// An offset to commit.
@@ -40,6 +48,11 @@ impl Offsets {
     /// This shard's position moved.
     pub(super) fn follow(&self, shard: ShardId) {
         self.moved.lock().unwrap_or_else(PoisonError::into_inner).insert(shard);
+    }
+
+    /// Gives up what waits for a broker: the bus is over.
+    pub(super) fn give_up(&self) {
+        self.give_up.store(true, Ordering::Release);
     }
 
     fn take(&self) -> BTreeSet<ShardId> {
@@ -76,7 +89,11 @@ impl Inner {
         for (group, shards) in groups {
             if let Err(error) = self.write_group(&group, &shards).await {
                 metrics::counter!(names::KAFKA_OFFSET_ERRORS).increment(1);
-                tracing::warn!(group, %error, "could not commit the offsets: trying again");
+                if self.brokers.health.is_down() {
+                    tracing::debug!(group, %error, "could not commit the offsets yet");
+                } else {
+                    tracing::warn!(group, %error, "could not commit the offsets: trying again");
+                }
                 shards.into_iter().for_each(|shard| self.offsets.follow(shard));
             }
         }
@@ -119,6 +136,31 @@ impl Inner {
         self.alter(&group, marks).await
     }
 
+    /// Asks a group's coordinator, after a look that the brokers answer at all: what is on its
+    /// way to one that is gone can only be waited for (see [`rdkafka_ffi`]'s `admin`). The client
+    /// is one that has a group of its own: without one, librdkafka 2.12 follows a null pointer
+    /// when a coordinator that was just started answers that it is not one yet.
+    async fn ask_group<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        request: impl FnOnce(&BaseConsumer<Context>, &dyn Fn() -> bool) -> Result<T, AdminError>
+        + Send
+        + 'static,
+    ) -> Result<Result<T, AdminError>, Error> {
+        let (lane, timeout) = (self.brokers.lanes.asking()?, self.brokers.config.request_timeout);
+        let give_up = Arc::clone(&self.offsets.give_up);
+        let asked = blocking(move || {
+            lane.consumer().fetch_metadata(Some(GROUPS), timeout)?;
+            let answer = request(lane.consumer(), &|| give_up.load(Ordering::Acquire));
+            if matches!(&answer, Err(error) if error.code == Code::InProgress) {
+                // The client must not be destroyed any more; the process ends soon.
+                std::mem::forget(lane);
+            }
+            Ok(answer)
+        });
+        asked.await?.map_err(|error| self.brokers.health.client_error(action, &error))
+    }
+
     async fn alter(&self, group: &str, marks: Vec<(ShardId, Epoch, Mark)>) -> Result<(), Error> {
         let mut list = TopicPartitionList::with_capacity(marks.len());
         for (shard, epoch, Mark { partition, topic_id, position }) in marks {
@@ -138,11 +180,9 @@ impl Inner {
         if list.count() == 0 {
             return Ok(());
         }
-        let (admin, timeout) =
-            (Arc::clone(&self.brokers.topics.admin), self.brokers.config.request_timeout);
         let name = group.to_owned();
-        let altered = blocking(move || {
-            rdkafka_ffi::alter_group_offsets(admin.inner(), &name, &list, timeout)
+        let altered = self.ask_group("commit offsets", move |consumer, give_up| {
+            rdkafka_ffi::alter_group_offsets(consumer, &name, &list, give_up)
         });
         match altered.await? {
             Ok(()) => {
@@ -159,11 +199,10 @@ impl Inner {
 
     /// What a group holds, as far as it is ours.
     pub(super) async fn committed(&self, group: &str) -> Result<Vec<Committed>, Error> {
-        let (admin, timeout) =
-            (Arc::clone(&self.brokers.topics.admin), self.brokers.config.request_timeout);
         let name = group.to_owned();
-        let listed =
-            blocking(move || rdkafka_ffi::list_group_offsets(admin.inner(), &name, timeout));
+        let listed = self.ask_group("read committed offsets", move |consumer, give_up| {
+            rdkafka_ffi::list_group_offsets(consumer, &name, give_up)
+        });
         let listed = match listed.await? {
             Ok(listed) => listed,
             Err(error) if error.code == Code::GroupIdNotFound => Vec::new(),
@@ -194,10 +233,8 @@ impl Inner {
         if list.count() == 0 {
             return Ok(());
         }
-        let (admin, timeout) =
-            (Arc::clone(&self.brokers.topics.admin), self.brokers.config.request_timeout);
-        let deleted = blocking(move || {
-            rdkafka_ffi::delete_group_offsets(admin.inner(), &group, &list, timeout)
+        let deleted = self.ask_group("forget committed offsets", move |consumer, give_up| {
+            rdkafka_ffi::delete_group_offsets(consumer, &group, &list, give_up)
         });
         match deleted.await? {
             Ok(()) => Ok(()),

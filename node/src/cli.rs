@@ -113,6 +113,7 @@ Examples:
   millrace dev                            the application in this folder
   millrace dev examples/weather           another one
   millrace dev --no-feed                  leave [dev.feed] of the manifest out
+  millrace dev --kafka 127.0.0.1:9092     on an existing Kafka instead of a bus of its own
   millrace dev --data /tmp/try            keep records elsewhere than in .millrace/")]
 pub struct DevArgs {
     /// The application's folder, where millrace.toml lies.
@@ -127,6 +128,13 @@ pub struct DevArgs {
     /// Do not play the file of [dev.feed].
     #[arg(long)]
     pub no_feed: bool,
+    /// Use the Kafka at these brokers instead of a bus of the node's own: host:port, several with
+    /// commas.
+    #[arg(long, value_name = "BROKERS")]
+    pub kafka: Option<String>,
+    /// The node's file: [kafka] with brokers, cluster, create-topics and [kafka.settings].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// What `millrace serve` takes.
@@ -135,6 +143,8 @@ pub struct DevArgs {
 Examples:
   millrace serve --data /var/lib/millrace --app /srv/greenhouse
   millrace serve --data DIR --app one --app two --name edge-1
+  millrace serve --data DIR --app one --kafka kafka-1:9092,kafka-2:9092
+  millrace serve --data DIR --app one --config /etc/millrace/node.toml
   millrace serve --data DIR --app one --listen 127.0.0.1:8081")]
 pub struct ServeArgs {
     /// An application's folder; may be given more than once.
@@ -149,6 +159,13 @@ pub struct ServeArgs {
     /// How commands address this node [default: the first application's name].
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// Use the Kafka at these brokers instead of a bus of the node's own: host:port, several with
+    /// commas.
+    #[arg(long, value_name = "BROKERS")]
+    pub kafka: Option<String>,
+    /// The node's file: [kafka] with brokers, cluster, create-topics and [kafka.settings].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Parses, dispatches, prints what failed, and gives the exit status.

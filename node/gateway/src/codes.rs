@@ -42,3 +42,9 @@ pub(crate) const BAD_REQUEST: &str = "E0513";
 pub(crate) const BUSY: &str = "E0515";
 /// A `Host` that is not this machine, or a browser's `Origin`.
 pub(crate) const FOREIGN: &str = "E0516";
+/// The brokers of Kafka do not answer.
+pub(crate) const BROKERS_AWAY: &str = "E0415";
+/// The brokers of Kafka refuse the credentials.
+pub(crate) const BROKERS_REFUSE: &str = "E0416";
+/// A topic was deleted and made again.
+pub(crate) const TOPIC_RECREATED: &str = "E0417";

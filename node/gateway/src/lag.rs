@@ -25,10 +25,17 @@ impl Lag {
 pub(crate) async fn compute(bus: &dyn Bus, shards: &[ShardStatus]) -> Result<Lag, bus::Error> {
     let committed: HashMap<PositionKey, Position> = bus.positions().await?.into_iter().collect();
     let mut triggers: BTreeMap<&str, TriggerLag> = BTreeMap::new();
+    let mut is_away = false;
     for shard in shards {
         let partition = TopicPartition::new(shard.topic.as_str(), shard.partition);
-        let marks = match bus.watermarks(&partition).await {
+        let asked = if is_away { Err(bus::Error::Busy) } else { bus.watermarks(&partition).await };
+        let marks = match asked {
             Ok(marks) => Some(marks),
+            // The brokers do not answer: what the node itself knows is still worth showing.
+            Err(error) if error.is_retryable() => {
+                is_away = true;
+                None
+            }
             // Deleted meanwhile: nothing is known of it.
             Err(bus::Error::UnknownTopic { .. } | bus::Error::UnknownPartition(_)) => None,
             Err(error) => return Err(error),

@@ -75,6 +75,9 @@ impl Refusal {
             codes::CLOSING => "the node is draining",
             codes::BAD_REQUEST => "the request is not valid",
             codes::BUSY => "the node is busy",
+            codes::BROKERS_AWAY => "the brokers do not answer",
+            codes::BROKERS_REFUSE => "the brokers refuse the credentials",
+            codes::TOPIC_RECREATED => "the topic was deleted and made again",
             codes::FOREIGN => "the request does not come from this machine",
             _ => "the node failed at something of its own",
         }
@@ -106,6 +109,16 @@ impl From<bus::Error> for Refusal {
             E::Closed => refusal(StatusCode::SERVICE_UNAVAILABLE, codes::CLOSING)
                 .hint("send it again when the node is back")
                 .header(header::RETRY_AFTER, "2"),
+            E::Unreachable { .. } => refusal(StatusCode::SERVICE_UNAVAILABLE, codes::BROKERS_AWAY)
+                .hint("send it again when a broker answers")
+                .header(header::RETRY_AFTER, "2"),
+            E::Authentication { .. } => {
+                refusal(StatusCode::SERVICE_UNAVAILABLE, codes::BROKERS_REFUSE)
+                    .hint("look at [kafka.settings] of the node's file")
+            }
+            E::TopicRecreated { .. } | E::TopicReplaced { .. } => {
+                refusal(StatusCode::CONFLICT, codes::TOPIC_RECREATED)
+            }
             E::Corrupt(_) => Self::broken(codes::CORRUPT, &error),
             E::Io { .. } | E::Journal { .. } => Self::broken(codes::DISK_ERROR, &error),
             _ => Self::broken(codes::INTERNAL, &error),

@@ -1,5 +1,5 @@
-//! `millrace dev`: a node with one application, an embedded bus, and hot reload. It says at every
-//! step what to do next, and shows what comes out.
+//! `millrace dev`: a node with one application, on a bus of its own or on Kafka, and hot reload.
+//! It says at every step what to do next, and shows what comes out.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -18,7 +18,7 @@ use super::error::{CommandError, exit};
 use super::program::program;
 use super::serve::{Up, runtime, spawner, start_logging, wait_for_end};
 use crate::cli::{DevArgs, Globals};
-use crate::node::{Deployed, Node};
+use crate::node::{Deployed, Kafka, Node};
 
 /// Saves that come this close together are one.
 const SETTLE: Duration = Duration::from_millis(120);
@@ -35,6 +35,7 @@ pub fn run(args: &DevArgs, globals: &Globals) -> Result<(), CommandError> {
     let data = args.data.clone().unwrap_or_else(|| args.dir.join(".millrace"));
     // First of all: it must be there before the second thread is.
     let spawner = spawner()?;
+    let kafka = Kafka::choose(args.kafka.as_deref(), args.config.as_deref(), true)?;
     start_logging(globals, "warn");
     runtime()?.block_on(async {
         let started_at = Instant::now();
@@ -42,9 +43,13 @@ pub fn run(args: &DevArgs, globals: &Globals) -> Result<(), CommandError> {
             note(&format!("  log   {}  {}  {}", line.function, line.level, line.message));
         });
         let name = manifest.app.to_string();
-        let up = Up::start(&data, &name, args.listen, spawner, Some(logs)).await?;
+        let (where_to, kept) = match &kafka {
+            Some(kafka) => (format!("Kafka at {}", kafka.brokers), "positions"),
+            None => ("embedded bus".to_owned(), "data"),
+        };
+        let up = Up::start(&data, &name, args.listen, spawner, Some(logs), kafka).await?;
         say(&format!(
-            "  millrace {}  one node, embedded bus, data in {}",
+            "  millrace {}  one node, {where_to}, {kept} in {}",
             env!("CARGO_PKG_VERSION"),
             data.display()
         ));

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::{CommandError, exit};
 use crate::cli::{Globals, SPAWNER, ServeArgs};
 use crate::discovery::{self, NodeFile, Registered};
-use crate::node::{Deployed, Node};
+use crate::node::{Deployed, Kafka, Node};
 
 /// Seconds; from a wasm call to a slow disk.
 const BUCKETS_S: [f64; 12] = [1e-5, 5e-5, 2e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0];
@@ -34,9 +34,10 @@ pub fn run(args: &ServeArgs, globals: &Globals) -> Result<(), CommandError> {
     let name = args.name.clone().or(first).unwrap_or_else(|| "millrace".to_owned());
     // First of all: it must be there before the second thread is.
     let spawner = spawner()?;
+    let kafka = Kafka::choose(args.kafka.as_deref(), args.config.as_deref(), false)?;
     start_logging(globals, "info");
     runtime()?.block_on(async {
-        let up = Up::start(&args.data, &name, args.listen, spawner, None).await?;
+        let up = Up::start(&args.data, &name, args.listen, spawner, None, kafka).await?;
         tracing::info!(name, url = up.url, data = %args.data.display(), "the node listens");
         let mut started = 0;
         for (dir, manifest) in &manifests {
@@ -92,9 +93,10 @@ impl Up {
         listen: Option<SocketAddr>,
         spawner: Spawner,
         logs: Option<runtime::LogSink>,
+        kafka: Option<Kafka>,
     ) -> Result<Self, CommandError> {
         let metrics = start_metrics();
-        let node = Node::open(data, name, spawner, logs)?;
+        let node = Node::open(data, name, spawner, logs, kafka).await?;
         let token = discovery::new_token()?;
         let listen = listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
         let config = GatewayConfig::new(listen, token.clone());

@@ -1,12 +1,12 @@
 //! Brings an application up, or a running one to what its manifest says now: what did not change
 //! is left alone, what changed runs on until the new revision is ready, positions stay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::Arc;
 
-use bus::{Bus as _, ShardId, TopicPartition};
+use bus::{ShardId, TopicPartition};
 use cluster::{App, Command, Function, Trigger};
 use dispatch::{
     BatchLimits, DispatchConfig, Order, RetryPolicy, ShardConfig, ShardHandle, WindowLimits,
@@ -70,6 +70,14 @@ impl RunningShard {
     }
 }
 
+/// What a command of the cluster's log changed.
+pub(super) struct Changed {
+    /// Shards that are no more.
+    pub(super) removed: Vec<ShardId>,
+    /// New shards of topics that their trigger read before: partitions that were added.
+    pub(super) grown: BTreeSet<ShardId>,
+}
+
 impl Node {
     /// Makes the topics of an application, and its functions run. Functions that cannot start are
     /// refused by name, the others run.
@@ -107,11 +115,8 @@ impl Node {
                 || deployed.refused.iter().any(|refusal| refusal.function == *name)
         });
         let command = self.command(&app_name, &ready, &running);
-        let removed = {
-            let mut cluster = inner.cluster.lock().expect("nothing panics while holding it");
-            cluster.append(&command).map_err(|error| refused(&error))?.removed
-        };
-        for shard in removed {
+        let changed = self.append_deploy(&command)?;
+        for shard in changed.removed {
             inner.bus.forget_shard(shard).await.map_err(|error| refused(&error))?;
         }
         let mut functions = BTreeMap::new();
@@ -121,7 +126,7 @@ impl Node {
             if is_new {
                 deployed.changed.push((name.clone(), ready.revision.to_string()));
             }
-            let function = self.bring_up(&app_name, ready, before).await?;
+            let function = self.bring_up(&app_name, ready, before, &changed.grown).await?;
             functions.insert(name, function);
         }
         functions.extend(running);
@@ -132,7 +137,23 @@ impl Node {
 
     async fn make_topics(&self, manifest: &Manifest) -> Result<(), CommandError> {
         let topics = manifest.all_topics();
+        if self.inner.kafka.is_some() {
+            // What others made there since the last look.
+            self.inner.bus.topics().await.map_err(|error| refused(&error))?;
+        }
         for topic in &topics {
+            if let Some(kafka) = &self.inner.kafka {
+                if self.inner.bus.topic(&topic.name).is_some() {
+                    // It is not ours: its partitions and limits are what they are.
+                    continue;
+                }
+                if kafka.create_topics != Some(true) {
+                    let message = format!("there is no topic {} on Kafka", topic.name);
+                    return Err(CommandError::new(exit::NOT_FOUND, "E0404", message).help(
+                        "make it there, or let the node: `create-topics = true` in [kafka]",
+                    ));
+                }
+            }
             let mut spec = topic.to_bus();
             let dead: Vec<_> =
                 manifest.triggers().filter(|(_, it)| it.dead_letter == topic.name).collect();
@@ -160,8 +181,26 @@ impl Node {
         Ok(())
     }
 
+    /// Appends a deploy to the cluster's log.
+    pub(super) fn append_deploy(&self, command: &Command) -> Result<Changed, CommandError> {
+        let mut cluster = self.inner.cluster.lock().expect("nothing panics while holding it");
+        let read: BTreeSet<(String, String)> = cluster
+            .state()
+            .shards()
+            .values()
+            .map(|shard| (shard.trigger.clone(), shard.topic.clone()))
+            .collect();
+        let applied = cluster.append(command).map_err(|error| refused(&error))?;
+        let shards = cluster.state().shards();
+        let is_grown = |id: &ShardId| {
+            shards.get(id).is_some_and(|it| read.contains(&(it.trigger.clone(), it.topic.clone())))
+        };
+        let grown = applied.added.into_iter().filter(is_grown).collect();
+        Ok(Changed { removed: applied.removed, grown })
+    }
+
     /// The application as it will be, functions that were refused at their old revision.
-    fn command(
+    pub(super) fn command(
         &self,
         name: &str,
         ready: &BTreeMap<String, Ready>,
@@ -202,11 +241,12 @@ impl Node {
     }
 
     /// Runs a revision: shards that go on as they are get it handed, others are started anew.
-    async fn bring_up(
+    pub(super) async fn bring_up(
         &self,
         app: &str,
         ready: Ready,
         before: Option<RunningFunction>,
+        grown: &BTreeSet<ShardId>,
     ) -> Result<RunningFunction, CommandError> {
         let revision = dispatch::Revision::new(
             Arc::clone(&ready.revision),
@@ -243,10 +283,14 @@ impl Node {
                 shards.push(running);
                 continue;
             }
-            let config = shard_config(&self.inner, id, &shard, &ready.spec, trigger);
+            let mut config = shard_config(&self.inner, id, &shard, &ready.spec, trigger);
+            if grown.contains(&id) {
+                // Keys moved to it while nobody read it: nothing of it may be skipped.
+                config.start = bus::Start::Earliest;
+            }
             let bus = self.bus();
             let handle =
-                dispatch::start(bus, config, revision.clone()).await.map_err(|e| refused(&e))?;
+                dispatch::start(bus, config, revision.clone()).await.map_err(not_started)?;
             let status = gateway::api::ShardStatus {
                 shard: id.0,
                 epoch: shard.epoch.0,
@@ -288,12 +332,32 @@ impl Node {
         let command = Command::Assign { shards, owner: self.inner.name.clone() };
         cluster.append(&command).map_err(|error| refused(&error))?;
         let state = cluster.state();
+        for (id, _) in &mine {
+            self.inner.groups.learn(*id, &state.shards()[id].trigger);
+        }
         Ok(mine.into_iter().map(|(id, it)| (id, state.shards()[&id].clone(), it)).collect())
     }
 }
 
 fn refused(error: &dyn std::error::Error) -> CommandError {
     CommandError::new(exit::FAILED, "E0511", chain(error))
+}
+
+fn not_started(error: dispatch::StartError) -> CommandError {
+    let dispatch::StartError::Bus { source, .. } = &error;
+    let (code, help) = match source {
+        bus::Error::Fenced { .. } => (
+            "E0409",
+            "another node works under this name on this Kafka, or one did whose data is gone: \
+             choose another `cluster` in [kafka] of the node's file",
+        ),
+        bus::Error::TopicRecreated { .. } | bus::Error::TopicReplaced { .. } => {
+            ("E0417", "remove the trigger, deploy, and add it again: it begins by its `start`")
+        }
+        bus::Error::Unreachable { .. } => ("E0415", "start it again when a broker answers"),
+        _ => return refused(&error),
+    };
+    CommandError::new(exit::FAILED, code, chain(&error)).help(help)
 }
 
 fn shard_config(

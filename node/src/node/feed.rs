@@ -2,15 +2,13 @@
 //! row is appended once, whatever kills the node.
 //!
 //! The memory is a topic of its own, `<app>.feed`: each append of rows also appends one record
-//! there, `round;row` of the next one. A call of append is atomic, so the two never disagree.
+//! there, `round;row` of the next one. A call of append is atomic, so the two never disagree. On
+//! Kafka it is not, so the rows go first, and a kill may repeat the last of them.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bus::{
-    Append, BatchBuilder, Bus as _, Headers, Offset, Retention, Timestamp, TopicPartition,
-    TopicSpec,
-};
+use bus::{Append, BatchBuilder, Headers, Offset, Retention, Timestamp, TopicPartition, TopicSpec};
 use function::{Feed, Manifest};
 
 use super::{Node, chain};
@@ -145,7 +143,7 @@ impl Node {
                 }
                 continue;
             }
-            let mut appends: Vec<Append> = (0..)
+            let appends: Vec<Append> = (0..)
                 .zip(&mut builders)
                 .filter_map(|(partition, builder)| {
                     let to = TopicPartition::new(&*feed.topic, partition);
@@ -155,8 +153,8 @@ impl Node {
             let mut note = BatchBuilder::default();
             let text = format!("{};{}", next.rounds, next.next_row);
             note.push(Timestamp::now(), None, Some(text.as_bytes()), Headers::default());
-            appends.extend(note.finish().map(|batch| Append { to: memory.clone(), batch }));
-            match bus.append(appends).await {
+            let note = note.finish().map(|batch| Append { to: memory.clone(), batch });
+            match self.append_noted(appends, note).await {
                 Ok(_) => {
                     at = next;
                     at.state = "running".to_owned();
@@ -166,6 +164,22 @@ impl Node {
             }
             self.show_feed(&at);
         }
+    }
+
+    /// Appends rows and the note of them: as one on the node's own bus, one after the other on
+    /// Kafka, where a kill in between repeats rows and loses none.
+    async fn append_noted(
+        &self,
+        mut rows: Vec<Append>,
+        note: Option<Append>,
+    ) -> Result<(), bus::Error> {
+        let bus = &self.inner.bus;
+        if self.inner.kafka.is_some() {
+            bus.append(rows).await?;
+            rows = Vec::new();
+        }
+        rows.extend(note);
+        bus.append(rows).await.map(drop)
     }
 
     fn show_feed(&self, progress: &FeedProgress) {

@@ -3,6 +3,8 @@
 
 mod deploy;
 mod feed;
+mod growth;
+mod kafka;
 mod prepare;
 mod status;
 
@@ -20,9 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use deploy::Deployed;
 pub use feed::FeedProgress;
+pub use kafka::Kafka;
 
 use crate::commands::error::{CommandError, exit};
 use deploy::RunningApp;
+use kafka::Groups;
 
 /// How long a node that ends waits for what is in flight.
 pub const DRAIN_PATIENCE: Duration = Duration::from_millis(1_500);
@@ -45,7 +49,10 @@ struct Inner {
     data_dir: PathBuf,
     started_at: Instant,
     started: bus::Timestamp,
-    bus: Arc<Embedded>,
+    bus: Arc<dyn Bus>,
+    /// The brokers, if the bus is not the node's own.
+    kafka: Option<Kafka>,
+    groups: Groups,
     engine: Arc<Engine>,
     workers: Arc<Workers>,
     cluster: Mutex<CommandLog>,
@@ -65,11 +72,12 @@ impl Node {
     /// # Errors
     ///
     /// With the code of what is wrong, and what to do about it.
-    pub fn open(
+    pub async fn open(
         data_dir: &Path,
         name: &str,
         spawner: Spawner,
         logs: Option<LogSink>,
+        kafka: Option<Kafka>,
     ) -> Result<Self, CommandError> {
         std::fs::create_dir_all(data_dir).map_err(|error| {
             let message = format!("cannot make {}: {error}", data_dir.display());
@@ -84,32 +92,24 @@ impl Node {
         })?;
         if let Some(aside) = opened.quarantined {
             let text = format!(
-                "the position view was damaged and is rebuilt from the journal; the old one is {}",
+                "the positions were damaged and are read again from the bus; the old ones are {}",
                 aside.display()
             );
             tracing::warn!("{text}");
             warnings.push(text);
         }
-        let config = EmbeddedConfig::new(data_dir);
-        let bus = Embedded::open(config, Some(Arc::new(opened.store))).map_err(|error| {
-            let (code, help) = match &error {
-                bus::Error::InUse { .. } => {
-                    ("E0402", "end that process first, or choose another folder with --data")
-                }
-                bus::Error::Corrupt(_) => (
-                    "E0403",
-                    "restore the folder from a backup; nothing of a damaged journal is read",
-                ),
-                bus::Error::DiskFull { .. } => ("E0401", "make room, then start again"),
-                _ => ("E0410", "look at the folder, or choose another with --data"),
-            };
-            let message = format!("cannot open {}: {}", data_dir.display(), chain(&error));
-            CommandError::new(exit::FAILED, code, message).help(help)
-        })?;
         let cluster = CommandLog::open(&data_dir.join("cluster.redb")).map_err(|error| {
             CommandError::new(exit::FAILED, "E0403", chain(&error))
                 .help("restore the folder from a backup")
         })?;
+        let groups = Groups::default();
+        for (id, shard) in cluster.state().shards() {
+            groups.learn(*id, &shard.trigger);
+        }
+        let bus = match &kafka {
+            Some(kafka) => kafka::open(kafka, data_dir, name, &groups, opened.store).await?,
+            None => open_embedded(data_dir, opened.store)?,
+        };
         let mut engine = EngineConfig::new(data_dir.join("cache"));
         engine.logs.clone_from(&logs);
         let engine = Engine::new(engine).map_err(|error| {
@@ -133,6 +133,8 @@ impl Node {
             started_at: Instant::now(),
             started: bus::Timestamp::now(),
             bus,
+            kafka,
+            groups,
             engine,
             read_ahead: Arc::default(),
             workers,
@@ -143,13 +145,17 @@ impl Node {
             shutdown: CancellationToken::new(),
             warnings,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let node = Self { inner: Arc::new(inner) };
+        if node.inner.kafka.is_some() {
+            drop(tokio::spawn(node.clone().watch_growth()));
+        }
+        Ok(node)
     }
 
     /// The bus.
     #[must_use]
     pub fn bus(&self) -> Arc<dyn Bus> {
-        Arc::clone(&self.inner.bus) as Arc<dyn Bus>
+        Arc::clone(&self.inner.bus)
     }
 
     /// Cancelled when somebody asked the node to end.
@@ -182,6 +188,25 @@ impl Node {
         self.inner.workers.wait_gone(WORKERS_PATIENCE).await;
         self.inner.bus.close().await;
     }
+}
+
+fn open_embedded(data_dir: &Path, positions: SledPositions) -> Result<Arc<dyn Bus>, CommandError> {
+    let opened = Embedded::open(EmbeddedConfig::new(data_dir), Some(Arc::new(positions)));
+    let bus = opened.map_err(|error| {
+        let (code, help) = match &error {
+            bus::Error::InUse { .. } => {
+                ("E0402", "end that process first, or choose another folder with --data")
+            }
+            bus::Error::Corrupt(_) => {
+                ("E0403", "restore the folder from a backup; nothing of a damaged journal is read")
+            }
+            bus::Error::DiskFull { .. } => ("E0401", "make room, then start again"),
+            _ => ("E0410", "look at the folder, or choose another with --data"),
+        };
+        let message = format!("cannot open {}: {}", data_dir.display(), chain(&error));
+        CommandError::new(exit::FAILED, code, message).help(help)
+    })?;
+    Ok(bus)
 }
 
 /// Who has the directory, before anything in it is touched. The bus takes the lock itself.

@@ -1,0 +1,104 @@
+//! Partitions that others add to a topic of Kafka: nobody reports them, so the node looks, and
+//! gives each a shard that reads it from its start. What was written there before the look is not
+//! skipped, whatever the trigger's `start` says.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Node;
+use super::deploy::{Deployed, RunningApp, RunningFunction};
+use super::prepare::Ready;
+use crate::commands::error::CommandError;
+
+/// How often the node looks; the bus has its own pace, of a few seconds too.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+impl Node {
+    /// Looks for partitions that were added, until the node ends.
+    pub(super) async fn watch_growth(self) {
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        loop {
+            tokio::select! {
+                () = self.inner.shutdown.cancelled() => return,
+                _tick = ticks.tick() => {}
+            }
+            if let Err(error) = self.grow().await {
+                tracing::warn!(error = error.message, "could not read partitions that were added");
+            }
+        }
+    }
+
+    /// Starts shards for partitions that are new.
+    async fn grow(&self) -> Result<(), CommandError> {
+        let mut apps = self.inner.apps.lock().await;
+        let grown: Vec<String> = apps
+            .iter()
+            .filter(|(_, app)| self.has_grown(app))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in grown {
+            let Some(app) = apps.remove(&name) else { continue };
+            let (functions, outcome) = self.grow_app(&name, app).await;
+            apps.insert(name, RunningApp { functions });
+            outcome?;
+        }
+        self.show(&apps, &Deployed::default());
+        Ok(())
+    }
+
+    fn has_grown(&self, app: &RunningApp) -> bool {
+        app.functions.values().any(|function| {
+            function.spec.triggers.iter().flat_map(|trigger| &trigger.topics).any(|topic| {
+                let there = self.inner.bus.topic(topic).map_or(0, |info| info.spec.partitions);
+                let read = function.shards.iter().filter(|it| it.status.topic == *topic);
+                let read = read.map(|it| it.status.partition + 1).max().unwrap_or(0);
+                0 < read && read < there
+            })
+        })
+    }
+
+    /// The functions as they run afterwards, also when something went wrong on the way.
+    async fn grow_app(
+        &self,
+        name: &str,
+        app: RunningApp,
+    ) -> (BTreeMap<String, RunningFunction>, Result<(), CommandError>) {
+        let mut running = app.functions;
+        let ready = self.as_ready(name, &running);
+        let command = self.command(name, &ready, &BTreeMap::new());
+        let changed = match self.append_deploy(&command) {
+            Ok(changed) => changed,
+            Err(error) => return (running, Err(error)),
+        };
+        for (function, ready) in ready {
+            let Some(before) = running.remove(&function) else { continue };
+            match self.bring_up(name, ready, Some(before), &changed.grown).await {
+                Ok(after) => drop(running.insert(function, after)),
+                // Its shards ended with the attempt: the next deploy brings it up again.
+                Err(error) => {
+                    tracing::error!(function, error = error.message, "the function stopped");
+                    return (running, Err(error));
+                }
+            }
+        }
+        tracing::info!(app = name, partitions = changed.grown.len(), "partitions were added");
+        (running, Ok(()))
+    }
+
+    /// What runs, as something that could be brought up.
+    fn as_ready(
+        &self,
+        app: &str,
+        running: &BTreeMap<String, RunningFunction>,
+    ) -> BTreeMap<String, Ready> {
+        let cluster = self.inner.cluster.lock().expect("nothing panics while holding it");
+        let known = cluster.state().apps().get(app);
+        let ready = running.iter().filter_map(|(name, function)| {
+            let package = known?.functions.get(name)?.package.clone();
+            let (spec, pool) = (function.spec.clone(), function.pool.clone());
+            let revision = function.revision.clone();
+            Some((name.clone(), Ready { spec, revision, package, pool }))
+        });
+        ready.collect()
+    }
+}

@@ -271,7 +271,7 @@ pub const PROMISES: &[Promise] = &[
             ("rules_embedded", 23),
             ("rules_kafka", 23),
             ("rules_scram", 23),
-            ("owners", 5),
+            ("owners", 6),
             ("keys", 10_000),
             ("codecs", 5),
         ],

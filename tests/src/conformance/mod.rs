@@ -38,12 +38,12 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     let mut figures = Figures::default();
     run.note("the rules on the embedded bus");
     figures.set("rules_embedded", suite(run, EmbeddedStage::new())?);
-    let broker = Broker::start(&kafka, &run.evidence.join("broker"), Listeners::PlainAndScram)?;
+    let mut broker = Broker::start(&kafka, &run.evidence.join("broker"), Listeners::PlainAndScram)?;
     run.note("the rules on Kafka");
     let plain = KafkaStage::new(&broker.address(), &[], &run.evidence.join("stage"));
     figures.set("rules_kafka", suite(run, plain)?);
     run.note("one shard, two owners");
-    figures.set("owners", owners::check(run, &broker)?);
+    figures.set("owners", owners::check(run, &mut broker)?);
     run.note("keys and codecs, against the Java client");
     let keys = run.count("keys", 10_000, 10_000);
     wire::check(run, &kafka, &broker, keys, &mut figures)?;

@@ -23,7 +23,7 @@ const BEHIND_MAX: Duration = Duration::from_secs(3);
 const SEEN_WITHIN: Duration = Duration::from_secs(20);
 
 /// How many cases held.
-pub(super) fn check(run: &Run, broker: &Broker) -> Result<u64, NotShown> {
+pub(super) fn check(run: &Run, broker: &mut Broker) -> Result<u64, NotShown> {
     let runtime = tokio::runtime::Runtime::new().during("start a runtime")?;
     let dir = run.evidence.join("owners");
     runtime.block_on(async {
@@ -39,15 +39,20 @@ pub(super) fn check(run: &Run, broker: &Broker) -> Result<u64, NotShown> {
         let one = restart_goes_on_at_the_exact_record(broker, one, &dir).await?;
         cases += 2;
         topic_made_again_is_another(broker, one, &dir).await?;
-        Ok(cases + 1)
+        an_outage_is_a_wait(broker, &dir).await?;
+        Ok(cases + 2)
     })
 }
 
 async fn open(broker: &Broker, dir: &Path) -> Result<Arc<KafkaBus>, NotShown> {
+    open_as(broker, "owners", dir).await
+}
+
+async fn open_as(broker: &Broker, cluster: &str, dir: &Path) -> Result<Arc<KafkaBus>, NotShown> {
     let dir = dir.to_owned();
     let opened = tokio::task::spawn_blocking(move || stage::positions(&dir)).await;
     let positions = opened.during("open the positions")??;
-    let config = KafkaConfig::new(broker.address(), "owners");
+    let config = KafkaConfig::new(broker.address(), cluster);
     KafkaBus::open(config, positions).await.during("open the bus")
 }
 
@@ -170,6 +175,64 @@ async fn topic_made_again_is_another(
     demand!(found.positions.is_empty(), "a forgotten shard has {found:?}");
     drop(reader);
     one.close().await;
+    other.close().await;
+    Ok(())
+}
+
+/// Longer than any of its requests may take, and with a group's offsets on their way: nothing is
+/// lost, nothing ends, and it goes on by itself.
+async fn an_outage_is_a_wait(broker: &mut Broker, dir: &Path) -> Result<(), NotShown> {
+    const OUTAGE: Duration = Duration::from_secs(8);
+    let positions = stage::positions(&dir.join("outage"))?;
+    let mut config = KafkaConfig::new(broker.address(), "outage");
+    config.request_timeout = Duration::from_secs(2);
+    let bus = KafkaBus::open(config, positions).await.during("open the bus")?;
+    bus.create_topic(TopicSpec::new("outage", 1)).await.during("make a topic")?;
+    bus.append(vec![records("outage", 20)]).await.during("append")?;
+    bus.recover(SHARD, Epoch(1)).await.during("recover")?;
+    let place = TopicPartition::new("outage", 0);
+    let mut reader = bus.reader(vec![(place.clone(), Offset(20))]).await.during("read")?;
+    let commit = |next| {
+        let mut commit = commit(1, next, &[]);
+        commit.appends = vec![records("outage", 1)];
+        commit.positions[0].partition = place.clone();
+        commit
+    };
+    for next in 1..=10 {
+        bus.commit(commit(next)).await.during("commit")?;
+    }
+    // Many groups are behind when it dies: what asks for them meets a coordinator that has only
+    // just started.
+    for shard in 8..24 {
+        for next in 1..=2 {
+            let more = Commit { shard: ShardId(shard), appends: Vec::new(), ..commit(next) };
+            bus.commit(more).await.during("commit")?;
+        }
+    }
+    broker.kill()?;
+    let waiting = bus.commit(commit(11));
+    let outage = async {
+        tokio::time::sleep(OUTAGE).await;
+        broker.start_again()
+    };
+    let (waited, started) = tokio::join!(waiting, outage);
+    started?;
+    waited.during("commit over an outage")?;
+    let started_at = Instant::now();
+    let mut seen = 0;
+    while seen < 11 {
+        let fetched = tokio::time::timeout(SEEN_WITHIN, reader.fetch(1 << 20)).await;
+        let fetched = fetched.during("read after an outage")?.during("read after an outage")?;
+        seen += fetched.iter().map(|it| it.batch.len()).sum::<usize>();
+    }
+    demand!(seen == 11, "{seen} of 11 outputs after an outage");
+    tokio::time::sleep(BEHIND_MAX).await;
+    let other = open_as(broker, "outage", &dir.join("outage-other")).await?;
+    let found = other.recover(SHARD, Epoch(2)).await.during("recover")?;
+    demand!(found.positions[0].1.next == Offset(11), "the group holds {found:?}");
+    demand!(started_at.elapsed() < SEEN_WITHIN, "it took {:?}", started_at.elapsed());
+    drop(reader);
+    bus.close().await;
     other.close().await;
     Ok(())
 }

@@ -193,7 +193,8 @@ impl Recorded {
         Ok(report)
     }
 
-    /// Half of the moments anywhere, half while a generation is made or removed, which is rare.
+    /// Half of the moments anywhere, half while a generation is made or removed, which is rare, and
+    /// those where it has just been marked.
     fn moments(&self, points: u64) -> BTreeSet<usize> {
         let mut rng = Rng::new(self.seed, 3);
         let is_rare = |entry: &Entry| match &entry.what {
@@ -204,7 +205,14 @@ impl Recorded {
         };
         let rare: Vec<usize> =
             (0..self.entries.len()).filter(|at| is_rare(&self.entries[*at])).collect();
-        let mut moments = BTreeSet::new();
+        // Right after a mark is made, and before it is synced, is the one moment that shows what
+        // the syncs before it are for.
+        let is_marked = |at: &usize| match &self.entries[*at].what {
+            What::Open { name, is_new, .. } => *is_new && name.ends_with("/complete"),
+            _ => false,
+        };
+        let mut moments: BTreeSet<usize> =
+            (0..self.entries.len()).filter(is_marked).take(points as usize / 4).collect();
         let wanted = (points as usize).min(self.entries.len() / 2);
         while moments.len() < wanted {
             let at = if moments.len() % 2 == 0 && !rare.is_empty() {
@@ -244,8 +252,10 @@ impl Recorded {
         if let Some(damage) = &opened.damage {
             return red(format!("damaged: {}", chain(damage)));
         }
-        let found = opened.store.load().during("load")?;
-        let found: Rows = found.into_iter().collect();
+        let found: Rows = match opened.store.load() {
+            Ok(found) => found.into_iter().collect(),
+            Err(error) => return red(format!("cannot load: {}", chain(&error))),
+        };
         let allowed = model.allowed();
         if !allowed.contains(&found) {
             return red(format!("{} rows; {}", found.len(), difference(&found, &allowed)));

@@ -215,7 +215,7 @@ impl Recorded {
             (0..self.entries.len()).filter(is_marked).take(points as usize / 4).collect();
         let wanted = (points as usize).min(self.entries.len() / 2);
         while moments.len() < wanted {
-            let at = if moments.len() % 2 == 0 && !rare.is_empty() {
+            let at = if rng.draw(2) == 0 && !rare.is_empty() {
                 rare[rng.draw(rare.len() as u64) as usize] + rng.draw(4) as usize
             } else {
                 rng.draw(self.entries.len() as u64) as usize

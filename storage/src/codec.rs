@@ -26,6 +26,9 @@ pub const VALUE_BYTES_MAX: usize = 64 * 1024;
 /// The largest value of [`encode_large`]: 16 MiB, for what is not kept in sled.
 pub const LARGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// The largest value of [`encode_snapshot`]: 256 MiB.
+pub const SNAPSHOT_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// Why a value and its bytes did not meet.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
@@ -72,7 +75,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     decode_within::<VALUE_BYTES_MAX, T>(bytes)
 }
 
-/// The bytes of `value`, at most [`LARGE_BYTES_MAX`]: commands of the cluster and its snapshots.
+/// The bytes of `value`, at most [`LARGE_BYTES_MAX`]: commands of the cluster.
 ///
 /// # Errors
 ///
@@ -88,6 +91,24 @@ pub fn encode_large<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
 /// Every variant but [`CodecError::Encode`].
 pub fn decode_large<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     decode_within::<LARGE_BYTES_MAX, T>(bytes)
+}
+
+/// The bytes of `value`, at most [`SNAPSHOT_BYTES_MAX`]: a whole state.
+///
+/// # Errors
+///
+/// [`CodecError::Encode`] and [`CodecError::TooLarge`].
+pub fn encode_snapshot<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    encode_within::<SNAPSHOT_BYTES_MAX, T>(value)
+}
+
+/// The value that [`encode_snapshot`] turned into `bytes`.
+///
+/// # Errors
+///
+/// Every variant but [`CodecError::Encode`].
+pub fn decode_snapshot<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    decode_within::<SNAPSHOT_BYTES_MAX, T>(bytes)
 }
 
 fn encode_within<const LIMIT: usize, T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {

@@ -11,6 +11,8 @@ use millrace_tests::promise::PROMISES;
 /// A dependency, and the only places that may name it, in code or in a manifest.
 const OWNERS: &[(&str, &[&str])] = &[
     ("redb", &["bus/", "node/cluster/", "tests/"]),
+    ("raft", &["node/cluster/"]),
+    ("slog", &["node/cluster/"]),
     ("rdkafka", &["bus/"]),
     ("rdkafka_ffi", &["bus/"]),
     ("sled", &["storage/"]),

@@ -14,6 +14,7 @@ pub mod hidden;
 pub mod journal_reader;
 pub mod kill_embedded;
 pub mod promise;
+pub mod raft_sim;
 pub mod sim;
 pub mod speed_embedded;
 pub mod speed_process;

@@ -259,6 +259,29 @@ pub const PROMISES: &[Promise] = &[
         run: crate::sim::run,
     },
     Promise {
+        name: "raft",
+        says: "a raft group keeps what it acknowledged, and never contradicts itself, whatever \
+               crashes at whichever step of its loop, in every seeded life, and each planted bug \
+               is noticed",
+        needs: "nothing",
+        flags: &["seeds"],
+        full: "2 min: 20,000 seeds",
+        ci: "20 s: 2,000 seeds",
+        may_skip: false,
+        floors: &[
+            ("seeds", 2_000),
+            ("crashes", 15_000),
+            ("before_persist", 1_000),
+            ("after_persist", 1_000),
+            ("at_install", 100),
+            ("installs", 500),
+            ("checks", 1_000_000),
+            ("played_twice", 20),
+            ("red_controls", 6),
+        ],
+        run: crate::raft_sim::run,
+    },
+    Promise {
         name: "conformance",
         says: "both buses keep one suite of rules, Kafka's on a real broker, also over SASL_SSL with \
                SCRAM-SHA-512; partitions, headers, nulls and codecs are those of the Java client",

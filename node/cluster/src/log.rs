@@ -1,26 +1,26 @@
-//! The commands in a synced log on redb, and the state they lead to.
+//! The commands that the group has agreed on, and the state they lead to.
 //!
-//! ```text
-//! entries   index (u64) -> a checked command          meta "snapshot" -> index and state
-//! ```
-//!
-//! An entry is checked, synced, then applied; nothing is acknowledged before. At the start the run
-//! from the snapshot to the last index must be unbroken, and a small file beside the log, written
-//! after each sync, must not be ahead of it: a log that lost its end refuses to start.
+//! A node alone is a raft group of one: a command is proposed, synced, committed and applied
+//! before it is acknowledged, by the same steps that a group of several takes.
 
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use storage::codec;
 
+use crate::group::{Committed, Group, Limits, RequestId, Step};
+use crate::image::{Image, Write};
+use crate::raft_log::RaftLog;
 use crate::state::{Applied, Command, Refused, State};
 
-const ENTRIES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("entries");
-const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
-const SNAPSHOT: &str = "snapshot";
-/// Entries between two snapshots.
-const SNAPSHOT_EVERY: u64 = 1_000;
+/// The member of a group of one.
+const FOUNDER: u64 = 1;
+
+/// The largest command: an application of many functions has to fit.
+pub const COMMAND_BYTES_MAX: usize = 8 << 20;
+
+/// The file of versions that had no raft yet.
+const FORMER: &str = "cluster.redb";
 
 /// The log could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +28,14 @@ pub enum Error {
     /// The state refuses the command; nothing was written.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// A command or the state has no room in the log; nothing was written.
+    #[error("the change does not fit into the cluster's log")]
+    TooLarge(#[from] codec::CodecError),
+    /// The folder was written by a version whose log had another form.
+    #[error("{} is of an earlier version, whose log had another form", .0.display())]
+    Former(PathBuf),
     /// What is on disk is not what was written. The node must not start from it.
-    #[error("the cluster log {} is damaged: {reason}", path.display())]
+    #[error("the cluster's log {} is damaged: {reason}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -37,7 +43,7 @@ pub enum Error {
         reason: String,
     },
     /// It could not be written; what reached the disk is unknown, and the process must end.
-    #[error("write the cluster log {}: {reason}", path.display())]
+    #[error("write the cluster's log {}: {reason}", path.display())]
     Write {
         /// The file.
         path: PathBuf,
@@ -46,36 +52,55 @@ pub enum Error {
     },
 }
 
+/// What ends the process when the log cannot be trusted any more; gets the reason.
+pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// The log, and the state it leads to. Calls block on the disk.
-#[derive(Debug)]
 pub struct CommandLog {
-    database: Database,
-    path: PathBuf,
+    group: Group,
+    log: RaftLog,
     state: State,
-    last: u64,
+    path: PathBuf,
+    proposals: u64,
+    on_fatal: OnFatal,
+}
+
+impl std::fmt::Debug for CommandLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CommandLog").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl CommandLog {
-    /// Opens the log, making it if there is none, and applies all of it.
+    /// Opens the log in a data directory, making it if there is none, and applies all of it.
     ///
     /// # Errors
     ///
-    /// [`Error::Damaged`], [`Error::Write`].
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let read = || -> Result<(Database, State, u64), String> {
-            let database = Database::create(path).map_err(|error| error.to_string())?;
-            make_tables(&database).map_err(|error| error.to_string())?;
-            let (state, last) = replay(&database)?;
-            Ok((database, state, last))
-        };
-        let damaged = |reason| Error::Damaged { path: path.to_owned(), reason };
-        let (database, state, last) = std::panic::catch_unwind(AssertUnwindSafe(read))
-            .unwrap_or_else(|_panic| Err("its pages contradict each other".to_owned()))
-            .map_err(damaged)?;
-        let this = Self { database, path: path.to_owned(), state, last };
-        let noted = this.noted().unwrap_or(0);
-        if last < noted {
-            return Err(damaged(format!("it ends at entry {last}, but entry {noted} was synced")));
+    /// [`Error::Damaged`], [`Error::Former`], [`Error::Write`].
+    pub fn open(data_dir: &Path, on_fatal: OnFatal) -> Result<Self, Error> {
+        Self::open_with(data_dir, on_fatal, Limits::default())
+    }
+
+    fn open_with(data_dir: &Path, on_fatal: OnFatal, limits: Limits) -> Result<Self, Error> {
+        let former = data_dir.join(FORMER);
+        if former.exists() {
+            return Err(Error::Former(former));
+        }
+        let path = data_dir.join("raft.redb");
+        let damaged = |reason| Error::Damaged { path: path.clone(), reason };
+        let state = codec::encode_snapshot(&State::default())?;
+        let (log, image) = RaftLog::open(&path, &Image::founding(vec![FOUNDER], state))?;
+        let last = image.last();
+        let state = codec::decode_snapshot(&image.checkpoint.state)
+            .map_err(|error| damaged(format!("its checkpoint: {error}")))?;
+        let group = Group::new(FOUNDER, image, limits, 0).map_err(damaged)?;
+        let mut this = Self { group, log, state, path: path.clone(), proposals: 0, on_fatal };
+        // What is known to be committed, then, as the leader, the rest.
+        this.settle(None)?;
+        this.group.campaign();
+        this.settle(None)?;
+        if this.group.applied() <= last.index {
+            return Err(damaged(format!("entry {} could not be applied", last.index)));
         }
         Ok(this)
     }
@@ -86,100 +111,98 @@ impl CommandLog {
         &self.state
     }
 
-    /// Checks a command, makes it durable, then applies it.
+    /// Checks a command, makes it durable, then applies it. When it cannot be written, or a panic
+    /// leaves unknown what was, the process ends.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] writes nothing. After [`Error::Write`] the process must end.
+    /// [`Error::Refused`] and [`Error::TooLarge`]; nothing was written.
     pub fn append(&mut self, command: &Command) -> Result<Applied, Error> {
-        let mut next = self.state.clone();
-        let applied = next.apply(command)?;
-        let index = self.last + 1;
-        let write = || -> Result<(), String> {
-            let bytes = codec::encode_large(command).map_err(|error| error.to_string())?;
-            let snapshot = index
-                .is_multiple_of(SNAPSHOT_EVERY)
-                .then(|| codec::encode_large(&(index, &next)))
-                .transpose()
-                .map_err(|error| error.to_string())?;
-            write_entry(&self.database, index, &bytes, snapshot.as_deref())
-                .map_err(|error| error.to_string())
-        };
-        write().map_err(|reason| Error::Write { path: self.path.clone(), reason })?;
-        self.note(index);
-        self.state = next;
-        self.last = index;
-        Ok(applied)
-    }
-
-    fn note_path(&self) -> PathBuf {
-        self.path.with_extension("last")
-    }
-
-    fn noted(&self) -> Option<u64> {
-        std::fs::read_to_string(self.note_path()).ok()?.trim().parse().ok()
-    }
-
-    /// Lazily: a note that is missing or old says nothing, one that is ahead says that the log
-    /// lost its end.
-    fn note(&self, index: u64) {
-        drop(std::fs::write(self.note_path(), format!("{index}\n")));
-    }
-}
-
-fn make_tables(database: &Database) -> Result<(), redb::Error> {
-    let mut write = database.begin_write()?;
-    write.set_durability(Durability::Immediate)?;
-    write.set_quick_repair(true);
-    write.open_table(ENTRIES)?;
-    write.open_table(META)?;
-    write.commit()?;
-    Ok(())
-}
-
-fn write_entry(
-    database: &Database,
-    index: u64,
-    bytes: &[u8],
-    snapshot: Option<&[u8]>,
-) -> Result<(), redb::Error> {
-    let mut write = database.begin_write()?;
-    write.set_durability(Durability::Immediate)?;
-    write.set_quick_repair(true);
-    {
-        let mut entries = write.open_table(ENTRIES)?;
-        entries.insert(index, bytes)?;
-        if let Some(snapshot) = snapshot {
-            write.open_table(META)?.insert(SNAPSHOT, snapshot)?;
-            entries.retain(|kept, _| index < kept)?;
+        self.state.clone().apply(command)?;
+        let bytes = codec::encode_large(command)?;
+        if COMMAND_BYTES_MAX < bytes.len() {
+            let (bytes, limit_bytes) = (bytes.len(), COMMAND_BYTES_MAX);
+            return Err(codec::CodecError::TooLarge { bytes, limit_bytes }.into());
+        }
+        let on_fatal = Arc::clone(&self.on_fatal);
+        let agreed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.agree(bytes)));
+        match agreed {
+            Ok(Ok(applied)) => Ok(applied),
+            Ok(Err(error)) => {
+                if !matches!(error, Error::Refused(_)) {
+                    on_fatal(&error.to_string());
+                }
+                Err(error)
+            }
+            Err(panic) => {
+                on_fatal("a panic while the cluster's log was written");
+                std::panic::resume_unwind(panic)
+            }
         }
     }
-    write.commit()?;
-    Ok(())
-}
 
-fn replay(database: &Database) -> Result<(State, u64), String> {
-    let text = |error: redb::Error| error.to_string();
-    let read = database.begin_read().map_err(|error| text(error.into()))?;
-    let meta = read.open_table(META).map_err(|error| text(error.into()))?;
-    let (mut last, mut state) = match meta.get(SNAPSHOT).map_err(|error| text(error.into()))? {
-        Some(row) => codec::decode_large::<(u64, State)>(row.value())
-            .map_err(|error| format!("the snapshot: {error}"))?,
-        None => (0, State::default()),
-    };
-    let entries = read.open_table(ENTRIES).map_err(|error| text(error.into()))?;
-    for row in entries.iter().map_err(|error| text(error.into()))? {
-        let (index, row) = row.map_err(|error| text(error.into()))?;
-        let index = index.value();
-        if index != last + 1 {
-            return Err(format!("entry {index} follows entry {last}"));
+    fn agree(&mut self, command: Vec<u8>) -> Result<Applied, Error> {
+        self.proposals += 1;
+        let request = RequestId { member: FOUNDER, number: self.proposals };
+        let lost =
+            |reason: &str| Error::Write { path: self.path.clone(), reason: reason.to_owned() };
+        // A group of one leads from its start, and has nothing else in flight.
+        self.group.propose(request, command).map_err(|error| lost(&error.to_string()))?;
+        let answer = self.settle(Some(request))?;
+        let answer = answer.ok_or_else(|| Error::Write {
+            path: self.path.clone(),
+            reason: "the group has not agreed".to_owned(),
+        })?;
+        if self.group.is_checkpoint_due() {
+            self.group.checkpoint(codec::encode_snapshot(&self.state)?);
+            self.settle(None)?;
         }
-        let command: Command =
-            codec::decode_large(row.value()).map_err(|error| format!("entry {index}: {error}"))?;
-        state.apply(&command).map_err(|error| format!("entry {index}: {error}"))?;
-        last = index;
+        Ok(answer?)
     }
-    Ok((state, last))
+
+    /// Carries out steps until there are none; the answer to `request`, if it was applied.
+    fn settle(
+        &mut self,
+        request: Option<RequestId>,
+    ) -> Result<Option<Result<Applied, Refused>>, Error> {
+        let mut answer = None;
+        while let Some(step) = self.group.step() {
+            match step {
+                // There is nobody else.
+                Step::Send(_) => {}
+                Step::Persist(write) => self.persist(&write)?,
+                Step::Restore(checkpoint) => self.state = self.decode(&checkpoint.state)?,
+                Step::Apply(commands) => {
+                    for committed in commands {
+                        let applied = self.apply(&committed)?;
+                        if Some(committed.request) == request {
+                            answer = Some(applied);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(answer)
+    }
+
+    fn persist(&self, write: &Write) -> Result<(), Error> {
+        self.log.write(write, self.group.image().last_after(write))
+    }
+
+    fn apply(&mut self, committed: &Committed) -> Result<Result<Applied, Refused>, Error> {
+        let command: Command = codec::decode_large(&committed.command).map_err(|error| {
+            let reason = format!("entry {}: {error}", committed.place.index);
+            Error::Damaged { path: self.path.clone(), reason }
+        })?;
+        Ok(self.state.apply(&command))
+    }
+
+    fn decode(&self, state: &[u8]) -> Result<State, Error> {
+        codec::decode_snapshot(state).map_err(|error| Error::Damaged {
+            path: self.path.clone(),
+            reason: format!("its checkpoint: {error}"),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -202,35 +225,36 @@ mod tests {
         Command::Deploy { name: "a".to_owned(), app }
     }
 
+    fn open(dir: &Path, entries: u64) -> CommandLog {
+        let never: OnFatal = Arc::new(|reason| panic!("fatal: {reason}"));
+        let limits = Limits { entries, trailing: entries / 2, ..Limits::default() };
+        CommandLog::open_with(dir, never, limits).unwrap()
+    }
+
     #[test]
-    fn what_was_acknowledged_is_there_after_a_restart_also_past_a_snapshot() {
+    fn what_was_acknowledged_is_there_after_each_restart_also_past_checkpoints() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("cluster.redb");
-        let mut log = CommandLog::open(&path).unwrap();
-        for revision in 0..SNAPSHOT_EVERY + 3 {
+        let mut log = open(dir.path(), 7);
+        for revision in 0..40 {
             log.append(&deploy(revision)).unwrap();
+            if revision % 3 == 0 {
+                let state = log.state().clone();
+                drop(log);
+                log = open(dir.path(), 7);
+                assert_eq!(*log.state(), state);
+            }
         }
-        let state = log.state().clone();
-        drop(log);
-        let mut log = CommandLog::open(&path).unwrap();
-        assert_eq!(*log.state(), state);
+        let image = log.group.image();
+        assert!(30 < image.checkpoint.place.index && image.entries.len() < 20, "{image:?}");
         let remove = Command::Remove { name: "b".into() };
         assert!(matches!(log.append(&remove), Err(Error::Refused(_))));
     }
 
     #[test]
-    fn a_log_that_lost_its_end_or_is_garbage_refuses_to_start() {
+    fn the_log_of_a_version_without_raft_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("cluster.redb");
-        let mut log = CommandLog::open(&path).unwrap();
-        log.append(&deploy(1)).unwrap();
-        drop(log);
-        std::fs::write(path.with_extension("last"), "2\n").unwrap();
-        let opened = CommandLog::open(&path);
-        assert!(matches!(opened, Err(Error::Damaged { .. })), "{opened:?}");
-        std::fs::remove_file(path.with_extension("last")).unwrap();
-        assert!(CommandLog::open(&path).is_ok());
-        std::fs::write(&path, vec![0x5a; 40_000]).unwrap();
-        assert!(matches!(CommandLog::open(&path), Err(Error::Damaged { .. })));
+        std::fs::write(dir.path().join(FORMER), b"").unwrap();
+        let opened = CommandLog::open(dir.path(), Arc::new(|_| {}));
+        assert!(matches!(opened, Err(Error::Former(_))), "{opened:?}");
     }
 }

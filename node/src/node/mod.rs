@@ -98,10 +98,7 @@ impl Node {
             tracing::warn!("{text}");
             warnings.push(text);
         }
-        let cluster = CommandLog::open(&data_dir.join("cluster.redb")).map_err(|error| {
-            CommandError::new(exit::FAILED, "E0403", chain(&error))
-                .help("restore the folder from a backup")
-        })?;
+        let cluster = open_cluster(data_dir)?;
         let groups = Groups::default();
         for (id, shard) in cluster.state().shards() {
             groups.learn(*id, &shard.trigger);
@@ -188,6 +185,25 @@ impl Node {
         self.inner.workers.wait_gone(WORKERS_PATIENCE).await;
         self.inner.bus.close().await;
     }
+}
+
+/// A log that cannot be written ends the process: what reached the disk is unknown, and the next
+/// start finds out.
+fn open_cluster(data_dir: &Path) -> Result<CommandLog, CommandError> {
+    let on_fatal: cluster::OnFatal = Arc::new(|reason| {
+        tracing::error!(reason, "the cluster's log cannot be trusted any more: ending");
+        std::process::abort();
+    });
+    CommandLog::open(data_dir, on_fatal).map_err(|error| {
+        let (code, help) = match &error {
+            cluster::Error::Former(_) => {
+                ("E0418", "choose another folder with --data, or move this one away")
+            }
+            cluster::Error::Damaged { .. } => ("E0403", "restore the folder from a backup"),
+            _ => ("E0412", "look at the disk, then start again"),
+        };
+        CommandError::new(exit::FAILED, code, chain(&error)).help(help)
+    })
 }
 
 fn open_embedded(data_dir: &Path, positions: SledPositions) -> Result<Arc<dyn Bus>, CommandError> {

@@ -93,11 +93,11 @@ pub(super) fn truncated_journal(ground: &Ground) -> Result<(), NotShown> {
 }
 
 pub(super) fn garbage_cluster(ground: &Ground) -> Result<(), NotShown> {
-    truth(ground, "cluster.redb", "cluster", Harm::Garbage)
+    truth(ground, "raft.redb", "cluster", Harm::Garbage)
 }
 
 pub(super) fn truncated_cluster(ground: &Ground) -> Result<(), NotShown> {
-    truth(ground, "cluster.redb", "cluster", Harm::Truncated)
+    truth(ground, "raft.redb", "cluster", Harm::Truncated)
 }
 
 pub(super) fn garbage_sled(ground: &Ground) -> Result<(), NotShown> {

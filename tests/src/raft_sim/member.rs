@@ -1,0 +1,131 @@
+//! One simulated member: the real core over a disk that can lose what was not synced, and a state
+//! that is the list of its commands.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cluster::{Cut, Group, Image, Limits, RequestId, Write};
+
+use super::Bug;
+use super::judge::{Judge, READ, number_of};
+
+/// What a member has asked the group for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) number: u64,
+    /// How many commands had been acknowledged by then.
+    pub(super) before: usize,
+}
+
+/// What ends with the process.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) group: Group,
+    pub(super) state: Vec<u8>,
+    pub(super) numbers: BTreeSet<u64>,
+    pub(super) asked: BTreeMap<RequestId, Asked>,
+    pub(super) proposals: u64,
+}
+
+impl Process {
+    pub(super) fn restore(&mut self, state: &[u8]) {
+        self.state = state.to_vec();
+        self.numbers = state.chunks(8).map(number_of).collect();
+    }
+
+    pub(super) fn apply(&mut self, command: &[u8]) -> Result<(), String> {
+        let number = number_of(command);
+        if number & READ == 0 {
+            self.state.extend_from_slice(command);
+            if !self.numbers.insert(number) {
+                return Err(format!("CLU-1: {number} is applied twice"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) id: u64,
+    pub(super) disk: Image,
+    /// Written, and gone with the power.
+    pub(super) unsynced: Vec<Write>,
+    pub(super) process: Option<Process>,
+    starts: u64,
+}
+
+impl Member {
+    pub(super) fn new(id: u64, voters: &[u64]) -> Self {
+        let mut disk = Image::default();
+        disk.carry_out(&Image::founding(voters.to_vec(), Vec::new()));
+        Self { id, disk, unsynced: Vec::new(), process: None, starts: 0 }
+    }
+
+    pub(super) fn start(&mut self, limits: Limits, seed: u64) -> Result<(), String> {
+        self.starts += 1;
+        let seed = seed ^ (self.id << 40) ^ (self.starts << 48);
+        let image = self.disk.clone();
+        let state = image.checkpoint.state.clone();
+        let group = Group::new(self.id, image, limits, seed)?;
+        let mut process = Process {
+            group,
+            state: Vec::new(),
+            numbers: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            // A number is unique in a group for ever.
+            proposals: self.starts << 32,
+        };
+        process.restore(&state);
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Carries out a write as the bug has it.
+    pub(super) fn write(
+        &mut self,
+        write: &Write,
+        bug: Option<Bug>,
+        judge: &mut Judge,
+    ) -> Result<(), String> {
+        match bug {
+            Some(Bug::SkippedSync | Bug::SentBeforeSync) => {
+                self.unsynced.push(write.clone());
+                return Ok(());
+            }
+            Some(Bug::InstallInTwo) if matches!(write.cut, Cut::All(_)) => {
+                let first = Write { checkpoint: write.checkpoint.clone(), ..Write::default() };
+                self.disk.carry_out(&first);
+                self.unsynced.push(write.clone());
+                return judge.disk(&self.disk, &first);
+            }
+            Some(Bug::CheckpointAlone) if matches!(write.cut, Cut::Through(_)) => {
+                self.disk.carry_out(&Write { hard: None, ..write.clone() });
+            }
+            Some(Bug::SuffixKept) => {
+                let before = self.disk.entries.clone();
+                self.disk.carry_out(write);
+                let last = self.disk.last().index;
+                if !write.entries.is_empty() {
+                    self.disk.entries.extend(before.into_iter().filter(|it| last < it.index));
+                }
+            }
+            _ => self.disk.carry_out(write),
+        }
+        judge.disk(&self.disk, write)
+    }
+
+    /// What was written without a sync reaches the disk after all.
+    pub(super) fn sync(&mut self, judge: &mut Judge) -> Result<(), String> {
+        for write in std::mem::take(&mut self.unsynced) {
+            self.disk.carry_out(&write);
+            judge.disk(&self.disk, &write)?;
+        }
+        Ok(())
+    }
+
+    /// The process is gone, and what was not synced with it; how many writes that were.
+    pub(super) fn crash(&mut self) -> usize {
+        self.process = None;
+        std::mem::take(&mut self.unsynced).len()
+    }
+}

@@ -166,12 +166,14 @@ impl Writer {
 mod tests {
     use std::time::Duration;
 
+    use super::super::rows::Place;
     use super::*;
 
     fn judged(retention: Retention, needed: Option<i64>) -> Expired {
         let mut judge = Judge::new(retention, Timestamp(1000), 400, needed.map(Offset));
         for batch in 0..4 {
-            let row = IndexRow { count: 10, bytes: 100, timestamp_max: 100 * batch };
+            let place = Place { commit: 1, ordinal: 0 };
+            let row = IndexRow { count: 10, bytes: 100, timestamp_max: 100 * batch, place };
             if !judge.look(Offset(batch * 10), row) {
                 break;
             }

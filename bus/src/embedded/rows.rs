@@ -143,6 +143,20 @@ pub(super) fn decode_number(key: &[u8], bytes: &[u8]) -> Result<u64, Damage> {
     Ok(value)
 }
 
+/// Where the journal keeps a batch: the write that brought it, and its number in that write. Places
+/// only grow, so that a new batch always goes to the end of its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) commit: u64,
+    pub(super) ordinal: u32,
+}
+
+impl Place {
+    pub(super) fn key(self) -> [u8; 16] {
+        pair_key(self.commit, self.ordinal.into())
+    }
+}
+
 /// What the journal knows of a batch without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct IndexRow {
@@ -152,9 +166,11 @@ pub(super) struct IndexRow {
     pub(super) bytes: u32,
     /// Its newest timestamp.
     pub(super) timestamp_max: i64,
+    /// Where it is.
+    pub(super) place: Place,
 }
 
-const INDEX_ROW: usize = 21;
+const INDEX_ROW: usize = 33;
 
 /// The fixed form of an index row: one is written for every batch.
 pub(super) fn encode_index(key: &[u8], row: IndexRow) -> [u8; INDEX_ROW] {
@@ -163,24 +179,28 @@ pub(super) fn encode_index(key: &[u8], row: IndexRow) -> [u8; INDEX_ROW] {
     bytes[1..5].copy_from_slice(&row.count.to_le_bytes());
     bytes[5..9].copy_from_slice(&row.bytes.to_le_bytes());
     bytes[9..17].copy_from_slice(&row.timestamp_max.to_le_bytes());
-    let checksum = crc32c::crc32c_append(crc32c::crc32c(key), &bytes[..17]);
-    bytes[17..].copy_from_slice(&checksum.to_le_bytes());
+    bytes[17..25].copy_from_slice(&row.place.commit.to_le_bytes());
+    bytes[25..29].copy_from_slice(&row.place.ordinal.to_le_bytes());
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(key), &bytes[..29]);
+    bytes[29..].copy_from_slice(&checksum.to_le_bytes());
     bytes
 }
 
 pub(super) fn decode_index(key: &[u8], bytes: &[u8]) -> Result<IndexRow, Damage> {
     let bytes: &[u8; INDEX_ROW] = bytes.try_into().map_err(|_| "the length of an index row")?;
-    let checksum = u32::from_le_bytes(bytes[17..].try_into().expect("4 bytes"));
-    if crc32c::crc32c_append(crc32c::crc32c(key), &bytes[..17]) != checksum {
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+    let long = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+    if crc32c::crc32c_append(crc32c::crc32c(key), &bytes[..29]) != word(29) {
         return Err("the checksum of an index row");
     }
     if bytes[0] != VERSION {
         return Err("an unknown version of an index row");
     }
     Ok(IndexRow {
-        count: u32::from_le_bytes(bytes[1..5].try_into().expect("4 bytes")),
-        bytes: u32::from_le_bytes(bytes[5..9].try_into().expect("4 bytes")),
-        timestamp_max: i64::from_le_bytes(bytes[9..17].try_into().expect("8 bytes")),
+        count: word(1),
+        bytes: word(5),
+        timestamp_max: long(9).cast_signed(),
+        place: Place { commit: long(17), ordinal: word(25) },
     })
 }
 
@@ -268,7 +288,8 @@ mod tests {
         spec.retention = Retention { age: Some(Duration::from_millis(5)), bytes: Some(0) };
         let info = TopicInfo { spec, id: 4 };
         assert_eq!(decode_topic(&key, 4, &encode_topic(&key, &info)), Ok(info));
-        let row = IndexRow { count: 500, bytes: 1 << 20, timestamp_max: -3 };
+        let place = Place { commit: u64::MAX - 1, ordinal: 7 };
+        let row = IndexRow { count: 500, bytes: 1 << 20, timestamp_max: -3, place };
         assert_eq!(decode_index(&key, &encode_index(&key, row)), Ok(row));
         for value in [0, 127, 128, u64::MAX] {
             assert_eq!(decode_number(&key, &encode_number(&key, value)), Ok(value));

@@ -14,17 +14,17 @@ use redb::{
 };
 
 use super::backend::{GuardedBackend, SyncGuard};
-use super::rows::{self, IndexRow, pair_key, split_key};
+use super::rows::{self, IndexRow, Place, pair_key, split_key};
 use crate::{Epoch, Error, Offset, Position, RecordBatch, ShardId, TopicInfo};
 
 /// `"commit"` -> the counter of journal writes; `"topics"` -> the newest topic id.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// Topic id -> topic.
 const TOPICS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("topics");
-/// (partition uid, base offset) -> record batch.
+/// (journal write, number in it) -> record batch. Not by partition: redb keeps values in its leaves,
+/// and a batch that is put between others rewrites its neighbour, which it may have to read first.
 const BATCHES: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("batches");
-/// (partition uid, base offset) -> count, bytes, newest timestamp: what would cost a read of the
-/// batch otherwise.
+/// (partition uid, base offset) -> count, bytes, newest timestamp, and where the batch is.
 const INDEX: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("index");
 /// Partition uid -> first offset, where retention moved it.
 const STARTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("starts");
@@ -295,20 +295,22 @@ fn write(db: &Database, set: &WriteSet, commit: u64) -> Result<(), redb::Error> 
     if all || !set.batches.is_empty() || !set.batches_deleted.is_empty() {
         let mut batches = txn.open_table(BATCHES)?;
         let mut index = txn.open_table(INDEX)?;
-        for (uid, batch) in &set.batches {
+        for (ordinal, (uid, batch)) in (0..).zip(&set.batches) {
             let key = pair_key(*uid, rows::offset_key(batch.base()));
             let row = IndexRow {
                 count: batch.len() as u32,
                 bytes: batch.as_bytes().len() as u32,
                 timestamp_max: batch.timestamp_max().0,
+                place: Place { commit, ordinal },
             };
-            batches.insert(&key, &**batch.as_bytes())?;
+            batches.insert(&row.place.key(), &**batch.as_bytes())?;
             index.insert(&key, &rows::encode_index(&key, row)[..])?;
         }
         for (uid, base) in &set.batches_deleted {
             let key = pair_key(*uid, rows::offset_key(*base));
-            batches.remove(&key)?;
-            index.remove(&key)?;
+            let Some(row) = index.remove(&key)? else { continue };
+            let row = index_row(&key, row.value())?;
+            batches.remove(&row.place.key())?;
         }
     }
     if all || !set.positions.is_empty() {
@@ -426,8 +428,7 @@ fn load_index(
     let mut last: BTreeMap<u64, ([u8; 16], IndexRow)> = BTreeMap::new();
     each_pair(index, "the index of batches", |key, row| {
         let (uid, base) = split_key(key);
-        let row = rows::decode_index(key, row)
-            .map_err(|damage| damaged(format_args!("batch {base} of {uid:x}"), damage))?;
+        let row = index_row(key, row)?;
         let Some(partition) = loaded.partitions.get_mut(&uid) else {
             if loaded.garbage.last() != Some(&uid) {
                 loaded.garbage.push(uid);
@@ -446,18 +447,33 @@ fn load_index(
     })?;
     for (uid, (key, row)) in last {
         let what = || format!("the last batch of {uid:x}");
-        let found = batches.get(&key)?;
-        let found = found.ok_or_else(|| damaged(what(), "it is not there"))?;
-        let batch = decode(found.value(), &key).map_err(|damage| damaged(what(), damage))?;
-        if batch.len() != row.count as usize {
-            return Err(damaged(what(), "it has not as many records as the index says"));
-        }
+        batch_of(batches, &key, row).map_err(|error| damaged(what(), &error.to_string()))?;
     }
     Ok(())
 }
 
-fn decode(value: &[u8], key: &[u8; 16]) -> Result<RecordBatch, &'static str> {
-    RecordBatch::decode(Bytes::copy_from_slice(value), rows::offset_of(split_key(key).1)?)
+fn index_row(key: &[u8; 16], row: &[u8]) -> Result<IndexRow, redb::Error> {
+    rows::decode_index(key, row).map_err(|damage| {
+        let (uid, base) = split_key(key);
+        damaged(format_args!("batch {base} of {uid:x}"), damage)
+    })
+}
+
+/// The batch that an index row speaks of.
+fn batch_of(
+    batches: &PairTable,
+    key: &[u8; 16],
+    row: IndexRow,
+) -> Result<RecordBatch, redb::Error> {
+    let (uid, base) = split_key(key);
+    let damage = |damage| damaged(format_args!("batch {base} of {uid:x}"), damage);
+    let found = batches.get(&row.place.key())?.ok_or_else(|| damage("it is not there"))?;
+    let base = rows::offset_of(base).map_err(damage)?;
+    let batch = RecordBatch::decode(Bytes::copy_from_slice(found.value()), base).map_err(damage)?;
+    if batch.len() != row.count as usize || batch.as_bytes().len() != row.bytes as usize {
+        return Err(damage("it is not the batch that the index says"));
+    }
+    Ok(batch)
 }
 
 fn each(
@@ -504,26 +520,23 @@ fn read(
     bytes_max: usize,
 ) -> Result<Vec<RecordBatch>, redb::Error> {
     let txn = db.begin_read()?;
-    let table = txn.open_table(BATCHES)?;
+    let (index, batches) = (txn.open_table(INDEX)?, txn.open_table(BATCHES)?);
     let (lowest, wanted) = (pair_key(uid, 0), pair_key(uid, rows::offset_key(from)));
-    let mut below = table.range::<&[u8; 16]>(&lowest..=&wanted)?;
+    let mut below = index.range::<&[u8; 16]>(&lowest..=&wanted)?;
     let first = match below.next_back() {
         Some(entry) => *entry?.0.value(),
         None => wanted,
     };
     let highest = pair_key(uid, rows::offset_key(end));
     let (mut found, mut bytes) = (Vec::new(), 0);
-    for entry in table.range::<&[u8; 16]>(&first..&highest)? {
-        let (key, value) = entry?;
-        let value = value.value();
-        if !found.is_empty() && bytes + value.len() > bytes_max {
+    for entry in index.range::<&[u8; 16]>(&first..&highest)? {
+        let (key, row) = entry?;
+        let row = index_row(key.value(), row.value())?;
+        if !found.is_empty() && bytes + row.bytes as usize > bytes_max {
             break;
         }
-        bytes += value.len();
-        let key = key.value();
-        found.push(decode(value, key).map_err(|damage| {
-            damaged(format_args!("batch {} of {uid:x}", split_key(key).1), damage)
-        })?);
+        bytes += row.bytes as usize;
+        found.push(batch_of(&batches, key.value(), row)?);
     }
     Ok(found)
 }
@@ -538,11 +551,8 @@ fn scan(
     let (lowest, highest) = (pair_key(uid, 0), pair_key(uid, u64::MAX));
     for entry in table.range::<&[u8; 16]>(&lowest..=&highest)? {
         let (key, value) = entry?;
-        let (key, base) = (key.value(), split_key(key.value()).1);
-        let row = rows::decode_index(key, value.value());
-        let base = rows::offset_of(base);
-        let (base, row) = base
-            .and_then(|base| row.map(|row| (base, row)))
+        let row = index_row(key.value(), value.value())?;
+        let base = rows::offset_of(split_key(key.value()).1)
             .map_err(|damage| damaged(format_args!("the index of {uid:x}"), damage))?;
         if !visit(base, row) {
             break;

@@ -134,6 +134,24 @@ pub fn split_key(key: &[u8; 16]) -> (u64, u64) {
     (number(&key[..8]), number(&key[8..]))
 }
 
+/// What the index says of a batch: how many records it has, and the key of its row.
+#[must_use]
+pub fn index(key: &[u8; 16], row: &[u8]) -> Option<(u64, [u8; 16])> {
+    let payload = opened(key, row)?;
+    let word = |at: usize| Some(u64::from(u32_at(payload, at)?));
+    let (count, low, high, ordinal) = (word(0)?, word(16)?, word(20)?, word(24)?);
+    (payload.len() == 28).then_some((count, pair_key((high << 32) | low, ordinal)))
+}
+
+/// The index row of a batch under another key: for planting a fault.
+#[must_use]
+pub fn index_row(key: &[u8; 16], row: &[u8]) -> Vec<u8> {
+    let mut row = row[..row.len() - 4].to_vec();
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(key), &row);
+    row.extend_from_slice(&checksum.to_le_bytes());
+    row
+}
+
 /// One shard's position in one partition.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {

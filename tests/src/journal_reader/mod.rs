@@ -13,8 +13,10 @@ use crate::harness::overlay::Overlay;
 use crate::promise::{During, NotShown, broken};
 use layout::{Position, Record, Topic};
 
-/// (partition uid, base offset) -> record batch.
+/// (journal write, number in it) -> record batch.
 const BATCHES: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("batches");
+/// (partition uid, base offset) -> where the batch is.
+const INDEX: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("index");
 /// Topic id -> topic.
 const TOPICS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("topics");
 /// (shard, partition uid) -> position.
@@ -61,11 +63,16 @@ impl Journal {
         let Some(found) = self.topics.get(topic) else { return Ok(from) };
         let (lowest, highest) = keys(found, partition, from);
         let read = self.database.begin_read().during("read the journal")?;
-        let table = read.open_table(BATCHES).during("read batches")?;
+        let index = read.open_table(INDEX).during("read the index")?;
+        let batches = read.open_table(BATCHES).during("read batches")?;
         let mut next = from;
-        for row in table.range::<&[u8; 16]>(&lowest..=&highest).during("read batches")? {
-            let (key, bytes) = row.during("read batches")?;
+        for row in index.range::<&[u8; 16]>(&lowest..=&highest).during("read the index")? {
+            let (key, row) = row.during("read the index")?;
             let base = base_of(key.value());
+            let place = layout::index(key.value(), row.value());
+            let (_count, place) = place.ok_or_else(|| broken("a damaged index row"))?;
+            let bytes = batches.get(&place).during("read a batch")?;
+            let bytes = bytes.ok_or_else(|| broken("the index names a batch that is not there"))?;
             if base != next {
                 return Err(broken(format!(
                     "{topic}[{partition}] goes on at {base} instead of {next}"
@@ -120,7 +127,7 @@ fn topics(database: &Database) -> Result<BTreeMap<String, Topic>, NotShown> {
     Ok(topics)
 }
 
-/// The keys of a partition's batches from `from` on.
+/// The index keys of a partition's batches from `from` on.
 fn keys(topic: &Topic, partition: i32, from: i64) -> ([u8; 16], [u8; 16]) {
     let uid = layout::partition_uid(topic.id, partition);
     (layout::pair_key(uid, from.unsigned_abs()), layout::pair_key(uid, u64::MAX))
@@ -276,20 +283,24 @@ pub fn plant(data: &Path, fault: Fault, topic: &str, partition: i32) -> Result<(
         let (key, row) = moved.ok_or_else(|| broken("no position to move"))?;
         table.insert(&key, &row[..]).during("write a position")?;
     } else {
-        let mut table = write.open_table(BATCHES).during("write batches")?;
+        let mut table = write.open_table(INDEX).during("write the index")?;
         let (lowest, highest) = keys(topic, partition, 0);
         let last = {
-            let mut range = table.range::<&[u8; 16]>(&lowest..=&highest).during("read batches")?;
+            let mut range =
+                table.range::<&[u8; 16]>(&lowest..=&highest).during("read the index")?;
             let last = range.next_back().ok_or_else(|| broken("no batch to tamper with"))?;
-            let (key, row) = last.during("read batches")?;
+            let (key, row) = last.during("read the index")?;
             (*key.value(), row.value().to_vec())
         };
         if fault == Fault::Removed {
             table.remove(&last.0).during("remove a batch")?;
         } else {
-            let count = layout::batch(&last.1, 0).during("read the last batch")?.len() as u64;
+            let found = layout::index(&last.0, &last.1);
+            let (count, _place) = found.ok_or_else(|| broken("a damaged index row"))?;
             let (uid, base) = layout::split_key(&last.0);
-            table.insert(&layout::pair_key(uid, base + count), &last.1[..]).during("repeat it")?;
+            let key = layout::pair_key(uid, base + count);
+            let row = layout::index_row(&key, &last.1);
+            table.insert(&key, &row[..]).during("repeat it")?;
         }
     }
     write.commit().during("commit the fault")

@@ -39,10 +39,25 @@ impl ShardMetrics {
             outputs,
         ];
         for ((handle, last), now) in self.handles.iter().zip(&mut self.last).zip(now) {
-            if *last != now {
+            // Attempts go down again when a batch that was nobody's fault will be run once more.
+            if *last < now {
                 handle.increment(now - *last);
                 *last = now;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_goes_down_is_not_counted_again_when_it_is_back() {
+        let mut metrics = ShardMetrics::new("f", "a/f/f");
+        for attempts in [5, 3, 5, 6] {
+            metrics.note(&Counters { attempts, ..Counters::default() }, 0);
+        }
+        assert_eq!(metrics.last[2], 6);
     }
 }

@@ -237,6 +237,12 @@ pub trait Bus: Send + Sync + Debug {
         assigned: Vec<(TopicPartition, Offset)>,
     ) -> Result<Box<dyn Reader>, Error>;
 
+    /// What keeps the whole bus from working at the moment, from memory: [`Error::Unreachable`] or
+    /// [`Error::Authentication`]. What was asked for waits meanwhile.
+    fn trouble(&self) -> Option<Error> {
+        None
+    }
+
     /// Stops admitting, finishes what was admitted and lets go of the files.
     async fn close(&self);
 }

@@ -72,6 +72,13 @@ pub struct RecordView<'a> {
 }
 
 impl RecordView<'_> {
+    /// Key, value and headers together: what a topic's limit is about.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        let part = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+        part(self.key) + part(self.value) + self.headers.as_bytes().len()
+    }
+
     /// An owned copy, without the offset.
     #[must_use]
     pub fn to_record(&self) -> Record {

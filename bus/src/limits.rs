@@ -32,9 +32,7 @@ pub(crate) fn check_sizes(
         return Ok(());
     }
     for record in batch.iter() {
-        let bytes = record.key.map_or(0, <[u8]>::len)
-            + record.value.map_or(0, <[u8]>::len)
-            + record.headers.as_bytes().len();
+        let bytes = record.payload_bytes();
         if limit_bytes < bytes {
             return too_large(bytes, limit_bytes);
         }

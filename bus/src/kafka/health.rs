@@ -21,7 +21,8 @@ pub(super) struct Health {
 struct State {
     /// Why the brokers refuse us, since the last time they did not.
     refused: Option<String>,
-    is_down: bool,
+    /// What was said when all were gone, until one answers.
+    down: Option<String>,
 }
 
 impl Health {
@@ -33,18 +34,29 @@ impl Health {
     pub(super) fn answered(&self) {
         let mut state = self.state();
         state.refused = None;
-        if std::mem::take(&mut state.is_down) {
+        if state.down.take().is_some() {
             tracing::info!("the brokers answer again");
         }
     }
 
     /// Whether no broker has answered since all were gone.
     pub(super) fn is_down(&self) -> bool {
-        self.state().is_down
+        self.state().down.is_some()
+    }
+
+    /// What keeps all clients from working.
+    pub(super) fn trouble(&self) -> Option<Error> {
+        let action = "reach Kafka";
+        let state = self.state();
+        if let Some(reason) = state.refused.clone() {
+            return Some(Error::Authentication { action, reason });
+        }
+        state.down.clone().map(|reason| Error::Unreachable { action, reason })
     }
 
     fn down(&self, reason: &str) {
-        if !std::mem::replace(&mut self.state().is_down, true) {
+        let before = self.state().down.replace(reason.to_owned());
+        if before.is_none() {
             tracing::warn!(reason, "the brokers do not answer");
         }
     }

@@ -55,6 +55,10 @@ use topics::{Topic, Topics, blocking};
 /// How long the end of the bus waits for the last offsets to be committed.
 const LAST_OFFSETS: Duration = Duration::from_secs(1);
 
+/// How often the limits of topics are looked at without a cause; an answer has all settings of a
+/// topic, which is a lot for hundreds of them.
+const LIMITS_EVERY: Duration = Duration::from_secs(60);
+
 /// How long a question may take while no broker answers.
 const DOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -135,12 +139,18 @@ impl KafkaBus {
 
 /// Looks at the topics in use again and again, until the bus is closed.
 async fn watch(bus: Weak<Brokers>) {
+    let mut limits_at = tokio::time::Instant::now();
     loop {
         let Some(brokers) = bus.upgrade() else { return };
         if brokers.is_closed() {
             return;
         }
-        if let Err(error) = brokers.topics.refresh_known().await {
+        let mut looked = brokers.topics.refresh_known().await;
+        if looked.is_ok() && LIMITS_EVERY <= limits_at.elapsed() {
+            limits_at = tokio::time::Instant::now();
+            looked = brokers.topics.look_at_limits().await;
+        }
+        if let Err(error) = looked {
             tracing::debug!(%error, "could not look at the topics");
         }
         tokio::select! {
@@ -214,12 +224,12 @@ impl Brokers {
         let until = tokio::time::Instant::now() + timeout;
         let lane = self.lanes.asking()?;
         loop {
-            let (lane, place) = (Arc::clone(&lane), place.clone());
+            let (lane, asked) = (Arc::clone(&lane), place.clone());
             let answer = blocking(move || {
-                let answer = question(&lane, &place, timeout);
+                let answer = question(&lane, &asked, timeout);
                 if answer.as_ref().is_err_and(is_stale) {
                     // What it finds shows in the next answer.
-                    drop(lane.consumer().fetch_metadata(Some(&place.topic), timeout));
+                    drop(lane.consumer().fetch_metadata(Some(&asked.topic), timeout));
                 }
                 answer
             });
@@ -230,6 +240,9 @@ impl Brokers {
                 }
                 Err(error) if is_stale(&error) && tokio::time::Instant::now() < until => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) if is_unknown(&error) => {
+                    return Err(Error::UnknownPartition(place.clone()));
                 }
                 Err(error) => return Err(self.health.client_error(action, &error)),
             }
@@ -261,8 +274,8 @@ impl Brokers {
     }
 }
 
-/// Whether a client may only not know yet what there is.
-fn is_stale(error: &KafkaError) -> bool {
+/// Whether a client knows of no such partition.
+fn is_unknown(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(
@@ -270,10 +283,14 @@ fn is_stale(error: &KafkaError) -> bool {
                 | Code::UnknownTopic
                 | Code::UnknownTopicOrPartition
                 | Code::UnknownTopicId
-                | Code::LeaderNotAvailable
-                | Code::NotLeaderForPartition
         )
     )
+}
+
+/// Whether a client may only not know yet what there is.
+fn is_stale(error: &KafkaError) -> bool {
+    let leaderless = [Code::LeaderNotAvailable, Code::NotLeaderForPartition];
+    is_unknown(error) || error.rdkafka_error_code().is_some_and(|code| leaderless.contains(&code))
 }
 
 impl Inner {
@@ -332,7 +349,19 @@ impl Inner {
             return Ok(Vec::new());
         }
         let _room = self.enter(&appends, is_source).await?;
-        let appended = self.producers.send(&appends).await;
+        let limit_of = |(_, topic): &(Append, Arc<Topic>)| topic.record_bytes_max();
+        let before: Vec<usize> = appends.iter().map(limit_of).collect();
+        let mut appended = self.producers.send(&appends).await;
+        if let Err(Error::TooLarge { .. }) = &appended {
+            self.brokers.topics.look_at_limits().await?;
+            if appends.iter().map(limit_of).zip(before).any(|(now, before)| now < before) {
+                // What is within the limits of now goes again, in batches that are, too.
+                for (append, topic) in &appends {
+                    limits::check_sizes(&append.batch, &append.to, topic.record_bytes_max())?;
+                }
+                appended = self.producers.send(&appends).await;
+            }
+        }
         if let Err(Error::UnknownTopic { .. } | Error::UnknownPartition(_)) = &appended {
             // It was there a moment ago.
             self.brokers.topics.look.notify_one();
@@ -588,6 +617,10 @@ impl Bus for KafkaBus {
         self.inner.brokers.check_open()?;
         let reader = reader::KafkaReader::new(Arc::clone(&self.inner.brokers), assigned).await?;
         Ok(Box::new(reader))
+    }
+
+    fn trouble(&self) -> Option<Error> {
+        self.inner.brokers.health.trouble()
     }
 
     async fn close(&self) {

@@ -246,6 +246,30 @@ impl Topics {
         }
     }
 
+    /// Looks at what topics take now, and how long they keep it.
+    pub(super) async fn look_at_limits(&self) -> Result<(), Error> {
+        let _order = self.order.lock().await;
+        let known: Vec<(Arc<str>, Arc<Topic>)> = self
+            .known()
+            .iter()
+            .map(|(name, topic)| (Arc::clone(name), Arc::clone(topic)))
+            .collect();
+        for topics in known.chunks(NAMES_A_REQUEST) {
+            let mut limits = self.configs(topics.iter().map(|(name, _)| &**name)).await?;
+            for (name, topic) in topics {
+                let Some(now) = limits.remove(&**name) else { continue };
+                let mut info = topic.info.lock().unwrap_or_else(PoisonError::into_inner);
+                let (before, bytes) = (info.spec.record_bytes_max, now.record_bytes_max);
+                if before != bytes {
+                    tracing::info!(topic = &**name, before, bytes, "the topic has another limit");
+                }
+                info.spec.record_bytes_max = bytes;
+                info.spec.retention = now.retention;
+            }
+        }
+        Ok(())
+    }
+
     /// Limits and retention by name.
     async fn configs<'a>(
         &self,

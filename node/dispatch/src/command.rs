@@ -89,7 +89,7 @@ pub struct DeadLetter {
     pub message: String,
 }
 
-/// Why a shard stopped for good.
+/// Why a shard stopped for good, or cannot go on for the moment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StopReason {
     /// Another assignment owns the shard.
@@ -98,19 +98,51 @@ pub enum StopReason {
     /// Retention passed the position, or the position lies beyond the log. Someone must decide.
     #[error("{0}")]
     OffsetOutOfRange(String),
-    /// The bus refused for good.
+    /// A topic was deleted, or lost the partition.
+    #[error("{0}")]
+    TopicGone(String),
+    /// A topic was deleted, and another of its name was made. Someone must decide.
+    #[error("{0}")]
+    TopicRecreated(String),
+    /// The brokers do not answer.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The brokers refuse who we are.
+    #[error("{0}")]
+    Refused(String),
+    /// The bus cannot do it for another reason.
     #[error("{0}")]
     Bus(String),
 }
 
 impl StopReason {
-    /// The name under which it is shown.
+    /// What an error of the bus means for a shard.
+    #[must_use]
+    pub fn of(error: &bus::Error) -> Self {
+        use bus::Error as E;
+        let message = error.to_string();
+        match error {
+            E::Fenced { .. } => Self::Fenced,
+            E::OffsetOutOfRange { .. } => Self::OffsetOutOfRange(message),
+            E::UnknownTopic { .. } | E::UnknownPartition(_) => Self::TopicGone(message),
+            E::TopicRecreated { .. } | E::TopicReplaced { .. } => Self::TopicRecreated(message),
+            E::Unreachable { .. } => Self::Unreachable(message),
+            E::Authentication { .. } => Self::Refused(message),
+            _ => Self::Bus(message),
+        }
+    }
+
+    /// The name under which it is shown, with a page of its own in `millrace explain`.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Fenced => "Millrace.Fenced",
-            Self::OffsetOutOfRange(_) => "Millrace.OffsetOutOfRange",
-            Self::Bus(_) => "Millrace.Bus",
+            Self::Fenced => "E0409",
+            Self::Unreachable(_) => "E0415",
+            Self::Refused(_) => "E0416",
+            Self::TopicRecreated(_) => "E0417",
+            Self::TopicGone(_) => "E0419",
+            Self::OffsetOutOfRange(_) => "E0420",
+            Self::Bus(_) => "E0421",
         }
     }
 }

@@ -76,6 +76,11 @@ impl Commits {
         self.in_flight.as_ref().is_some_and(|it| it.id == id)
     }
 
+    /// The records of the commit in flight, if it is this one.
+    pub(crate) fn records(&self, id: CommitId) -> &[RecordId] {
+        self.in_flight.as_ref().filter(|it| it.id == id).map_or(&[], |it| &it.records)
+    }
+
     /// Ends the commit in flight; its records, if it is this one (SD-2).
     pub(crate) fn committed(&mut self, id: CommitId) -> Option<Vec<RecordId>> {
         self.in_flight.take_if(|it| it.id == id).map(|it| it.records)

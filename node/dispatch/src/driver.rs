@@ -5,22 +5,20 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bus::{
-    Bus, Epoch, Fetched, Offset, Position, Reader, ShardId, Start, Timestamp, TopicPartition,
-};
+use bus::{Bus, Epoch, Fetched, Reader, ShardId, Start, Timestamp, TopicPartition};
 use bytes::Bytes;
 use frame::{Context, RequestBuilder};
 use runtime::{Answer, Calling, Failure, Invocation, Invoke};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::sleep_until;
 
-use crate::gather::{Gathering, Routes};
+use crate::gather::{Gathering, OUTPUT_TOO_LARGE, Routes, Unusable};
 use crate::metrics::ShardMetrics;
 use crate::read_ahead::{ReadAhead, Share};
-use crate::stats::{ShardStats, StatsKeeper};
+use crate::stats::StatsKeeper;
 use crate::{
     Blame, Command, CommitFailure, CommitId, DispatchConfig, InvocationId, Order, Outcome,
-    PartitionStart, ShardDispatch, StopReason,
+    ShardDispatch, StopReason,
 };
 
 /// Who a shard is, and what it does with records.
@@ -75,120 +73,6 @@ impl Revision {
     }
 }
 
-/// The shard could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The bus refused.
-    #[error("start shard {shard}")]
-    Bus {
-        /// Which.
-        shard: ShardId,
-        /// The bus's account.
-        source: bus::Error,
-    },
-}
-
-/// A running shard. Dropping it ends the shard without finishing.
-#[derive(Debug)]
-pub struct ShardHandle {
-    stats: Arc<Mutex<StatsKeeper>>,
-    revision: watch::Sender<Revision>,
-    drain: watch::Sender<bool>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl ShardHandle {
-    /// Runs what starts from now on with this revision; what runs ends on the one it started on.
-    pub fn set_revision(&self, revision: Revision) {
-        self.revision.send_replace(revision);
-    }
-
-    /// What it did and does.
-    #[must_use]
-    pub fn stats(&self) -> ShardStats {
-        self.stats.lock().expect("nothing panics while holding it").stats()
-    }
-
-    /// Starts nothing more, and waits until what is in flight is durable, at most `patience`.
-    /// What has not ended then runs again after the next start.
-    pub async fn drain(&self, patience: Duration) {
-        self.drain.send_replace(true);
-        // The driver holds the other end until it is over.
-        if tokio::time::timeout(patience, self.drain.closed()).await.is_err() {
-            self.task.abort();
-        }
-    }
-}
-
-impl Drop for ShardHandle {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// Starts a shard: fences older assignments, finds out where to go on, and works from there.
-///
-/// # Errors
-///
-/// [`StartError`].
-pub async fn start(
-    bus: Arc<dyn Bus>,
-    config: ShardConfig,
-    revision: Revision,
-) -> Result<ShardHandle, StartError> {
-    let failed = |source| StartError::Bus { shard: config.shard, source };
-    let recovered = bus.recover(config.shard, config.epoch).await.map_err(failed)?;
-    let mut starts = Vec::with_capacity(config.partitions.len());
-    for partition in &config.partitions {
-        let known = recovered.positions.iter().find(|(it, _)| it == partition);
-        starts.push(match known {
-            Some((_, position)) => PartitionStart { position: position.clone(), fresh: false },
-            None => {
-                let next = bus.offset_for(partition, config.start).await.map_err(failed)?;
-                let position = Position { next, ..Position::default() };
-                PartitionStart { position, fresh: true }
-            }
-        });
-    }
-    let assigned: Vec<(TopicPartition, Offset)> = config
-        .partitions
-        .iter()
-        .zip(&starts)
-        .map(|(partition, start)| (partition.clone(), start.position.next))
-        .collect();
-    let reader = bus.reader(assigned).await.map_err(failed)?;
-    let now = Instant::now();
-    let core = ShardDispatch::new(
-        config.dispatch.clone(),
-        config.epoch,
-        &starts,
-        rand::random(),
-        now,
-        Timestamp::now(),
-    );
-    let stats = Arc::new(Mutex::new(StatsKeeper::new(&config, &starts)));
-    let (revision, revisions) = watch::channel(revision);
-    let (drain, draining) = watch::channel(false);
-    let (reports, reported) = mpsc::unbounded_channel();
-    let driver = Driver {
-        metrics: ShardMetrics::new(&config.function, &config.trigger),
-        routes: Routes::new(&config),
-        gathering: Gathering::new(&config),
-        share: Share::new(Arc::clone(&config.read_ahead)),
-        config,
-        bus,
-        core,
-        revisions,
-        answers: BTreeMap::new(),
-        sent: None,
-        reports,
-        stats: Arc::clone(&stats),
-        over: false,
-    };
-    let task = tokio::spawn(driver.run(reader, reported, draining));
-    Ok(ShardHandle { stats, revision, drain, task })
-}
-
 /// What comes back to the driver. At most one per invocation and commit in flight, and the core
 /// bounds those.
 enum Report {
@@ -205,7 +89,7 @@ struct Held {
     revision: Arc<str>,
 }
 
-struct Driver {
+pub(crate) struct Driver {
     config: ShardConfig,
     bus: Arc<dyn Bus>,
     core: ShardDispatch,
@@ -216,6 +100,7 @@ struct Driver {
     /// The commit in flight, for when it must be tried again.
     sent: Option<bus::Commit>,
     reports: mpsc::UnboundedSender<Report>,
+    reported: mpsc::UnboundedReceiver<Report>,
     stats: Arc<Mutex<StatsKeeper>>,
     metrics: ShardMetrics,
     share: Share,
@@ -224,10 +109,36 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(
+    pub(crate) fn new(
+        bus: Arc<dyn Bus>,
+        config: ShardConfig,
+        core: ShardDispatch,
+        revisions: watch::Receiver<Revision>,
+        stats: Arc<Mutex<StatsKeeper>>,
+    ) -> Self {
+        let (reports, reported) = mpsc::unbounded_channel();
+        Self {
+            metrics: ShardMetrics::new(&config.function, &config.trigger),
+            routes: Routes::new(&config),
+            gathering: Gathering::new(&config),
+            share: Share::new(Arc::clone(&config.read_ahead)),
+            config,
+            bus,
+            core,
+            revisions,
+            answers: BTreeMap::new(),
+            sent: None,
+            reports,
+            reported,
+            stats,
+            over: false,
+        }
+    }
+
+    /// Works until the shard is drained or stops.
+    pub(crate) async fn run(
         mut self,
         mut reader: Box<dyn Reader>,
-        mut reported: mpsc::UnboundedReceiver<Report>,
         mut draining: watch::Receiver<bool>,
     ) {
         loop {
@@ -241,10 +152,10 @@ impl Driver {
             let wanted = self.core.fetch_bytes(room);
             tokio::select! {
                 biased;
-                Some(report) = reported.recv() => {
+                Some(report) = self.reported.recv() => {
                     self.on_report(report);
                     // What came meanwhile goes into the same commit.
-                    while let Ok(report) = reported.try_recv() {
+                    while let Ok(report) = self.reported.try_recv() {
                         self.on_report(report);
                     }
                 }
@@ -267,10 +178,7 @@ impl Driver {
                     self.core.on_fetched(now, index as u32, batch);
                 }
             }
-            Err(error @ bus::Error::OffsetOutOfRange { .. }) => {
-                self.core.on_stop(StopReason::OffsetOutOfRange(error.to_string()));
-            }
-            Err(error) => self.core.on_stop(StopReason::Bus(error.to_string())),
+            Err(error) => self.core.on_stop(StopReason::of(&error)),
         }
     }
 
@@ -289,18 +197,51 @@ impl Driver {
                 self.core.on_committed(now, id);
                 self.over |= self.follow();
             }
-            Report::Committed(id, Err(error)) => {
-                let failure = match error {
-                    bus::Error::Fenced { .. } => CommitFailure::Final(StopReason::Fenced),
-                    error if error.is_retryable() => CommitFailure::Retryable {
-                        code: "Millrace.Bus".to_owned(),
-                        message: error.to_string(),
-                    },
-                    error => CommitFailure::Final(StopReason::Bus(error.to_string())),
-                };
-                self.core.on_commit_failed(now, id, failure);
-            }
+            Report::Committed(id, Err(error)) => self.on_commit_failed(now, id, &error),
         }
+    }
+
+    fn on_commit_failed(&mut self, now: Instant, id: CommitId, error: &bus::Error) {
+        if self.give_up_outputs(id, error) {
+            return;
+        }
+        // An output topic that is gone may be made again, and nothing of it was read: what is to
+        // go there waits. An input topic is another matter.
+        let is_output = |topic: &str| !self.config.partitions.iter().any(|it| *it.topic == *topic);
+        let waits = match error {
+            bus::Error::UnknownTopic { topic } => is_output(topic),
+            error => error.is_retryable(),
+        };
+        let reason = StopReason::of(error);
+        let failure = if waits {
+            let (code, message) = (reason.code().to_owned(), reason.to_string());
+            CommitFailure::Retryable { code, message }
+        } else {
+            CommitFailure::Final(reason)
+        };
+        self.core.on_commit_failed(now, id, failure);
+    }
+
+    /// Outputs that were within their topic's limit when the function gave them, and are over the
+    /// one it has now: each costs its own record, which becomes a dead letter, and the rest of the
+    /// commit is sent again. `false` when that is not what the commit failed for.
+    fn give_up_outputs(&mut self, id: CommitId, error: &bus::Error) -> bool {
+        let bus::Error::TooLarge { partition, bytes, limit_bytes } = error else { return false };
+        let Some(commit) = &self.sent else { return false };
+        let sources = self.gathering.over_limit(commit, partition, *limit_bytes);
+        let topic = &partition.topic;
+        let message = format!("an output of {bytes} bytes; {topic} takes {limit_bytes}");
+        let letters = self.core.on_outputs_refused(id, &sources, OUTPUT_TOO_LARGE, &message);
+        if letters.is_empty() {
+            return false;
+        }
+        let revision = Arc::clone(&self.revisions.borrow().name);
+        let (bus, core) = (self.bus.as_ref(), &self.core);
+        let commit = self.gathering.replace(bus, core, commit, &sources, &letters, &revision);
+        self.keeper(|stats| stats.failed(OUTPUT_TOO_LARGE.to_owned(), message));
+        self.sent = Some(commit.clone());
+        self.send(id, commit);
+        true
     }
 
     /// Reads an answer: how every record ended, and which outputs are refused.
@@ -332,9 +273,12 @@ impl Driver {
                 self.answers.insert(id, Held { frame: answer.frame, records, revision });
                 Outcome::Ended { exceptions, output_bytes }
             }
-            Err(reason) => {
+            Err(Unusable::Broken(reason)) => {
                 let code = runtime::FailureKind::BrokenAnswer.code().to_owned();
                 self.failed(Blame::Batch, code, reason.to_string())
+            }
+            Err(Unusable::TopicGone(reason)) => {
+                self.failed(Blame::Nobody, reason.code().to_owned(), reason.to_string())
             }
         }
     }

@@ -1,18 +1,24 @@
 //! What a commit carries: outputs and dead letters, each with its origin, put into one batch per
 //! topic and partition as they are gathered.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bus::{Append, BatchBuilder, Bus, Commit, Headers, HeadersBuilder, Position, PositionMove};
+use bus::{
+    Append, BatchBuilder, Bus, Commit, Headers, HeadersBuilder, Offset, Position, PositionMove,
+    RecordView, TopicPartition,
+};
 use frame::{FrameError, Output, OutputKey, Response};
 
 use crate::driver::ShardConfig;
-use crate::{DeadLetter, End, InvocationId, Kept, RecordRef, ShardDispatch};
+use crate::{DeadLetter, End, InvocationId, Kept, RecordRef, ShardDispatch, StopReason};
 
 /// The header that says where an output or dead letter comes from:
 /// `1;topic;partition;offset;output index;revision;attempt;epoch`, `d` as the index of a dead
 /// letter.
 pub const ORIGIN: &str = "millrace-origin";
+/// The output index of a dead letter.
+const DEAD: &str = "d";
 /// The name of the failure that a record was given up for.
 pub const DEAD_CODE: &str = "millrace-dead-code";
 /// Its account.
@@ -26,8 +32,20 @@ const ORIGIN_BYTES: usize = 7 + 5 * 20 + ORIGIN.len() + 8;
 /// How much of a failure's account a dead letter keeps.
 const MESSAGE_BYTES_MAX: usize = 4_096;
 
+/// The failure of a record whose output its topic does not take.
+pub(crate) const OUTPUT_TOO_LARGE: &str = "Millrace.OutputTooLarge";
+
 /// What runtimes call a value that their function never saw.
 const UNDECODABLE: &str = "Millrace.Decode";
+
+/// Why nothing can be taken from an answer.
+#[derive(Debug)]
+pub(crate) enum Unusable {
+    /// It is no answer.
+    Broken(FrameError),
+    /// The trigger's output topic is not there: no record's fault, and it may come back.
+    TopicGone(StopReason),
+}
 
 /// Where outputs may go.
 #[derive(Debug)]
@@ -55,8 +73,8 @@ impl Routes {
         answer: &[u8],
         id: InvocationId,
         records: usize,
-    ) -> Result<Vec<(u32, End)>, FrameError> {
-        let answer = Response::parse(answer, id.0, records)?;
+    ) -> Result<Vec<(u32, End)>, Unusable> {
+        let answer = Response::parse(answer, id.0, records).map_err(Unusable::Broken)?;
         let mut exceptions = Vec::new();
         if !answer.all_ok() {
             for index in 0..records {
@@ -75,6 +93,12 @@ impl Routes {
         }
         let mut refused: Vec<(u32, End)> = Vec::new();
         let default = self.default.as_ref().and_then(|name| bus.topic(name));
+        if let (Some(topic), None) = (&self.default, &default)
+            && answer.outputs().any(|output| output.topic.is_none())
+        {
+            let gone = bus::Error::UnknownTopic { topic: topic.to_string() };
+            return Err(Unusable::TopicGone(StopReason::of(&gone)));
+        }
         for output in answer.outputs() {
             if refused.last().is_some_and(|(source, _)| *source == output.source) {
                 continue;
@@ -98,14 +122,11 @@ impl Routes {
     ) -> Result<(), End> {
         let chosen;
         let info = match output.topic {
-            None => default.ok_or_else(|| match &self.default {
-                Some(topic) => {
-                    failed("Millrace.OutputTopic", &format!("the output topic {topic} is gone"))
-                }
-                None => failed(
+            None => default.ok_or_else(|| {
+                failed(
                     "Millrace.OutputNoTopic",
                     "an output without a topic, and the trigger has no output.topic",
-                ),
+                )
             })?,
             Some(topic) => {
                 let mine = self.default.as_deref() == Some(topic);
@@ -137,7 +158,7 @@ impl Routes {
         if info.spec.record_bytes_max < bytes {
             let limit = info.spec.record_bytes_max;
             let message = format!("an output of {bytes} bytes; {} takes {limit}", info.spec.name);
-            return Err(failed("Millrace.OutputTooLarge", &message));
+            return Err(failed(OUTPUT_TOO_LARGE, &message));
         }
         Ok(())
     }
@@ -191,12 +212,23 @@ impl Topic {
         &mut self.builders[*place as usize - 1].1
     }
 
+    /// Takes over how many partitions the topic has now, unless outputs wait for it.
+    fn look_again(&mut self, bus: &dyn Bus) {
+        if !self.builders.is_empty() {
+            return;
+        }
+        let partitions = bus.topic(&self.name).map(|info| info.spec.partitions);
+        if let Some(partitions) = partitions.and_then(|it| usize::try_from(it).ok()) {
+            self.places.resize(partitions, 0);
+        }
+    }
+
     /// The batches, in the order of their first records.
     fn finish(&mut self, appends: &mut Vec<Append>) {
         for (partition, mut builder) in self.builders.drain(..) {
             self.places[partition.cast_unsigned() as usize] = 0;
             self.last = (builder.len(), builder.arena_bytes());
-            let to = bus::TopicPartition::new(Arc::clone(&self.name), partition);
+            let to = TopicPartition::new(Arc::clone(&self.name), partition);
             appends.extend(builder.finish().map(|batch| Append { to, batch }));
         }
     }
@@ -204,7 +236,7 @@ impl Topic {
 
 impl Gathering {
     pub(crate) fn new(config: &ShardConfig) -> Self {
-        let prefix = |it: &bus::TopicPartition| format!("1;{};{};", it.topic, it.partition);
+        let prefix = |it: &TopicPartition| format!("1;{};{};", it.topic, it.partition);
         Self {
             prefixes: config.partitions.iter().map(prefix).collect(),
             config: config.clone(),
@@ -230,6 +262,7 @@ impl Gathering {
         revision: &str,
     ) {
         self.turn = self.turn.wrapping_add(1);
+        self.topics.iter_mut().for_each(|topic| topic.look_again(bus));
         let (mut last, mut index) = (None, 0);
         for output in answer.outputs() {
             index = if last == Some(output.source) { index + 1 } else { 0 };
@@ -307,7 +340,7 @@ impl Gathering {
         });
         self.headers.clear();
         self.headers.extend(record.view.headers);
-        self.write_origin(record, "d", revision, letter.attempts);
+        self.write_origin(record, DEAD, revision, letter.attempts);
         self.headers.push(ORIGIN.as_bytes(), Some(&self.origin));
         self.headers.push(DEAD_CODE.as_bytes(), Some(letter.code.as_bytes()));
         let end = letter.message.floor_char_boundary(MESSAGE_BYTES_MAX);
@@ -335,6 +368,60 @@ impl Gathering {
             })
             .collect();
         Commit { shard: self.config.shard, epoch: self.config.epoch, appends, positions }
+    }
+
+    /// The sources of a commit's outputs to `to` that are over a limit: index of the partition,
+    /// offset. A dead letter has no other form that it could be kept in, and is left out.
+    pub(crate) fn over_limit(
+        &self,
+        commit: &Commit,
+        to: &TopicPartition,
+        limit_bytes: usize,
+    ) -> BTreeSet<(u32, Offset)> {
+        let there = commit.appends.iter().filter(|append| append.to == *to);
+        let records = there.flat_map(|append| append.batch.iter());
+        let over = records.filter(|record| limit_bytes < record.payload_bytes());
+        over.filter_map(|record| self.source_of(&record)).collect()
+    }
+
+    /// Where an output comes from, by its origin.
+    fn source_of(&self, output: &RecordView<'_>) -> Option<(u32, Offset)> {
+        let origin = output.headers.iter().find(|(name, _)| *name == ORIGIN.as_bytes())?.1?;
+        let origin = std::str::from_utf8(origin).ok()?;
+        (0..).zip(&self.prefixes).find_map(|(partition, prefix)| {
+            let mut rest = origin.strip_prefix(prefix)?.split(';');
+            let offset = rest.next()?.parse().ok()?;
+            (rest.next()? != DEAD).then_some((partition, Offset(offset)))
+        })
+    }
+
+    /// The commit with dead letters in place of all outputs of their records.
+    pub(crate) fn replace(
+        &self,
+        bus: &dyn Bus,
+        core: &ShardDispatch,
+        commit: &Commit,
+        sources: &BTreeSet<(u32, Offset)>,
+        letters: &[DeadLetter],
+        revision: &str,
+    ) -> Commit {
+        let mut appends = Vec::with_capacity(commit.appends.len());
+        for Append { to, batch } in &commit.appends {
+            let mut builder = BatchBuilder::default();
+            for record in batch.iter() {
+                if !self.source_of(&record).is_some_and(|source| sources.contains(&source)) {
+                    builder.push_view(record);
+                }
+            }
+            let batch = builder.finish();
+            appends.extend(batch.map(|batch| Append { to: to.clone(), batch }));
+        }
+        let mut instead = Self::new(&self.config);
+        for letter in letters {
+            instead.dead_letter(bus, core, letter, revision);
+        }
+        appends.extend(instead.commit(Vec::new()).appends);
+        Commit { appends, ..commit.clone() }
     }
 
     fn write_origin(&mut self, record: RecordRef<'_>, index: &str, revision: &str, attempt: u32) {

@@ -14,6 +14,7 @@ mod read_ahead;
 mod records;
 mod retry;
 pub mod shard;
+mod start;
 mod stats;
 mod strands;
 mod token;
@@ -22,12 +23,13 @@ pub use command::{
     BatchLimits, Blame, Command, CommitFailure, CommitId, Counters, DeadLetter, DispatchConfig,
     End, InvocationId, Kept, Outcome, StopReason, Wait, WindowLimits,
 };
-pub use driver::{Revision, ShardConfig, ShardHandle, StartError, start};
+pub use driver::{Revision, ShardConfig};
 pub use gather::{DEAD_ATTEMPTS, DEAD_CODE, DEAD_MESSAGE, ORIGIN};
 pub use offset_tracker::{Admission, OffsetTracker};
 pub use read_ahead::ReadAhead;
 pub use records::{RecordId, RecordRef};
 pub use retry::RetryPolicy;
 pub use shard::{PartitionStart, ShardDispatch, State};
+pub use start::{ShardHandle, StartError, start, start_or_wait, stopped};
 pub use stats::ShardStats;
 pub use token::Order;

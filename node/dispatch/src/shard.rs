@@ -29,7 +29,8 @@
 //!    output that is refused makes its record [`End::Failed`](crate::End) before the report. The
 //!    answer may be dropped once the commands that follow the report are carried out.
 //! 5. Report each `Commit` with [`on_committed`](ShardDispatch::on_committed) or
-//!    [`on_commit_failed`](ShardDispatch::on_commit_failed).
+//!    [`on_commit_failed`](ShardDispatch::on_commit_failed), or
+//!    [`on_outputs_refused`](ShardDispatch::on_outputs_refused) before it is sent again.
 //! 6. Call [`on_timeout`](ShardDispatch::on_timeout) at [`next_timeout`](ShardDispatch::next_timeout),
 //!    asked after every input.
 //!
@@ -56,7 +57,8 @@
 //! - **SD-2** a report of an invocation or commit that is over changes nothing.
 //! - **SD-3** attempts of one record follow one another, and never exceed `attempts_max`.
 //! - **SD-4** a record is settled by the commit that carries its outputs or its dead letter; the
-//!   same commit is tried until it is durable, and none passes it.
+//!   same commit is tried until it is durable, and none passes it. Only a dead letter may take the
+//!   place of outputs that the bus refuses for good.
 //! - **SD-5** outputs of a token are gathered in the order of its records, and no two invocations
 //!   run records of one token.
 //! - **SD-6** records, invocations and commits in flight stay within their limits.
@@ -65,14 +67,14 @@
 //! What it leaves out: parking to a topic (a held token stays in the window), and attempts that
 //! outlive the process.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use bus::{Epoch, Position, RecordBatch, Timestamp};
+use bus::{Epoch, Offset, Position, RecordBatch, Timestamp};
 
 use crate::command::{
-    Blame, Command, CommitFailure, CommitId, Counters, DispatchConfig, InvocationId, Outcome,
-    StopReason, Wait,
+    Blame, Command, CommitFailure, CommitId, Counters, DeadLetter, DispatchConfig, InvocationId,
+    Outcome, StopReason, Wait,
 };
 use crate::commits::Commits;
 use crate::hold::{Holds, Retry};
@@ -341,6 +343,41 @@ impl ShardDispatch {
         }
     }
 
+    /// Takes the news that the bus refuses outputs of these records of the commit in flight (index
+    /// of the partition, offset), and always will. The shell sends the commit again with a dead
+    /// letter for each in place of its outputs; none when it is not the one in flight (SD-2), or
+    /// has not all of these records.
+    pub fn on_outputs_refused(
+        &mut self,
+        id: CommitId,
+        sources: &BTreeSet<(u32, Offset)>,
+        code: &str,
+        message: &str,
+    ) -> Vec<DeadLetter> {
+        if self.is_stopped() {
+            return Vec::new();
+        }
+        let is_meant = |record: &&RecordId| {
+            let it = self.records.get(**record);
+            sources.contains(&(it.partition, it.view.offset))
+        };
+        let refused: Vec<RecordId> =
+            self.commits.records(id).iter().filter(is_meant).copied().collect();
+        if refused.len() != sources.len() {
+            return Vec::new();
+        }
+        let letter = |record| {
+            let entry = self.records.entry_mut(record);
+            entry.attempts += 1;
+            let (code, message) = (code.to_owned(), message.to_owned());
+            DeadLetter { record, attempts: entry.attempts, code, message }
+        };
+        let letters: Vec<DeadLetter> = refused.into_iter().map(letter).collect();
+        self.counters.failed += letters.len() as u64;
+        self.counters.dead_lettered += letters.len() as u64;
+        letters
+    }
+
     /// Does what is due. Calling it early, or twice, does nothing.
     pub fn on_timeout(&mut self, now: Instant) {
         if self.is_stopped() {
@@ -534,7 +571,7 @@ impl ShardDispatch {
         if last - first + 1 == count as i64 {
             let room = window.saturating_sub(self.records.len());
             let wanted = room.min(count - it.cursor as usize);
-            let from = bus::Offset(first + i64::from(it.cursor));
+            let from = Offset(first + i64::from(it.cursor));
             if let Some(sequences) = tracker.track_run(from, wanted) {
                 for sequence in sequences {
                     self.admit_record(it, &batch, sequence);

@@ -16,7 +16,7 @@ const RECENT: usize = 256;
 pub struct ShardStats {
     /// Which shard.
     pub shard: ShardId,
-    /// What it reads, and how far it is.
+    /// What it reads, and how far it is; empty until the bus has said where it goes on.
     pub positions: Vec<(TopicPartition, Position)>,
     /// What it is doing.
     pub state: State,
@@ -44,12 +44,10 @@ pub(crate) struct StatsKeeper {
 }
 
 impl StatsKeeper {
-    pub(crate) fn new(config: &ShardConfig, starts: &[PartitionStart]) -> Self {
-        let positions = config.partitions.iter().zip(starts);
-        let positions = positions.map(|(it, start)| (it.clone(), start.position.clone()));
+    pub(crate) fn new(config: &ShardConfig) -> Self {
         let stats = ShardStats {
             shard: config.shard,
-            positions: positions.collect(),
+            positions: Vec::new(),
             state: State::Running,
             counters: Counters::default(),
             outputs: 0,
@@ -60,6 +58,22 @@ impl StatsKeeper {
             last_error: None,
         };
         Self { stats, runs: VecDeque::with_capacity(RECENT) }
+    }
+
+    /// The bus has said where the shard goes on.
+    pub(crate) fn starts_at(&mut self, config: &ShardConfig, starts: &[PartitionStart]) {
+        let positions = config.partitions.iter().zip(starts);
+        let positions = positions.map(|(it, start)| (it.clone(), start.position.clone()));
+        self.stats.positions = positions.collect();
+        self.stats.state = State::Running;
+    }
+
+    pub(crate) const fn state(&self) -> &State {
+        &self.stats.state
+    }
+
+    pub(crate) fn set_state(&mut self, state: State) {
+        self.stats.state = state;
     }
 
     pub(crate) fn stats(&self) -> ShardStats {

@@ -14,7 +14,7 @@ use bus::{
 };
 use millrace_dispatch::{
     BatchLimits, DEAD_ATTEMPTS, DEAD_CODE, DispatchConfig, ORIGIN, Order, RetryPolicy, Revision,
-    ShardConfig, ShardHandle, start,
+    ShardConfig, ShardHandle, State, start, start_or_wait,
 };
 use runtime::{Calling, Engine, EngineConfig, PoolConfig};
 
@@ -61,9 +61,16 @@ impl World {
     }
 
     async fn start(&mut self, component: &str) -> ShardHandle {
+        let (config, revision) = (self.config(component), self.revision(component));
+        let bus = Arc::clone(&self.bus) as Arc<dyn Bus>;
+        start(bus, config, revision).await.unwrap()
+    }
+
+    /// A shard of the next epoch.
+    fn config(&mut self, component: &str) -> ShardConfig {
         self.epoch += 1;
         let count = |count| NonZeroUsize::new(count).unwrap();
-        let config = ShardConfig {
+        ShardConfig {
             shard: ShardId(1),
             epoch: Epoch(self.epoch),
             cluster: "test".into(),
@@ -88,9 +95,7 @@ impl World {
             timeout: Duration::from_millis(300),
             read_ahead: Arc::default(),
             calling: Calling::default(),
-        };
-        let bus = Arc::clone(&self.bus) as Arc<dyn Bus>;
-        start(bus, config, self.revision(component)).await.unwrap()
+        }
     }
 
     async fn settled(&self, next: i64) {
@@ -206,6 +211,43 @@ async fn an_older_assignment_is_fenced_and_stops() {
     assert_eq!(values(&world.read("out").await), ["1"], "the older one's output is refused");
     new.drain(Duration::from_secs(5)).await;
     old.drain(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_cannot_start_has_stopped_and_says_why() {
+    let mut world = World::new().await;
+    let (mut config, revision) = (world.config("identity"), world.revision("identity"));
+    config.partitions = vec![TopicPartition::new("gone", 0)];
+    let bus = Arc::clone(&world.bus) as Arc<dyn Bus>;
+    let shard = start_or_wait(bus, config, revision).await;
+    let stats = shard.stats();
+    assert!(matches!(&stats.state, State::Stopped(it) if it.code() == "E0419"), "{stats:?}");
+    let (code, message, _) = stats.last_error.unwrap();
+    assert_eq!((code.as_str(), message.as_str()), ("E0419", "unknown topic gone"));
+    let asked_at = Instant::now();
+    shard.drain(Duration::from_secs(5)).await;
+    assert!(asked_at.elapsed() < Duration::from_secs(1), "there is nothing to wait for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_waits_for_its_output_topic_and_charges_no_record() {
+    let mut world = World::new().await;
+    let (mut config, revision) = (world.config("identity"), world.revision("identity"));
+    config.output_topic = Some("later".into());
+    let bus = Arc::clone(&world.bus) as Arc<dyn Bus>;
+    let shard = start_or_wait(bus, config, revision).await;
+    world.produce(&[("a", "1"), ("b", "2")]).await;
+    let patience_ends_at = Instant::now() + Duration::from_secs(20);
+    while !matches!(shard.stats().state, State::Waiting(wait) if wait.code == "E0419") {
+        assert!(Instant::now() < patience_ends_at, "{:?}", shard.stats());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.bus.create_topic(TopicSpec::new("later", 1)).await.unwrap();
+    world.settled(2).await;
+    assert_eq!(values(&world.read("later").await), ["1", "2"]);
+    let counters = shard.stats().counters;
+    assert_eq!((counters.failed, counters.dead_lettered), (0, 0), "{counters:?}");
+    shard.drain(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

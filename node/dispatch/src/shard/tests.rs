@@ -288,12 +288,12 @@ fn keys_run_in_parallel_and_no_key_twice() {
     let keys: Vec<String> = (0..40).map(|key| format!("key-{}", key % 20)).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     let said = bench.fetched(0, &keys);
-    let mut running = std::collections::BTreeSet::new();
+    let mut running = BTreeSet::new();
     assert_eq!(said.len(), 3, "as many as may run");
     for invocation in said {
         let Invoke(_, offsets, 1) = invocation else { panic!("{invocation:?}") };
         assert_eq!(offsets.len(), 4);
-        let keys: std::collections::BTreeSet<i64> = offsets.iter().map(|it| it % 20).collect();
+        let keys: BTreeSet<i64> = offsets.iter().map(|it| it % 20).collect();
         assert!(keys.iter().all(|key| running.insert(*key)), "SD-5");
     }
 }
@@ -455,6 +455,30 @@ fn a_commit_that_fails_is_tried_until_it_is_durable() {
     assert_eq!(bench.core.open_records(), 2);
     assert_eq!(bench.committed(0), [Commit(1, 1, 2, vec![])]);
     assert_eq!(bench.core.state(), State::Running);
+}
+
+#[test]
+fn outputs_that_the_bus_refuses_cost_their_own_records_and_the_commit_goes_on() {
+    let mut bench = Bench::new(config(Order::None));
+    bench.fetched(40, &["a", "b", "c"]);
+    bench.outcome(0, Outcome::ok(0));
+    let sources = BTreeSet::from([(0, Offset(41))]);
+    let refused = |bench: &mut Bench, id, sources: &BTreeSet<(u32, Offset)>| {
+        let letters = bench.core.on_outputs_refused(CommitId(id), sources, "Test.Large", "large");
+        let letter = |it: &DeadLetter| {
+            (bench.core.record(it.record).view.offset.0, it.attempts, it.code.clone())
+        };
+        letters.iter().map(letter).collect::<Vec<_>>()
+    };
+    assert_eq!(refused(&mut bench, 9, &sources), [], "SD-2: no such commit");
+    let foreign = BTreeSet::from([(0, Offset(41)), (0, Offset(99))]);
+    assert_eq!(refused(&mut bench, 0, &foreign), [], "a record that is not in it");
+    assert_eq!(bench.core.counters().dead_lettered, 0);
+    assert_eq!(refused(&mut bench, 0, &sources), [(41, 1, "Test.Large".to_owned())]);
+    assert_eq!(bench.said(), [], "it is in flight as before");
+    bench.committed(0);
+    let counters = *bench.core.counters();
+    assert_eq!((counters.settled, counters.dead_lettered, counters.failed), (3, 1, 1));
 }
 
 #[test]

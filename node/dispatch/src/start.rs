@@ -1,0 +1,248 @@
+//! Brings a shard up, and is what holds it from then on. A shard that cannot start is one that has
+//! stopped, with its reason, or, where the bus may answer later, one that tries again by itself:
+//! the others of its node are none of its business.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bus::{Bus, Offset, Position, Reader, ShardId, Timestamp, TopicPartition};
+use tokio::sync::watch;
+
+use crate::driver::{Driver, Revision, ShardConfig};
+use crate::stats::{ShardStats, StatsKeeper};
+use crate::{PartitionStart, ShardDispatch, State, StopReason, Wait};
+
+/// Pauses between attempts to start: the first, and the longest. Brokers that are back are met by
+/// a shard that waited for them within seconds.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// The shard could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The bus refused.
+    #[error("start shard {shard}")]
+    Bus {
+        /// Which.
+        shard: ShardId,
+        /// The bus's account.
+        source: bus::Error,
+    },
+}
+
+/// A shard, running, waiting to or stopped. Dropping it ends the shard without finishing.
+#[derive(Debug)]
+pub struct ShardHandle {
+    stats: Arc<Mutex<StatsKeeper>>,
+    revision: watch::Sender<Revision>,
+    drain: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl ShardHandle {
+    /// Runs what starts from now on with this revision; what runs ends on the one it started on.
+    pub fn set_revision(&self, revision: Revision) {
+        self.revision.send_replace(revision);
+    }
+
+    /// What it did and does.
+    #[must_use]
+    pub fn stats(&self) -> ShardStats {
+        self.stats.lock().expect("nothing panics while holding it").stats()
+    }
+
+    /// Starts nothing more, and waits until what is in flight is durable, at most `patience`.
+    /// What has not ended then runs again after the next start.
+    pub async fn drain(&self, patience: Duration) {
+        self.drain.send_replace(true);
+        // The driver holds the other end until it is over.
+        if tokio::time::timeout(patience, self.drain.closed()).await.is_err() {
+            self.task.abort();
+        }
+    }
+}
+
+impl Drop for ShardHandle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Starts a shard: fences older assignments, finds out where to go on, and works from there.
+///
+/// # Errors
+///
+/// [`StartError`].
+pub async fn start(
+    bus: Arc<dyn Bus>,
+    config: ShardConfig,
+    revision: Revision,
+) -> Result<ShardHandle, StartError> {
+    let shard = config.shard;
+    let (starting, ends) = Starting::new(bus, config, revision);
+    let begun = starting.begin().await;
+    let begun = begun.map_err(|source| StartError::Bus { shard, source })?;
+    Ok(starting.spawn(Ok(begun), ends))
+}
+
+/// As [`start`], but it always comes back with a shard: one that cannot start has stopped for the
+/// bus's reason, and one whose bus does not answer goes on trying until it is drained.
+pub async fn start_or_wait(
+    bus: Arc<dyn Bus>,
+    config: ShardConfig,
+    revision: Revision,
+) -> ShardHandle {
+    let (starting, ends) = Starting::new(bus, config, revision);
+    let begun = starting.begin().await;
+    if let Err(error) = &begun {
+        starting.note(error, Instant::now() + PAUSE.0);
+    }
+    starting.spawn(begun, ends)
+}
+
+/// A shard that does not even try to start.
+#[must_use]
+pub fn stopped(config: ShardConfig, revision: Revision, reason: StopReason) -> ShardHandle {
+    let (stats, (revision, _)) = (StatsKeeper::new(&config), watch::channel(revision));
+    let (drain, _) = watch::channel(false);
+    let stats = Arc::new(Mutex::new(stats));
+    stop(&config, &mut stats.lock().expect("nothing panics while holding it"), reason);
+    ShardHandle { stats, revision, drain, task: tokio::spawn(async {}) }
+}
+
+/// Says why a shard has stopped before it ran.
+fn stop(config: &ShardConfig, stats: &mut StatsKeeper, reason: StopReason) {
+    let ShardConfig { shard, trigger, .. } = config;
+    tracing::error!(%shard, %trigger, code = reason.code(), %reason, "the shard cannot start");
+    stats.failed(reason.code().to_owned(), reason.to_string());
+    stats.set_state(State::Stopped(reason));
+}
+
+/// What a handle keeps of its shard.
+struct Ends {
+    revision: watch::Sender<Revision>,
+    drain: watch::Sender<bool>,
+    draining: watch::Receiver<bool>,
+}
+
+/// A shard that does not run yet.
+struct Starting {
+    bus: Arc<dyn Bus>,
+    config: ShardConfig,
+    revisions: watch::Receiver<Revision>,
+    stats: Arc<Mutex<StatsKeeper>>,
+}
+
+/// Where a shard goes on, and who reads there.
+struct Begun {
+    starts: Vec<PartitionStart>,
+    reader: Box<dyn Reader>,
+}
+
+impl Starting {
+    fn new(bus: Arc<dyn Bus>, config: ShardConfig, revision: Revision) -> (Self, Ends) {
+        let (revision, revisions) = watch::channel(revision);
+        let (drain, draining) = watch::channel(false);
+        let stats = Arc::new(Mutex::new(StatsKeeper::new(&config)));
+        (Self { bus, config, revisions, stats }, Ends { revision, drain, draining })
+    }
+
+    fn spawn(self, begun: Result<Begun, bus::Error>, ends: Ends) -> ShardHandle {
+        let stats = Arc::clone(&self.stats);
+        if let Ok(begun) = &begun {
+            self.keeper().starts_at(&self.config, &begun.starts);
+        }
+        let Ends { revision, drain, draining } = ends;
+        let task = tokio::spawn(self.run(begun, draining));
+        ShardHandle { stats, revision, drain, task }
+    }
+
+    fn keeper(&self) -> std::sync::MutexGuard<'_, StatsKeeper> {
+        self.stats.lock().expect("nothing panics while holding it")
+    }
+
+    /// Asks the bus for all that a start needs.
+    async fn begin(&self) -> Result<Begun, bus::Error> {
+        let Self { bus, config, .. } = self;
+        let recovered = bus.recover(config.shard, config.epoch).await?;
+        let mut starts = Vec::with_capacity(config.partitions.len());
+        for partition in &config.partitions {
+            let known = recovered.positions.iter().find(|(it, _)| it == partition);
+            starts.push(match known {
+                Some((_, position)) => PartitionStart { position: position.clone(), fresh: false },
+                None => {
+                    let next = bus.offset_for(partition, config.start).await?;
+                    let position = Position { next, ..Position::default() };
+                    PartitionStart { position, fresh: true }
+                }
+            });
+        }
+        let assigned: Vec<(TopicPartition, Offset)> = config
+            .partitions
+            .iter()
+            .zip(&starts)
+            .map(|(partition, start)| (partition.clone(), start.position.next))
+            .collect();
+        let reader = bus.reader(assigned).await?;
+        Ok(Begun { starts, reader })
+    }
+
+    /// Tries until it runs, and runs it, unless the bus refuses for good or it is drained.
+    async fn run(self, mut begun: Result<Begun, bus::Error>, mut draining: watch::Receiver<bool>) {
+        let mut pause = PAUSE.0;
+        loop {
+            match begun {
+                Ok(Begun { starts, reader }) => {
+                    self.keeper().starts_at(&self.config, &starts);
+                    return self.drive(&starts, reader, draining).await;
+                }
+                Err(error) if !error.is_retryable() => return,
+                Err(_) => {}
+            }
+            let again = async {
+                tokio::time::sleep(pause).await;
+                self.begin().await
+            };
+            begun = tokio::select! {
+                again = again => again,
+                _drained = draining.changed() => return,
+            };
+            pause = PAUSE.1.min(2 * pause);
+            if let Err(error) = &begun {
+                self.note(error, Instant::now() + pause);
+            }
+        }
+    }
+
+    /// Says what keeps the shard from starting: why it waits, or has stopped.
+    fn note(&self, error: &bus::Error, until: Instant) {
+        let mut stats = self.keeper();
+        let reason = StopReason::of(error);
+        if !error.is_retryable() {
+            return stop(&self.config, &mut stats, reason);
+        }
+        let (code, message) = (reason.code().to_owned(), reason.to_string());
+        if matches!(stats.state(), State::Running) {
+            let ShardConfig { shard, trigger, .. } = &self.config;
+            tracing::warn!(%shard, %trigger, code, message, "the shard waits to start");
+        }
+        stats.set_state(State::Waiting(Wait { code, message, until }));
+    }
+
+    async fn drive(
+        self,
+        starts: &[PartitionStart],
+        reader: Box<dyn Reader>,
+        draining: watch::Receiver<bool>,
+    ) {
+        let Self { bus, config, revisions, stats } = self;
+        let core = ShardDispatch::new(
+            config.dispatch.clone(),
+            config.epoch,
+            starts,
+            rand::random(),
+            Instant::now(),
+            Timestamp::now(),
+        );
+        Driver::new(bus, config, core, revisions, stats).run(reader, draining).await;
+    }
+}

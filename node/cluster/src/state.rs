@@ -55,6 +55,9 @@ pub struct Shard {
     pub topic: String,
     /// Of that topic.
     pub partition: u32,
+    /// Whether its trigger read the topic before it had this partition: keys moved to it then, and
+    /// it is read from its start whatever the trigger's `start` says.
+    pub grown: bool,
     /// How often it was assigned; 0 = never.
     pub epoch: Epoch,
     /// Who has it.
@@ -204,11 +207,13 @@ impl State {
         let mut added = Vec::new();
         for (id, trigger) in &app.triggers {
             for (topic, partitions) in &trigger.topics {
-                for partition in self.partitions_of(id, topic)..*partitions {
+                let before = self.partitions_of(id, topic);
+                for partition in before..*partitions {
                     let shard = Shard {
                         trigger: id.clone(),
                         topic: topic.clone(),
                         partition,
+                        grown: before != 0,
                         epoch: Epoch(0),
                         owner: None,
                     };
@@ -305,6 +310,8 @@ mod tests {
         let second = state.apply(&deploy(app("2", &[("a/f/f", "in", 3), ("a/f/g", "x", 1)])));
         assert_eq!(second.unwrap().added, [ShardId(3), ShardId(4)]);
         assert_eq!(state.shards()[&ShardId(1)].epoch, Epoch(1));
+        let grown = |id| state.shards()[&ShardId(id)].grown;
+        assert_eq!([1, 2, 3, 4].map(grown), [false, false, true, false], "for as long as it lives");
         let third = state.apply(&deploy(app("2", &[("a/f/g", "x", 1)]))).unwrap();
         assert_eq!(third.removed, [ShardId(1), ShardId(2), ShardId(3)]);
         let again = state.apply(&deploy(app("2", &[("a/f/f", "in", 1), ("a/f/g", "x", 1)])));

@@ -31,6 +31,10 @@ pub struct Status {
     pub shards: ShardCounts,
     /// What `[dev.feed]` does, where there is one.
     pub feed: Option<FeedStatus>,
+    /// Triggers that do not go on, and why; each needs a person, or somebody elsewhere who brings
+    /// back what it waits for.
+    #[serde(default)]
+    pub held_up: Vec<HeldUp>,
     /// What a person should know, in sentences; may be empty.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -51,6 +55,25 @@ pub struct NodeInfo {
     pub started: String,
     /// Since then.
     pub uptime_ms: u64,
+}
+
+/// A trigger that does not go on in partitions of a topic, for one reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldUp {
+    /// `app/function/name`.
+    pub trigger: String,
+    /// `app/name`.
+    pub function: String,
+    /// What it reads.
+    pub topic: String,
+    /// Of that topic; sorted.
+    pub partitions: Vec<i32>,
+    /// Stopped, or waiting to go on by itself.
+    pub state: ShardState,
+    /// For `millrace explain`.
+    pub code: String,
+    /// One line.
+    pub message: String,
 }
 
 /// How a node is, in one word.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bus::{Bus, Offset, TopicPartition};
 use function::{FunctionSpec, Manifest};
 use gateway::NodeView as _;
+use gateway::api::ShardState;
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
@@ -114,13 +115,18 @@ fn note(text: &str) {
 }
 
 fn show_start(node: &Node, manifest: &Manifest, deployed: &Deployed, took: Duration) {
-    let shards = node.shards();
+    let (shards, held_up) = (node.shards(), node.status().held_up);
     for function in &manifest.functions {
         if deployed.refused.iter().any(|it| function.name == *it.function) {
             continue;
         }
         for trigger in &function.triggers {
             let id = manifest.trigger_id(function, trigger);
+            if let Some(it) = held_up.iter().find(|it| it.trigger == id) {
+                let state = if it.state == ShardState::Stopped { "has stopped" } else { "waits" };
+                note(&format!("  {}  {id} {state}: {}", it.code, it.message));
+                continue;
+            }
             let done: i64 =
                 shards.iter().filter(|it| it.trigger == id).filter_map(|it| it.next).sum();
             let so_far =

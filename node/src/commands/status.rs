@@ -1,7 +1,7 @@
 //! `millrace status`: what a node does, at a glance, and what needs a person, with the command
 //! that shows more of it.
 
-use gateway::api::{FunctionState, FunctionStatus, Health, Status};
+use gateway::api::{FunctionState, FunctionStatus, Health, HeldUp, ShardState, Status};
 
 use super::error::CommandError;
 use super::program::{program, quoted};
@@ -78,7 +78,15 @@ fn render(status: &Status, paint: Paint, program: &str) -> String {
     for warning in &status.warnings {
         out.push_str(&format!("{} {}\n", paint.doubtful("!"), printable(warning)));
     }
-    for function in &status.functions {
+    for it in &status.held_up {
+        out.push_str(&format!("{} {}\n", paint.bad("!"), printable(&held_up(it, program))));
+    }
+    let is_told = |function: &FunctionStatus| {
+        let name = format!("{}/{}", function.app, function.name);
+        function.state == FunctionState::Stopped
+            && status.held_up.iter().any(|it| it.function == name)
+    };
+    for function in status.functions.iter().filter(|it| !is_told(it)) {
         if let Some(line) = hint(function, program) {
             out.push_str(&format!("{} {}\n", paint.bad("!"), printable(&line)));
         }
@@ -136,6 +144,20 @@ fn error_ratio(ratio: Option<f64>) -> String {
         Some(ratio) if ratio >= 0.01 => format!("{:.1}% !", ratio * 100.0),
         Some(ratio) => format!("{:.1}%", ratio * 100.0),
     }
+}
+
+/// Which trigger does not go on, where, why, and the command that says what to do.
+fn held_up(it: &HeldUp, program: &str) -> String {
+    let state = match it.state {
+        ShardState::Waiting => "waits",
+        _ => "stopped",
+    };
+    let partitions: Vec<String> = it.partitions.iter().map(ToString::to_string).collect();
+    let (topic, partitions) = (&it.topic, partitions.join(","));
+    let HeldUp { trigger, code, message, .. } = it;
+    format!(
+        "{trigger}: {state} at {topic}[{partitions}]: {code} \"{message}\"    {program} explain {code}"
+    )
 }
 
 /// What needs a person, and the command that shows more of it.
@@ -265,6 +287,26 @@ mod tests {
         let expected = "! tidy: 3 of the last 140 failed: Reading.Number \"wind\\u{1b}[2J\" at \
             readings[2]@18    millrace consume readings.unusable --meta --end";
         assert_eq!(lines[6], expected);
+    }
+
+    #[test]
+    fn a_trigger_that_does_not_go_on_is_named_once_with_what_to_do() {
+        let mut status = sample();
+        status.functions[0].state = FunctionState::Stopped;
+        status.held_up = vec![HeldUp {
+            trigger: "weather/tidy/readings".into(),
+            function: "weather/tidy".into(),
+            topic: "readings".into(),
+            partitions: vec![0, 3],
+            state: ShardState::Stopped,
+            code: "E0419".into(),
+            message: "unknown topic readings".into(),
+        }];
+        let text = render(&status, Paint::default(), "millrace");
+        let expected = "! weather/tidy/readings: stopped at readings[0,3]: E0419 \"unknown topic \
+                        readings\"    millrace explain E0419";
+        let hints: Vec<&str> = text.lines().filter(|line| line.starts_with('!')).collect();
+        assert_eq!(hints, [expected]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Brings an application up, or a running one to what its manifest says now: what did not change
 //! is left alone, what changed runs on until the new revision is ready, positions stay.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,13 +9,14 @@ use std::sync::Arc;
 use bus::{ShardId, TopicPartition};
 use cluster::{App, Command, Function, Trigger};
 use dispatch::{
-    BatchLimits, DispatchConfig, Order, RetryPolicy, ShardConfig, ShardHandle, WindowLimits,
+    BatchLimits, DispatchConfig, Order, RetryPolicy, ShardConfig, ShardHandle, State, StopReason,
+    WindowLimits,
 };
 use function::{FunctionSpec, Manifest, TriggerSpec};
 use runtime::{Calling, Pool};
 
 use super::prepare::{Ready, prepare};
-use super::{DRAIN_PATIENCE, Inner, Node, chain};
+use super::{DRAIN_PATIENCE, Inner, Node, chain, growth};
 use crate::commands::error::{CommandError, exit};
 
 /// Headers that a dead letter carries beyond its record.
@@ -65,17 +66,17 @@ pub(super) struct RunningShard {
 }
 
 impl RunningShard {
+    /// Why it stopped, if it has.
+    pub(super) fn stopped(&self) -> Option<StopReason> {
+        match self.handle.stats().state {
+            State::Stopped(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
     pub(super) async fn drain(self, patience: std::time::Duration) {
         self.handle.drain(patience).await;
     }
-}
-
-/// What a command of the cluster's log changed.
-pub(super) struct Changed {
-    /// Shards that are no more.
-    pub(super) removed: Vec<ShardId>,
-    /// New shards of topics that their trigger read before: partitions that were added.
-    pub(super) grown: BTreeSet<ShardId>,
 }
 
 impl Node {
@@ -115,8 +116,7 @@ impl Node {
                 || deployed.refused.iter().any(|refusal| refusal.function == *name)
         });
         let command = self.command(&app_name, &ready, &running);
-        let changed = self.append_deploy(&command)?;
-        for shard in changed.removed {
+        for shard in self.append_deploy(&command)? {
             inner.bus.forget_shard(shard).await.map_err(|error| refused(&error))?;
         }
         let mut functions = BTreeMap::new();
@@ -126,7 +126,7 @@ impl Node {
             if is_new {
                 deployed.changed.push((name.clone(), ready.revision.to_string()));
             }
-            let function = self.bring_up(&app_name, ready, before, &changed.grown).await?;
+            let function = self.bring_up(&app_name, ready, before).await?;
             functions.insert(name, function);
         }
         functions.extend(running);
@@ -148,6 +148,10 @@ impl Node {
                     continue;
                 }
                 if kafka.create_topics != Some(true) {
+                    if self.was_deployed(manifest.app.as_ref()) {
+                        // It was there once: what needs it stops, by name, and the rest runs.
+                        continue;
+                    }
                     let message = format!("there is no topic {} on Kafka", topic.name);
                     return Err(CommandError::new(exit::NOT_FOUND, "E0404", message).help(
                         "make it there, or let the node: `create-topics = true` in [kafka]",
@@ -181,22 +185,10 @@ impl Node {
         Ok(())
     }
 
-    /// Appends a deploy to the cluster's log.
-    pub(super) fn append_deploy(&self, command: &Command) -> Result<Changed, CommandError> {
+    /// Appends a deploy to the cluster's log; the shards that are no more.
+    pub(super) fn append_deploy(&self, command: &Command) -> Result<Vec<ShardId>, CommandError> {
         let mut cluster = self.inner.cluster.lock().expect("nothing panics while holding it");
-        let read: BTreeSet<(String, String)> = cluster
-            .state()
-            .shards()
-            .values()
-            .map(|shard| (shard.trigger.clone(), shard.topic.clone()))
-            .collect();
-        let applied = cluster.append(command).map_err(|error| refused(&error))?;
-        let shards = cluster.state().shards();
-        let is_grown = |id: &ShardId| {
-            shards.get(id).is_some_and(|it| read.contains(&(it.trigger.clone(), it.topic.clone())))
-        };
-        let grown = applied.added.into_iter().filter(is_grown).collect();
-        Ok(Changed { removed: applied.removed, grown })
+        Ok(cluster.append(command).map_err(|error| refused(&error))?.removed)
     }
 
     /// The application as it will be, functions that were refused at their old revision.
@@ -227,12 +219,9 @@ impl Node {
             let (revision, package) = (it.revision.to_string(), it.package.clone());
             app.functions.insert(function.clone(), Function { revision, package, spec });
             for trigger in &it.spec.triggers {
-                let topics = trigger.topics.iter().map(|topic| {
-                    let info = self.inner.bus.topic(topic);
-                    let partitions = info.map_or(0, |info| info.spec.partitions);
-                    (topic.clone(), partitions.cast_unsigned())
-                });
                 let id = format!("{name}/{function}/{}", trigger.name);
+                let topics = trigger.topics.iter();
+                let topics = topics.map(|topic| (topic.clone(), self.partitions_of(&id, topic)));
                 let trigger = Trigger { function: function.clone(), topics: topics.collect() };
                 app.triggers.insert(id, trigger);
             }
@@ -246,7 +235,6 @@ impl Node {
         app: &str,
         ready: Ready,
         before: Option<RunningFunction>,
-        grown: &BTreeSet<ShardId>,
     ) -> Result<RunningFunction, CommandError> {
         let revision = dispatch::Revision::new(
             Arc::clone(&ready.revision),
@@ -264,7 +252,8 @@ impl Node {
                 && before.spec.allow_produce == ready.spec.allow_produce
                 && before.spec.instances == ready.spec.instances;
             for shard in before.shards {
-                if same {
+                // One that has stopped is tried anew.
+                if same && shard.stopped().is_none() {
                     shard.handle.set_revision(revision.clone());
                     kept.insert(shard.id, shard);
                 } else {
@@ -283,14 +272,12 @@ impl Node {
                 shards.push(running);
                 continue;
             }
-            let mut config = shard_config(&self.inner, id, &shard, &ready.spec, trigger);
-            if grown.contains(&id) {
-                // Keys moved to it while nobody read it: nothing of it may be skipped.
-                config.start = bus::Start::Earliest;
-            }
-            let bus = self.bus();
-            let handle =
-                dispatch::start(bus, config, revision.clone()).await.map_err(not_started)?;
+            let config = shard_config(&self.inner, id, &shard, &ready.spec, trigger);
+            // One that cannot start has stopped, and is shown; the others are not held up.
+            let handle = match growth::must_not_start(&shard, &shards) {
+                Some(reason) => dispatch::stopped(config, revision.clone(), reason),
+                None => dispatch::start_or_wait(self.bus(), config, revision.clone()).await,
+            };
             let status = gateway::api::ShardStatus {
                 shard: id.0,
                 epoch: shard.epoch.0,
@@ -343,23 +330,6 @@ fn refused(error: &dyn std::error::Error) -> CommandError {
     CommandError::new(exit::FAILED, "E0511", chain(error))
 }
 
-fn not_started(error: dispatch::StartError) -> CommandError {
-    let dispatch::StartError::Bus { source, .. } = &error;
-    let (code, help) = match source {
-        bus::Error::Fenced { .. } => (
-            "E0409",
-            "another node works under this name on this Kafka, or one did whose data is gone: \
-             choose another `cluster` in [kafka] of the node's file",
-        ),
-        bus::Error::TopicRecreated { .. } | bus::Error::TopicReplaced { .. } => {
-            ("E0417", "remove the trigger, deploy, and add it again: it begins by its `start`")
-        }
-        bus::Error::Unreachable { .. } => ("E0415", "start it again when a broker answers"),
-        _ => return refused(&error),
-    };
-    CommandError::new(exit::FAILED, code, chain(&error)).help(help)
-}
-
 fn shard_config(
     node: &Inner,
     id: ShardId,
@@ -392,7 +362,8 @@ fn shard_config(
         function: spec.name.as_str().into(),
         trigger: shard.trigger.as_str().into(),
         partitions: vec![TopicPartition::new(&*shard.topic, shard.partition.cast_signed())],
-        start: trigger.start.into(),
+        // Of a partition that was added nothing may be skipped.
+        start: if shard.grown { bus::Start::Earliest } else { trigger.start.into() },
         dispatch: DispatchConfig {
             order: match trigger.order {
                 function::Order::None => Order::None,

@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use dispatch::StopReason;
+
 use super::Node;
-use super::deploy::{Deployed, RunningApp, RunningFunction};
+use super::deploy::{Deployed, RunningApp, RunningFunction, RunningShard};
 use super::prepare::Ready;
 use crate::commands::error::CommandError;
 
@@ -66,13 +68,13 @@ impl Node {
         let mut running = app.functions;
         let ready = self.as_ready(name, &running);
         let command = self.command(name, &ready, &BTreeMap::new());
-        let changed = match self.append_deploy(&command) {
-            Ok(changed) => changed,
-            Err(error) => return (running, Err(error)),
-        };
+        if let Err(error) = self.append_deploy(&command) {
+            return (running, Err(error));
+        }
+        tracing::info!(app = name, "partitions were added");
         for (function, ready) in ready {
             let Some(before) = running.remove(&function) else { continue };
-            match self.bring_up(name, ready, Some(before), &changed.grown).await {
+            match self.bring_up(name, ready, Some(before)).await {
                 Ok(after) => drop(running.insert(function, after)),
                 // Its shards ended with the attempt: the next deploy brings it up again.
                 Err(error) => {
@@ -81,8 +83,23 @@ impl Node {
                 }
             }
         }
-        tracing::info!(app = name, partitions = changed.grown.len(), "partitions were added");
         (running, Ok(()))
+    }
+
+    /// How many shards a trigger has for a topic: one for each partition, and never fewer than it
+    /// had. One whose partition is gone stops, by name.
+    pub(super) fn partitions_of(&self, trigger: &str, topic: &str) -> u32 {
+        let there = self.inner.bus.topic(topic).map_or(0, |info| info.spec.partitions);
+        let cluster = self.inner.cluster.lock().expect("nothing panics while holding it");
+        let shards = cluster.state().shards().values();
+        let mine = shards.filter(|it| it.trigger == trigger && it.topic == topic);
+        there.cast_unsigned().max(mine.map(|it| it.partition + 1).max().unwrap_or(0))
+    }
+
+    /// Whether an application was ever deployed here, and not taken away since.
+    pub(super) fn was_deployed(&self, app: &str) -> bool {
+        let cluster = self.inner.cluster.lock().expect("nothing panics while holding it");
+        cluster.state().apps().contains_key(app)
     }
 
     /// What runs, as something that could be brought up.
@@ -101,4 +118,17 @@ impl Node {
         });
         ready.collect()
     }
+}
+
+/// Why a shard must not start, although it could: it would read a partition from its start that was
+/// not added to the topic of its trigger, but belongs to another topic that was made under the
+/// same name. `started` are those that come before it.
+pub(super) fn must_not_start(
+    shard: &cluster::Shard,
+    started: &[RunningShard],
+) -> Option<StopReason> {
+    let is_sibling =
+        |it: &&RunningShard| it.status.trigger == shard.trigger && it.status.topic == shard.topic;
+    let mut reasons = started.iter().filter(is_sibling).filter_map(RunningShard::stopped);
+    reasons.find(|it| shard.grown && matches!(it, StopReason::TopicRecreated(_)))
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dispatch::{ShardHandle, ShardStats, State};
+use dispatch::{ShardHandle, ShardStats, State, StopReason};
 use gateway::api::{
-    API, FeedStatus, FunctionState, FunctionStatus, Health, InstanceCounts, LastError, NodeInfo,
-    ShardCounts, ShardState, ShardStatus, Status,
+    API, FeedStatus, FunctionState, FunctionStatus, Health, HeldUp, InstanceCounts, LastError,
+    NodeInfo, ShardCounts, ShardState, ShardStatus, Status,
 };
 use gateway::{NodeView, Readiness};
 use runtime::{Invoke as _, Pool};
@@ -102,6 +102,42 @@ impl Node {
     }
 }
 
+impl Shown {
+    /// The triggers that do not go on, by reason. A pause for want of an instance is no reason.
+    fn held_up(&self) -> Vec<HeldUp> {
+        let mut found: Vec<HeldUp> = Vec::new();
+        for (handle, shard) in self.functions.iter().flat_map(|function| &function.shards) {
+            let (state, code, message) = match handle.stats().state {
+                State::Stopped(reason) => {
+                    (ShardState::Stopped, reason.code().to_owned(), reason.to_string())
+                }
+                State::Waiting(wait) if function::explain(&wait.code).is_some() => {
+                    (ShardState::Waiting, wait.code, wait.message)
+                }
+                _ => continue,
+            };
+            let is_it = |it: &&mut HeldUp| {
+                it.trigger == shard.trigger
+                    && it.topic == shard.topic
+                    && (it.state, &it.code) == (state, &code)
+            };
+            let it = match found.iter_mut().find(is_it) {
+                Some(known) => known,
+                None => {
+                    let (trigger, function) = (shard.trigger.clone(), shard.function.clone());
+                    let (topic, partitions) = (shard.topic.clone(), Vec::new());
+                    let it = HeldUp { trigger, function, topic, partitions, state, code, message };
+                    found.push(it);
+                    found.last_mut().expect("it was pushed")
+                }
+            };
+            it.partitions.push(shard.partition);
+        }
+        found.iter_mut().for_each(|it| it.partitions.sort_unstable());
+        found
+    }
+}
+
 impl ShownFunction {
     fn stats(&self) -> impl Iterator<Item = ShardStats> {
         self.shards.iter().map(|(handle, _)| handle.stats())
@@ -130,6 +166,8 @@ impl ShownFunction {
             FunctionState::Stale
         } else if stopped == stats.len() && !stats.is_empty() {
             FunctionState::Stopped
+        } else if 0 < stopped {
+            FunctionState::Failing
         } else if last.as_ref().is_some_and(|it| bus::Timestamp::now().0 - it.2.0 < 60_000) {
             FunctionState::Failing
         } else {
@@ -182,15 +220,19 @@ impl NodeView for Node {
         let mut shown = inner.shown.lock().expect("nothing panics while holding it");
         let functions: Vec<FunctionStatus> =
             shown.functions.iter_mut().map(ShownFunction::status).collect();
+        let held_up = shown.held_up();
         let mut apps: Vec<String> = functions.iter().map(|it| it.app.clone()).collect();
         apps.dedup();
+        let trouble = inner.bus.trouble();
+        let mut warnings = inner.warnings.clone();
+        warnings.extend(trouble.iter().map(|it| format!("{}: {it}", StopReason::of(it).code())));
         let is_bad =
             |it: &FunctionStatus| matches!(it.state, FunctionState::Stale | FunctionState::Stopped);
         let health = if inner.shutdown.is_cancelled() {
             Health::Draining
         } else if !shown.is_up {
             Health::Starting
-        } else if 0 < counts.stopped || functions.iter().any(is_bad) {
+        } else if trouble.is_some() || !held_up.is_empty() || functions.iter().any(is_bad) {
             Health::Degraded
         } else {
             Health::Healthy
@@ -213,8 +255,8 @@ impl NodeView for Node {
             appended: feed.appended,
             state: feed.state,
         });
-        let warnings = inner.warnings.clone();
-        Status { api: API, node, apps, health, functions, shards: counts, feed, warnings }
+        let shards = counts;
+        Status { api: API, node, apps, health, functions, shards, feed, held_up, warnings }
     }
 
     fn shards(&self) -> Vec<ShardStatus> {

@@ -193,7 +193,13 @@ impl Inner {
                 let reason = format!("a consumer has subscribed in group {group}, which is ours");
                 Err(Error::Kafka { action: "commit offsets", reason })
             }
-            Err(error) => Err(self.brokers.health.admin_error("commit offsets", error)),
+            Err(error) => {
+                if error.code == Code::UnknownTopicOrPartition {
+                    // It was there a moment ago.
+                    self.brokers.topics.look.notify_one();
+                }
+                Err(self.brokers.health.admin_error("commit offsets", error))
+            }
         }
     }
 

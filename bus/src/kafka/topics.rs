@@ -285,7 +285,7 @@ impl Topics {
             match one {
                 Ok(resource) => {
                     if let OwnedResourceSpecifier::Topic(name) = &resource.specifier {
-                        specs.insert(name.clone(), spec_of(name, &resource));
+                        specs.extend(spec_of(name, &resource).map(|spec| (name.clone(), spec)));
                     }
                 }
                 // Gone meanwhile; the next look says so.
@@ -372,14 +372,16 @@ fn partitions_of(description: &Description) -> i32 {
     i32::try_from(description.partitions).unwrap_or(i32::MAX)
 }
 
-fn spec_of(name: &str, resource: &ConfigResource) -> TopicSpec {
+/// What the settings of a topic say; `None` when it has none: it is gone, and not every broker says
+/// so.
+fn spec_of(name: &str, resource: &ConfigResource) -> Option<TopicSpec> {
     let number = |key: &str| -> Option<i64> { resource.get(key)?.value.as_ref()?.parse().ok() };
     let bound = |key: &str| number(key).and_then(|it| u64::try_from(it).ok());
-    let batch = bound("max.message.bytes").and_then(|it| usize::try_from(it).ok());
-    let record = batch.map_or(1 << 20, |it| it.saturating_sub(BATCH_HEAD_BYTES).max(1));
+    let batch = usize::try_from(bound("max.message.bytes")?).ok()?;
+    let record = batch.saturating_sub(BATCH_HEAD_BYTES).max(1);
     let age = bound("retention.ms").map(Duration::from_millis);
     let retention = Retention { age, bytes: bound("retention.bytes") };
-    TopicSpec { retention, record_bytes_max: record, ..TopicSpec::new(name, 1) }
+    Some(TopicSpec { retention, record_bytes_max: record, ..TopicSpec::new(name, 1) })
 }
 
 /// Runs a call of librdkafka that waits for a broker.

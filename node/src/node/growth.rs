@@ -38,6 +38,10 @@ impl Node {
             .filter(|(_, app)| self.has_grown(app))
             .map(|(name, _)| name.clone())
             .collect();
+        if grown.is_empty() {
+            // Nothing to show: before the first deploy that would say that the node is ready.
+            return Ok(());
+        }
         for name in grown {
             let Some(app) = apps.remove(&name) else { continue };
             let (functions, outcome) = self.grow_app(&name, app).await;

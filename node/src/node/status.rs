@@ -166,9 +166,9 @@ impl ShownFunction {
             FunctionState::Stale
         } else if stopped == stats.len() && !stats.is_empty() {
             FunctionState::Stopped
-        } else if 0 < stopped {
-            FunctionState::Failing
-        } else if last.as_ref().is_some_and(|it| bus::Timestamp::now().0 - it.2.0 < 60_000) {
+        } else if 0 < stopped
+            || last.as_ref().is_some_and(|it| bus::Timestamp::now().0 - it.2.0 < 60_000)
+        {
             FunctionState::Failing
         } else {
             FunctionState::Running

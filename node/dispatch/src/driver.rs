@@ -210,6 +210,11 @@ impl Driver {
         let is_output = |topic: &str| !self.config.partitions.iter().any(|it| *it.topic == *topic);
         let waits = match error {
             bus::Error::UnknownTopic { topic } => is_output(topic),
+            // Said of a topic that is just going, too; one that has fewer is no use to wait for.
+            bus::Error::UnknownPartition(place) => {
+                let there = self.bus.topic(&place.topic).map(|info| info.spec.partitions);
+                is_output(&place.topic) && there.is_none_or(|there| place.partition < there)
+            }
             error => error.is_retryable(),
         };
         let reason = StopReason::of(error);

@@ -2,6 +2,7 @@
 //! Verdicts come from code of this crate alone: it reads journals with a decoder of its own.
 
 pub mod bad_input;
+pub mod broker_faults;
 pub mod checker;
 pub mod clients;
 pub mod components;

@@ -349,6 +349,19 @@ pub const PROMISES: &[Promise] = &[
         run: crate::worker_abuse::run,
     },
     Promise {
+        name: "broker-faults",
+        says: "a Kafka that is stopped, killed, locked, or loses topics and records under load: \
+               outputs are back within 10 s in every partition, what needs a person stops alone and \
+               by name, nothing is lost or read silently from somewhere else",
+        needs: "Java 17 and Maven (77 without)",
+        flags: &["outage"],
+        full: "3 min: the broker stopped for 60 s",
+        ci: "2 min: for 8 s",
+        may_skip: false,
+        floors: &[("cases", 14), ("records", 5_000), ("red_controls", 5)],
+        run: crate::broker_faults::run,
+    },
+    Promise {
         name: "kill-embedded",
         says: "SIGKILL at random times loses nothing, repeats nothing and keeps the order of keys",
         needs: "nothing",

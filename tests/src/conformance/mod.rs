@@ -100,19 +100,19 @@ fn over_scram(run: &Run, broker: &Broker) -> Result<u64, NotShown> {
 ///
 /// When a rule is broken.
 pub fn scram(address: &str, authority: &Path, dir: &Path, run: &Run) -> Result<u64, NotShown> {
-    use crate::harness::kafka::{SCRAM_PASSWORD, SCRAM_USER};
+    use crate::harness::kafka::{PASSWORD, USER};
     let authority = authority.to_string_lossy();
     let with = |password: &'static str| {
         [
             ("security.protocol", "SASL_SSL".to_owned()),
             ("sasl.mechanisms", "SCRAM-SHA-512".to_owned()),
-            ("sasl.username", SCRAM_USER.to_owned()),
+            ("sasl.username", USER.to_owned()),
             ("sasl.password", password.to_owned()),
             ("ssl.ca.location", authority.clone().into_owned()),
         ]
     };
     refused(address, &with("another"), &dir.join("refused"))?;
-    suite(run, KafkaStage::new(address, &with(SCRAM_PASSWORD), dir))
+    suite(run, KafkaStage::new(address, &with(PASSWORD), dir))
 }
 
 /// A wrong password is an error of its own, and soon.

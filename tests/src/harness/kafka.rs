@@ -24,10 +24,10 @@ const JAVA_PATIENCE: Duration = Duration::from_secs(120);
 const START_PATIENCE: Duration = Duration::from_secs(90);
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
-/// The user that the encrypted listener knows.
-pub const SCRAM_USER: &str = "millrace";
+/// The user that listeners with a password know.
+pub const USER: &str = "millrace";
 /// Its password.
-pub const SCRAM_PASSWORD: &str = "a-password of the tests";
+pub const PASSWORD: &str = "a-password of the tests";
 /// The password of the key store, which is thrown away with its folder.
 const STORE_PASSWORD: &str = "of-the-tests";
 
@@ -107,7 +107,12 @@ pub enum Listeners {
     Plain,
     /// Also TLS with SCRAM-SHA-512, with a certificate made for it.
     PlainAndScram,
+    /// Also one with a password in the clear, which asks again every [`REAUTHENTICATION`].
+    PlainAndPassword,
 }
+
+/// How long a connection with a password is good for until it has to show it again.
+pub const REAUTHENTICATION: Duration = Duration::from_secs(4);
 
 /// A broker, running or not; its records and ports stay.
 #[derive(Debug)]
@@ -115,7 +120,7 @@ pub struct Broker {
     kafka: Kafka,
     dir: PathBuf,
     port: u16,
-    scram_port: u16,
+    second_port: u16,
     process: Option<Node>,
     starts: u32,
 }
@@ -134,27 +139,35 @@ impl Broker {
 
     fn format(kafka: &Kafka, dir: &Path, listeners: Listeners) -> Result<Self, NotShown> {
         fs::create_dir_all(dir).during("make a broker's folder")?;
-        let [port, controller, scram_port] = free_ports()?;
+        let [port, controller, second_port] = free_ports()?;
         let broker = Self {
             kafka: kafka.clone(),
             dir: dir.to_owned(),
             port,
-            scram_port,
+            second_port,
             process: None,
             starts: 0,
         };
         let has_scram = listeners == Listeners::PlainAndScram;
-        let mut text = properties(&broker, controller, has_scram);
-        if has_scram {
-            broker.make_certificate()?;
-            text.push_str(&scram_properties(dir));
+        let mut text = properties(&broker, controller, listeners);
+        match listeners {
+            Listeners::Plain => {}
+            Listeners::PlainAndScram => {
+                broker.make_certificate()?;
+                text.push_str(&scram_properties(dir));
+            }
+            Listeners::PlainAndPassword => {
+                broker.compile_doorkeeper()?;
+                broker.permit(true)?;
+                text.push_str(&password_properties(&broker.permitted()));
+            }
         }
         fs::write(broker.properties(), text).during("write a broker's properties")?;
         let mut format = kafka.java();
         format.args(["kafka.tools.StorageTool", "format", "-t", "oXbhaMb_Q5eTAQVR7LlsLA", "-c"]);
         format.arg(broker.properties());
         if has_scram {
-            let user = format!("[name={SCRAM_USER},password=\"{SCRAM_PASSWORD}\"]");
+            let user = format!("[name={USER},password=\"{PASSWORD}\"]");
             format.arg("--add-scram").arg(format!("SCRAM-SHA-512={user}"));
         }
         let formatted = command::run(&mut format, JAVA_PATIENCE)?;
@@ -162,6 +175,34 @@ impl Broker {
             return Err(broken(format!("format the broker: {}", formatted.all())));
         }
         Ok(broker)
+    }
+
+    /// What asks for the password is a class of our own: it reads the list anew each time.
+    fn compile_doorkeeper(&self) -> Result<(), NotShown> {
+        let mut javac = Command::new("javac");
+        javac.arg("-cp").arg(format!("{}/*", self.kafka.libs().display()));
+        javac.arg("-d").arg(self.classes());
+        javac.arg(binaries::root().join("tests/kafka/Doorkeeper.java"));
+        let said = command::run(&mut javac, JAVA_PATIENCE)?;
+        if said.status == Some(0) { Ok(()) } else { Err(broken(said.all())) }
+    }
+
+    fn classes(&self) -> PathBuf {
+        self.dir.join("classes")
+    }
+
+    fn permitted(&self) -> PathBuf {
+        self.dir.join("permitted")
+    }
+
+    /// Whether the user may enter with the password from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the list cannot be written.
+    pub fn permit(&self, is_permitted: bool) -> Result<(), NotShown> {
+        let line = if is_permitted { format!("{USER} {PASSWORD}\n") } else { String::new() };
+        fs::write(self.permitted(), line).during("write who may enter")
     }
 
     /// A key of its own, and its certificate as the clients' authority.
@@ -211,10 +252,16 @@ impl Broker {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// `host:port` with a password in the clear.
+    #[must_use]
+    pub fn password_address(&self) -> String {
+        format!("127.0.0.1:{}", self.second_port)
+    }
+
     /// `host:port` with TLS and SCRAM-SHA-512.
     #[must_use]
     pub fn scram_address(&self) -> String {
-        format!("localhost:{}", self.scram_port)
+        format!("localhost:{}", self.second_port)
     }
 
     /// The first file of a partition's records.
@@ -246,8 +293,13 @@ impl Broker {
         java.arg(archive);
         let log4j = binaries::root().join("tests/kafka/log4j2.properties");
         java.arg(format!("-Dlog4j2.configurationFile={}", log4j.display()));
-        java.arg("-cp").arg(format!("{}/*", self.kafka.libs().display()));
-        java.arg("kafka.Kafka").arg(self.properties());
+        let (libs, classes) = (self.kafka.libs(), self.classes());
+        let mut path = format!("{}/*", libs.display());
+        if classes.is_dir() {
+            // Behind the others, as the archive of classes wants it.
+            path.push_str(&format!(":{}", classes.display()));
+        }
+        java.arg("-cp").arg(path).arg("kafka.Kafka").arg(self.properties());
         self.starts += 1;
         let mut process = Node::start(&mut java, &self.log())?;
         process.line("a started broker", START_PATIENCE, |line| {
@@ -310,13 +362,18 @@ impl Broker {
     }
 }
 
-fn properties(broker: &Broker, controller: u16, has_scram: bool) -> String {
-    let Broker { dir, port, scram_port, .. } = broker;
+fn properties(broker: &Broker, controller: u16, doors: Listeners) -> String {
+    let Broker { dir, port, second_port, .. } = broker;
     let (mut listeners, mut advertised) =
         (format!("PLAINTEXT://127.0.0.1:{port}"), format!("PLAINTEXT://127.0.0.1:{port}"));
-    if has_scram {
-        listeners.push_str(&format!(",SASL_SSL://127.0.0.1:{scram_port}"));
-        advertised.push_str(&format!(",SASL_SSL://localhost:{scram_port}"));
+    let second = match doors {
+        Listeners::Plain => None,
+        Listeners::PlainAndScram => Some(("SASL_SSL", "localhost")),
+        Listeners::PlainAndPassword => Some(("SASL_PLAINTEXT", "127.0.0.1")),
+    };
+    if let Some((protocol, host)) = second {
+        listeners.push_str(&format!(",{protocol}://127.0.0.1:{second_port}"));
+        advertised.push_str(&format!(",{protocol}://{host}:{second_port}"));
     }
     format!(
         "process.roles=broker,controller\n\
@@ -327,7 +384,8 @@ fn properties(broker: &Broker, controller: u16, has_scram: bool) -> String {
          controller.listener.names=CONTROLLER\n\
          inter.broker.listener.name=PLAINTEXT\n\
          listener.security.protocol.map=\
-         CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL\n\
+         CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,\
+         SASL_PLAINTEXT:SASL_PLAINTEXT\n\
          log.dirs={}\n\
          offsets.topic.replication.factor=1\n\
          offsets.topic.num.partitions=4\n\
@@ -359,6 +417,19 @@ fn scram_properties(dir: &Path) -> String {
          ssl.keystore.password={STORE_PASSWORD}\n\
          ssl.key.password={STORE_PASSWORD}\n",
         dir.join("broker.p12").display()
+    )
+}
+
+fn password_properties(permitted: &Path) -> String {
+    let prefix = "listener.name.sasl_plaintext.plain";
+    format!(
+        "sasl.enabled.mechanisms=PLAIN\n\
+         {prefix}.sasl.jaas.config=\
+         org.apache.kafka.common.security.plain.PlainLoginModule required list=\"{}\";\n\
+         {prefix}.sasl.server.callback.handler.class=Doorkeeper\n\
+         {prefix}.connections.max.reauth.ms={}\n",
+        permitted.display(),
+        REAUTHENTICATION.as_millis()
     )
 }
 

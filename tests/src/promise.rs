@@ -294,7 +294,7 @@ pub const PROMISES: &[Promise] = &[
             ("rules_embedded", 23),
             ("rules_kafka", 23),
             ("rules_scram", 23),
-            ("owners", 6),
+            ("owners", 7),
             ("keys", 10_000),
             ("codecs", 5),
         ],

@@ -58,6 +58,8 @@ const LAST_OFFSETS: Duration = Duration::from_secs(1);
 /// How often the limits of topics are looked at without a cause; an answer has all settings of a
 /// topic, which is a lot for hundreds of them.
 const LIMITS_EVERY: Duration = Duration::from_secs(60);
+/// How often a coordinator that is not ready is asked again.
+const ASK_AGAIN_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a question may take while no broker answers.
 const DOWN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -471,11 +473,33 @@ impl Inner {
         rewritten.await?.map_err(|error| Error::PositionLog { reason: error.to_string() })
     }
 
+    /// Asks again for as long as a request may take: a coordinator that has only just started
+    /// says that it is not one yet.
+    async fn patiently<T, A: Future<Output = Result<T, Error>>>(
+        &self,
+        ask: impl Fn() -> A,
+    ) -> Result<T, Error> {
+        let until = tokio::time::Instant::now() + self.brokers.config.request_timeout;
+        loop {
+            match ask().await {
+                Err(error @ Error::Unreachable { .. }) => {
+                    if until <= tokio::time::Instant::now() {
+                        return Err(error);
+                    }
+                    self.brokers.check_open()?;
+                    tokio::time::sleep(ASK_AGAIN_EVERY).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     async fn recover(&self, shard: ShardId, epoch: Epoch) -> Result<Recovered, Error> {
         let gate = self.gate(shard);
         let _turn = gate.lock().await;
         self.check_epoch(shard, epoch)?;
-        let committed = self.committed(&(self.brokers.config.group)(shard)).await?;
+        let group = (self.brokers.config.group)(shard);
+        let committed = self.patiently(|| self.committed(&group)).await?;
         self.ledger().recover(shard, epoch, committed)?;
         let rows = self.ledger().rows(shard);
         let mut marks = Vec::new();
@@ -500,7 +524,7 @@ impl Inner {
         log.push(epoch_row(shard, epoch));
         self.record(log).await?;
         if !marks.is_empty() {
-            self.anchor(shard, epoch, marks).await?;
+            self.patiently(|| self.anchor(shard, epoch, marks.clone())).await?;
             self.ledger().anchored(shard, epoch, rows.iter().map(|(place, _)| place));
         }
         let positions = rows.into_iter().map(|(place, row)| (place, row.position)).collect();

@@ -43,7 +43,7 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     let plain = KafkaStage::new(&broker.address(), &[], &run.evidence.join("stage"));
     figures.set("rules_kafka", suite(run, plain)?);
     run.note("one shard, two owners");
-    figures.set("owners", owners::check(run, &mut broker)?);
+    figures.set("owners", owners::check(run, &kafka, &mut broker)?);
     run.note("keys and codecs, against the Java client");
     let keys = run.count("keys", 10_000, 10_000);
     wire::check(run, &kafka, &broker, keys, &mut figures)?;

@@ -13,7 +13,7 @@ use bus::{
 
 use super::stage;
 use crate::demand;
-use crate::harness::kafka::Broker;
+use crate::harness::kafka::{Broker, Kafka, Listeners};
 use crate::promise::{During, NotShown, Run, broken};
 
 const SHARD: ShardId = ShardId(7);
@@ -23,7 +23,7 @@ const BEHIND_MAX: Duration = Duration::from_secs(3);
 const SEEN_WITHIN: Duration = Duration::from_secs(20);
 
 /// How many cases held.
-pub(super) fn check(run: &Run, broker: &mut Broker) -> Result<u64, NotShown> {
+pub(super) fn check(run: &Run, kafka: &Kafka, broker: &mut Broker) -> Result<u64, NotShown> {
     let runtime = tokio::runtime::Runtime::new().during("start a runtime")?;
     let dir = run.evidence.join("owners");
     runtime.block_on(async {
@@ -40,7 +40,8 @@ pub(super) fn check(run: &Run, broker: &mut Broker) -> Result<u64, NotShown> {
         cases += 2;
         topic_made_again_is_another(broker, one, &dir).await?;
         an_outage_is_a_wait(broker, &dir).await?;
-        Ok(cases + 2)
+        a_new_coordinator_is_waited_for(kafka, &dir).await?;
+        Ok(cases + 3)
     })
 }
 
@@ -235,4 +236,21 @@ async fn an_outage_is_a_wait(broker: &mut Broker, dir: &Path) -> Result<(), NotS
     bus.close().await;
     other.close().await;
     Ok(())
+}
+
+/// The first to ask for groups at all: there is no coordinator yet, and then one that says that it
+/// is none.
+async fn a_new_coordinator_is_waited_for(kafka: &Kafka, dir: &Path) -> Result<(), NotShown> {
+    let mut broker = Broker::start(kafka, &dir.join("new-broker"), Listeners::Plain)?;
+    let bus = open_as(&broker, "new", &dir.join("new")).await?;
+    let mut recoveries = tokio::task::JoinSet::new();
+    for shard in 0..16 {
+        let bus = Arc::clone(&bus);
+        recoveries.spawn(async move { bus.recover(ShardId(shard), Epoch(1)).await });
+    }
+    while let Some(recovered) = recoveries.join_next().await {
+        recovered.during("join")?.during("recover by a new coordinator")?;
+    }
+    bus.close().await;
+    broker.stop()
 }

@@ -49,8 +49,6 @@ const CLIENTS: &[Client] = &[
     },
 ];
 
-/// How long packages may take to come.
-const FETCH: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a handler does in either mode: doubles a number, says where its record lies, raises below
@@ -304,21 +302,11 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<(), NotShown> {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).during("make it run")
 }
 
-/// Runs what fetches or builds; what cannot be had is unchecked, not broken.
-fn fetch(tool: &mut Command) -> Result<(), NotShown> {
-    let shown = format!("{:?}", tool.get_program());
-    match command::run(tool, FETCH) {
-        Ok(said) if said.status == Some(0) => Ok(()),
-        Ok(said) => Err(NotShown::Unchecked(format!("{shown}: {}", said.all()))),
-        Err(error) => Err(NotShown::Unchecked(format!("{shown}: {error}"))),
-    }
-}
-
 fn pip(folder: &Path, package: &str) -> Result<(), NotShown> {
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
     pip.arg("--no-compile").arg("--target").arg(folder).arg(package);
-    fetch(&mut pip)
+    command::fetch(&mut pip)
 }
 
 fn awslambdaric(folder: &Path) -> Result<(), NotShown> {
@@ -340,7 +328,7 @@ fn aws_lambda_go(folder: &Path) -> Result<(), NotShown> {
     let go = |words: &[&str]| {
         let mut go = Command::new("go");
         go.args(words).current_dir(&source).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=mod");
-        fetch(&mut go)
+        command::fetch(&mut go)
     };
     go(&["mod", "init", "handler"])?;
     go(&["get", "github.com/aws/aws-lambda-go@v1.55.1"])?;

@@ -13,7 +13,7 @@ pub mod first_alert;
 pub mod harness;
 pub mod hidden;
 pub mod journal_reader;
-pub mod kill_embedded;
+pub mod kill;
 pub mod promise;
 pub mod raft_sim;
 pub mod sim;

@@ -110,6 +110,13 @@ impl Figures {
         self
     }
 
+    /// Adds the figures of a part, under names that begin with `of`.
+    pub fn extend(&mut self, of: &str, part: Self) {
+        for (name, value) in part.0 {
+            self.set(&format!("{of}{name}"), value);
+        }
+    }
+
     /// Puts the seed first.
     #[must_use]
     pub fn under_seed(mut self, seed: u64) -> Self {
@@ -370,7 +377,26 @@ pub const PROMISES: &[Promise] = &[
         ci: "1 min: 60,000 records, 6 counted kills",
         may_skip: false,
         floors: &[("records", 60_000), ("kills", 5), ("red_controls", 3)],
-        run: crate::kill_embedded::run,
+        run: crate::kill::run_embedded,
+    },
+    Promise {
+        name: "kill-both",
+        says: "SIGKILL at random times, with a Python function chained into a wasm function: \
+               nothing lost and the order of keys kept on both buses, nothing repeated on the \
+               embedded one, and no worker outlives its node by 2 s",
+        needs: "python3 with venv and PyPI, Java 17 and Maven (77 without)",
+        flags: &["records", "kills"],
+        full: "15 min: 1,000,000 records and 50 counted kills on each bus",
+        ci: "1 min: 40,000 records and 5 counted kills on each bus",
+        may_skip: false,
+        floors: &[
+            ("embedded_records", 40_000),
+            ("embedded_kills", 5),
+            ("kafka_records", 40_000),
+            ("kafka_kills", 5),
+            ("red_controls", 6),
+        ],
+        run: crate::kill::run_both,
     },
     Promise {
         name: "speed-embedded",

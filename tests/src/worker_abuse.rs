@@ -17,7 +17,7 @@ use crate::demand;
 use crate::harness::api::{Api, ToProduce};
 use crate::harness::node::Node;
 use crate::harness::rng::Rng;
-use crate::harness::{binaries, wait};
+use crate::harness::{binaries, processes, wait};
 use crate::promise::{During, Figures, NotShown, Run, broken, rounded};
 
 /// What records do to a Python process, and the name of the dead letter that it must lead to; the
@@ -378,7 +378,7 @@ fn rest(node: &Node, data: &Path, wanted: Option<Holds>) -> Result<Holds, NotSho
     let holds = || Holds {
         descriptors: entries(&PathBuf::from(format!("/proc/{}/fd", node.pid()))),
         threads: entries(&PathBuf::from(format!("/proc/{}/task", node.pid()))),
-        processes: descendants(node.pid()),
+        processes: processes::below(node.pid()).len(),
         scratch: entries(&data.join("workers/scratch")),
     };
     if let Some(wanted) = wanted {
@@ -405,24 +405,6 @@ fn rest(node: &Node, data: &Path, wanted: Option<Holds>) -> Result<Holds, NotSho
 
 fn entries(dir: &Path) -> usize {
     std::fs::read_dir(dir).map_or(0, Iterator::count)
-}
-
-/// Processes below this one.
-fn descendants(pid: u32) -> usize {
-    let mut pids = vec![pid];
-    let mut at = 0;
-    while let Some(pid) = pids.get(at) {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        let texts = tasks.filter_map(|it| std::fs::read_to_string(it.path().join("children")).ok());
-        let found: Vec<u32> = texts
-            .flat_map(|text| {
-                text.split_whitespace().filter_map(|it| it.parse().ok()).collect::<Vec<_>>()
-            })
-            .collect();
-        pids.extend(found);
-        at += 1;
-    }
-    pids.len() - 1
 }
 
 /// A load at an even rate on the function beside the abused ones.

@@ -170,15 +170,16 @@ impl Api {
         lag_of(&lag).ok_or_else(|| ApiError::Lost(format!("no lag in {lag}")))
     }
 
-    /// How many instances are at work now: invocations in flight.
+    /// How many invocations are in flight now: started and not ended. Asks nobody but the node.
     ///
     /// # Errors
     ///
     /// [`ApiError`].
     pub fn in_flight(&self) -> Result<u64, ApiError> {
-        let status = self.status()?;
-        let functions = status["functions"].as_array().into_iter().flatten();
-        Ok(functions.filter_map(|function| function["instances"]["busy"].as_u64()).sum())
+        let metrics = self.get("/metrics")?;
+        let started = metric_of(&metrics, "millrace_trigger_invocations_total");
+        let ended = metric_of(&metrics, "millrace_invocation_run_seconds_count");
+        Ok(started.saturating_sub(ended))
     }
 
     /// What the node says of itself.

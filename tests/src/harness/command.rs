@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use crate::harness::wait;
 use crate::promise::{During, NotShown, broken};
 
+/// How long packages may take to come.
+const FETCH_PATIENCE: Duration = Duration::from_secs(300);
+
 /// What a command that ended said.
 #[derive(Clone, Debug)]
 pub struct Said {
@@ -58,6 +61,21 @@ pub fn run_with(command: &mut Command, input: Stdio, within: Duration) -> Result
     };
     let took = started_at.elapsed();
     Ok(Said { status: status.code(), stdout: joined(stdout), stderr: joined(stderr), took })
+}
+
+/// Runs what fetches or builds something from a registry: what cannot be had is unchecked, not
+/// broken.
+///
+/// # Errors
+///
+/// [`NotShown::Unchecked`].
+pub fn fetch(tool: &mut Command) -> Result<(), NotShown> {
+    let shown = format!("{:?}", tool.get_program());
+    match run(tool, FETCH_PATIENCE) {
+        Ok(said) if said.status == Some(0) => Ok(()),
+        Ok(said) => Err(NotShown::Unchecked(format!("{shown}: {}", said.all()))),
+        Err(error) => Err(NotShown::Unchecked(format!("{shown}: {error}"))),
+    }
 }
 
 /// Kills a child and takes its status, so that it is gone.

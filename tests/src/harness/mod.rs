@@ -8,5 +8,7 @@ pub mod kafka;
 pub mod mounts;
 pub mod node;
 pub mod overlay;
+pub mod processes;
+pub mod python;
 pub mod rng;
 pub mod wait;

@@ -1,5 +1,6 @@
-//! The load: numbered records in order, sent over the control API at a pace, so that after a kill
-//! it is known which arrived. Goes on after a lost connection without sending anything twice.
+//! The load of a node on its own bus: numbered records in order, sent over the control API at a
+//! pace, so that after a kill it is known which arrived. Goes on after a lost connection without
+//! sending anything twice.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::api::{Api, ToProduce};
 use crate::harness::wait;
-use crate::kill_embedded::app::KEYS;
+use crate::kill::app::KEYS;
 use crate::promise::{NotShown, broken};
 
 /// Records of one request: one append of the journal, whole or not there.
@@ -42,17 +43,24 @@ pub(super) fn key(number: u64) -> Vec<u8> {
     format!("key-{:05}", number % KEYS).into_bytes()
 }
 
-/// The value of a record, about 100 bytes.
+/// The value of a record: JSON of about 100 bytes.
 #[must_use]
 pub(super) fn value(number: u64) -> Vec<u8> {
-    format!("{number:012} {:>87}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15)).into_bytes()
+    let pad = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    format!("{{\"n\":{number},\"pad\":\"{pad:080}\"}}").into_bytes()
 }
 
 /// The number in a value, if it is a whole value of this load.
 #[must_use]
 pub(super) fn number(bytes: &[u8]) -> Option<u64> {
-    let number = std::str::from_utf8(bytes.get(..12)?).ok()?.parse().ok()?;
-    (bytes == value(number)).then_some(number)
+    leading_number(bytes).filter(|number| bytes == value(*number))
+}
+
+/// The number that an object of JSON begins with.
+pub(super) fn leading_number(bytes: &[u8]) -> Option<u64> {
+    let rest = bytes.strip_prefix(b"{\"n\":")?;
+    let digits = rest.iter().position(|byte| !byte.is_ascii_digit())?;
+    std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
 }
 
 impl Load {
@@ -175,8 +183,9 @@ mod tests {
     #[test]
     fn numbers_come_back_out_of_values() {
         assert_eq!(number(&value(123_456)), Some(123_456));
-        assert_eq!(number(b"000000123456 other"), None);
-        assert_eq!(value(999_999).len(), 100);
+        assert_eq!(number(b"{\"n\":123456}"), None);
+        assert_eq!(leading_number(b"{\"n\":123456}"), Some(123_456));
+        assert_eq!(value(999_999).len(), 101);
     }
 
     #[test]

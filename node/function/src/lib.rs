@@ -4,6 +4,7 @@
 //! at once; [`Package`] is a function's bytes by content; [`explain`] holds a page for every
 //! code that Millrace prints. The crate runs nothing and knows neither runtime nor cluster.
 
+mod archive;
 mod code;
 mod diagnostic;
 mod explain;
@@ -13,8 +14,10 @@ mod package;
 mod parse;
 mod revision;
 mod runtime;
+mod settings;
 mod units;
 
+pub use archive::ARCHIVE_BYTES_MAX;
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 pub use explain::{CodeTitle, codes, explain};
 pub use manifest::{
@@ -30,4 +33,5 @@ pub use package::{
 };
 pub use revision::{NotARevision, Revision};
 pub use runtime::{NotARuntime, Runtime};
+pub use settings::Setting;
 pub use units::{UnitError, format_bytes, format_duration, parse_bytes, parse_duration};

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use unicode_normalization::UnicodeNormalization as _;
 
+use crate::FunctionSpec;
+
 /// The most files and folders of a package.
 pub const ENTRIES_MAX: usize = 10_000;
 /// The largest package.
@@ -30,6 +32,15 @@ const DOMAIN: &[u8] = b"millrace-package-v1\0";
 pub struct PackageDigest([u8; 32]);
 
 impl PackageDigest {
+    /// Reads 64 hexadecimal digits in lower case.
+    ///
+    /// # Errors
+    ///
+    /// When the text is anything else.
+    pub fn parse(text: &str) -> Result<Self, NotADigest> {
+        text.to_owned().try_into()
+    }
+
     /// The 32 bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
@@ -119,6 +130,12 @@ pub enum PackageError {
     /// There is no file in it.
     #[error("the package is empty")]
     Empty,
+    /// Bytes that are no archive of a package.
+    #[error("the archive of the package is broken: {reason}")]
+    Broken {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
 }
 
 impl PackageError {
@@ -147,6 +164,20 @@ impl fmt::Debug for Package {
 }
 
 impl Package {
+    /// The package of a function in its application's folder: for wasm the component alone, else
+    /// all of the function's folder.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Package::from_file`] and [`Package::from_dir`].
+    pub fn of(dir: &Path, function: &FunctionSpec) -> Result<Self, PackageError> {
+        let folder = dir.join(&function.path);
+        match function.runtime.is_process() {
+            true => Self::from_dir(&folder),
+            false => Self::from_file(&folder.join(&function.handler)),
+        }
+    }
+
     /// The package of a single file: what a wasm function is.
     ///
     /// # Errors
@@ -201,7 +232,7 @@ impl Package {
 
 /// A tree being read.
 #[derive(Default)]
-struct Walk {
+pub(crate) struct Walk {
     files: BTreeMap<String, Arc<[u8]>>,
     /// Folded name -> name, of everything seen.
     folded: BTreeMap<String, String>,
@@ -243,16 +274,21 @@ impl Walk {
         if bytes.len() as u64 > FILE_BYTES_MAX {
             return Err(PackageError::TooLarge { what: "bytes of a file", limit: FILE_BYTES_MAX });
         }
+        self.add(name, bytes.into())
+    }
+
+    /// Adds a file whose name was noted and whose size was looked at.
+    pub(crate) fn add(&mut self, name: String, bytes: Arc<[u8]>) -> Result<(), PackageError> {
         self.bytes += bytes.len() as u64;
         if self.bytes > PACKAGE_BYTES_MAX {
             return Err(PackageError::TooLarge { what: "bytes", limit: PACKAGE_BYTES_MAX });
         }
-        self.files.insert(name, bytes.into());
+        self.files.insert(name, bytes);
         Ok(())
     }
 
     /// Counts a name, and refuses its twin.
-    fn note(&mut self, name: &str) -> Result<(), PackageError> {
+    pub(crate) fn note(&mut self, name: &str) -> Result<(), PackageError> {
         if self.folded.len() == ENTRIES_MAX {
             return Err(PackageError::TooLarge { what: "entries", limit: ENTRIES_MAX as u64 });
         }
@@ -265,7 +301,7 @@ impl Walk {
 
     /// Hashes the tree: per file, in the order of their paths, the path and the bytes, each after
     /// its length.
-    fn finish(self) -> Result<Package, PackageError> {
+    pub(crate) fn finish(self) -> Result<Package, PackageError> {
         if self.files.is_empty() {
             return Err(PackageError::Empty);
         }
@@ -292,7 +328,7 @@ fn metadata(path: &Path) -> Result<fs::Metadata, PackageError> {
     fs::symlink_metadata(path).map_err(io)
 }
 
-fn checked_name(name: &std::ffi::OsStr) -> Result<String, PackageError> {
+pub(crate) fn checked_name(name: &std::ffi::OsStr) -> Result<String, PackageError> {
     let bad = || PackageError::BadName { name: name.to_string_lossy().into_owned() };
     let text = name.to_str().ok_or_else(bad)?;
     let is_strange = |c: char| c.is_control() || matches!(c, '\\' | ':' | '/');

@@ -1,0 +1,197 @@
+//! What a spec says, in the words and units of the manifest: what a plan compares and shows.
+
+use serde::Serialize;
+
+use crate::{
+    Batch, FunctionSpec, Instances, Retention, Retry, Start, Topic, TriggerSpec, format_bytes,
+    format_duration,
+};
+
+/// A key of the manifest and its value, as somebody would write it there, but without quotes.
+pub type Setting = (String, String);
+
+impl FunctionSpec {
+    /// Everything but its name and its triggers, in the order of the manifest; what is left out
+    /// there is here with its default.
+    #[must_use]
+    pub fn settings(&self) -> Vec<Setting> {
+        let Self {
+            name: _,
+            runtime,
+            handler,
+            path,
+            memory_bytes,
+            timeout,
+            instances,
+            env,
+            allow_produce,
+            triggers: _,
+        } = self;
+        let Instances { warm, max, fresh } = instances;
+        let mut out = Vec::new();
+        let mut set = |key: &str, value: String| out.push((key.to_owned(), value));
+        set("runtime", runtime.to_string());
+        set("handler", handler.clone());
+        set("path", path.clone());
+        set("memory", format_bytes(*memory_bytes));
+        set("timeout", format_duration(*timeout));
+        set("instances.warm", warm.to_string());
+        set("instances.max", max.to_string());
+        set("instances.fresh", word(fresh));
+        set("allow.produce", list(allow_produce));
+        for (name, value) in env {
+            set(&format!("env.{name}"), value.clone());
+        }
+        out
+    }
+}
+
+impl TriggerSpec {
+    /// Everything but its name, in the order of the manifest.
+    #[must_use]
+    pub fn settings(&self) -> Vec<Setting> {
+        let Self {
+            name: _,
+            topics,
+            start,
+            order,
+            delivery,
+            event,
+            decode,
+            batch,
+            retry,
+            dead_letter,
+            output_topic,
+        } = self;
+        let Batch { records, bytes, window } = batch;
+        let Retry { attempts, backoff_min, backoff_max, age_max, bisect } = retry;
+        let backoff = match backoff_min == backoff_max {
+            true => format_duration(*backoff_min),
+            false => {
+                format!("{}..{}", format_duration(*backoff_min), format_duration(*backoff_max))
+            }
+        };
+        let mut out = Vec::new();
+        let mut set = |key: &str, value: String| out.push((key.to_owned(), value));
+        set("topics", list(topics));
+        let start = match start {
+            Start::At(time) => time.to_string(),
+            other => word(other),
+        };
+        set("start", start);
+        set("order", word(order));
+        set("delivery", word(delivery));
+        set("event", word(event));
+        set("decode", word(decode));
+        set("batch.records", records.to_string());
+        set("batch.bytes", format_bytes(*bytes));
+        set("batch.window", format_duration(*window));
+        set("retry.attempts", attempts.to_string());
+        set("retry.backoff", backoff);
+        set("retry.max-age", age_max.map_or_else(none, format_duration));
+        set("retry.bisect", bisect.to_string());
+        set("dead-letter", dead_letter.clone());
+        set("output.topic", output_topic.clone().unwrap_or_else(none));
+        out
+    }
+}
+
+impl Topic {
+    /// Everything but its name, in the order of the manifest.
+    #[must_use]
+    pub fn settings(&self) -> Vec<Setting> {
+        let Self { name: _, partitions, retention, record_bytes_max } = self;
+        let Retention { age, bytes } = retention;
+        let mut out = Vec::new();
+        let mut set = |key: &str, value: String| out.push((key.to_owned(), value));
+        set("partitions", partitions.to_string());
+        set("retention.age", age.map_or_else(none, format_duration));
+        set("retention.bytes", bytes.map_or_else(none, format_bytes));
+        set("record-bytes-max", format_bytes(*record_bytes_max));
+        out
+    }
+}
+
+fn none() -> String {
+    "none".to_owned()
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { none() } else { names.join(", ") }
+}
+
+/// The word of a setting that has only words.
+fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Manifest;
+
+    const MANIFEST: &str = r#"
+[app]
+name = "greenhouse"
+[topic.readings]
+retention = { age = "7d" }
+[function.hot]
+runtime = "python3"
+path = "functions/hot"
+handler = "app.hot"
+memory = "128MiB"
+env = { LIMIT = "30" }
+[[function.hot.trigger]]
+topics = ["readings"]
+batch = { window = "200ms" }
+retry = { backoff = "1s..1m" }
+output = { topic = "alerts" }
+"#;
+
+    fn lines(settings: Vec<Setting>) -> Vec<String> {
+        settings.into_iter().map(|(key, value)| format!("{key} {value}")).collect()
+    }
+
+    #[test]
+    fn settings_are_in_the_words_of_the_manifest() {
+        let manifest = Manifest::parse(MANIFEST, "millrace.toml").unwrap();
+        let hot = &manifest.functions[0];
+        let expected = [
+            "runtime python3",
+            "handler app.hot",
+            "path functions/hot",
+            "memory 128MiB",
+            "timeout 10s",
+            "instances.warm 0",
+            "instances.max 8",
+            "instances.fresh never",
+            "allow.produce none",
+            "env.LIMIT 30",
+        ];
+        assert_eq!(lines(hot.settings()), expected);
+        let expected = [
+            "topics readings",
+            "start earliest",
+            "order key",
+            "delivery at-least-once",
+            "event record",
+            "decode json",
+            "batch.records 100",
+            "batch.bytes 1MiB",
+            "batch.window 200ms",
+            "retry.attempts 3",
+            "retry.backoff 1s..1m",
+            "retry.max-age none",
+            "retry.bisect true",
+            "dead-letter greenhouse.hot.dead",
+            "output.topic alerts",
+        ];
+        assert_eq!(lines(hot.triggers[0].settings()), expected);
+        let expected =
+            ["partitions 8", "retention.age 7d", "retention.bytes none", "record-bytes-max 1MiB"];
+        assert_eq!(lines(manifest.topics[0].settings()), expected);
+    }
+}

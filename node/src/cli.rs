@@ -2,7 +2,6 @@
 //! with examples.
 
 use std::ffi::OsString;
-use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,9 +9,9 @@ use std::process::ExitCode;
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands::error::{CommandError, exit};
-use crate::commands::program::program;
 use crate::commands::{
-    build, completions, consume, dev, explain, lag, new, produce, serve, status, topic,
+    build, completions, consume, deploy, dev, explain, lag, new, plan, produce, revisions, serve,
+    status, topic,
 };
 use crate::output::{ColorChoice, Format};
 
@@ -29,9 +28,11 @@ Examples:
   millrace produce readings -k bed-4 '{\"c\":34.2}'        in a second terminal
   millrace consume alerts -n 1
   millrace status
+  millrace deploy                                        to a node that runs as a service
 
 Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 denied, 5 conflict, 6 unreachable,
-7 timed out, 78 unusable configuration, 130 interrupted. `millrace explain CODE` explains errors."
+7 timed out, 9 a plan with changes, 78 unusable configuration, 130 interrupted.
+`millrace explain CODE` explains errors."
 )]
 #[command(arg_required_else_help = true)]
 pub struct Cli {
@@ -82,6 +83,26 @@ pub enum Command {
     /// As `dev`, but nothing is reloaded and no feed is played. SIGTERM drains and ends; a setting
     /// that cannot be used ends with status 78.
     Serve(ServeArgs),
+    /// Show what a deploy would change on a running node.
+    ///
+    /// Functions that are new, changed or gone, setting by setting, and topics that will be made.
+    /// Nothing is changed.
+    Plan(plan::PlanArgs),
+    /// Deploy an application to a running node.
+    ///
+    /// What is unchanged is left alone; what changed runs on until its new revision is ready, and
+    /// positions stay. A function that cannot start is refused, and its old revision runs on. What
+    /// was deployed is there after a power cut.
+    Deploy(deploy::DeployArgs),
+    /// Let a function be a revision again that it was before.
+    Rollback(revisions::RollbackArgs),
+    /// Name revisions, so that they are kept and found again.
+    #[command(subcommand)]
+    Alias(revisions::AliasCommand),
+    /// List what is deployed, and the revisions that can run again.
+    Functions(revisions::FunctionsArgs),
+    /// End an application on a running node.
+    Remove(deploy::RemoveArgs),
     /// Append records to a topic.
     ///
     /// Each VALUE is a record; without any, each line of stdin or of a file is one (empty lines
@@ -141,14 +162,16 @@ pub struct DevArgs {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
+  millrace serve --data /var/lib/millrace                      what was deployed into it
   millrace serve --data /var/lib/millrace --app /srv/greenhouse
   millrace serve --data DIR --app one --app two --name edge-1
   millrace serve --data DIR --app one --kafka kafka-1:9092,kafka-2:9092
   millrace serve --data DIR --app one --config /etc/millrace/node.toml
   millrace serve --data DIR --app one --listen 127.0.0.1:8081")]
 pub struct ServeArgs {
-    /// An application's folder; may be given more than once.
-    #[arg(long = "app", value_name = "DIR", required = true)]
+    /// An application's folder, deployed at every start; may be given more than once. Without any,
+    /// the node runs what was deployed into it, and waits for more.
+    #[arg(long = "app", value_name = "DIR")]
     pub apps: Vec<PathBuf>,
     /// Where records and positions are kept.
     #[arg(long, value_name = "DIR")]
@@ -156,7 +179,8 @@ pub struct ServeArgs {
     /// Where the control API listens; any free port of 127.0.0.1 by default.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
-    /// How commands address this node [default: the first application's name].
+    /// How commands address this node [default: the first application's name, else
+    /// millrace].
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// Use the Kafka at these brokers instead of a bus of the node's own: host:port, several with
@@ -182,12 +206,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match dispatch(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            if error.exit != exit::DONE {
-                let text = error.render(cli.globals.colour_on_stderr());
-                // What is printed works as typed.
-                let typed = format!("more: {} explain", program());
-                let text = text.replace("more: millrace explain", &typed);
-                drop(io::stderr().write_all(text.as_bytes()));
+            if !error.is_silent() {
+                error.print(cli.globals.colour_on_stderr());
             }
             ExitCode::from(error.exit)
         }
@@ -201,6 +221,12 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Build(args) => build::run(args),
         Command::Dev(args) => dev::run(args, globals),
         Command::Serve(args) => serve::run(args, globals),
+        Command::Plan(args) => plan::run(args, globals),
+        Command::Deploy(args) => deploy::run(args, globals),
+        Command::Rollback(args) => revisions::rollback(args, globals),
+        Command::Alias(args) => revisions::alias(args, globals),
+        Command::Functions(args) => revisions::functions(args, globals),
+        Command::Remove(args) => deploy::remove(args, globals),
         Command::Produce(args) => produce::run(args, globals),
         Command::Consume(args) => consume::run(args, globals),
         Command::Topic(args) => topic::run(args, globals),

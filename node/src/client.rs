@@ -105,6 +105,50 @@ impl Client {
         self.answer(request.send_json(question))
     }
 
+    /// The same, but only if what it is about is at this version.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get); `E0520` if it is at another.
+    pub fn post_at<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &impl Serialize,
+        version: u64,
+        wait: Duration,
+    ) -> Result<T, CommandError> {
+        let request = self.agent.post(self.url(path)).header("authorization", self.bearer());
+        let request = request.header("if-match", format!("\"{version}\""));
+        let request = request.config().timeout_global(Some(TIMEOUT + wait)).build();
+        self.answer(request.send_json(question)).map_err(|refused| refused.error)
+    }
+
+    /// Puts an answer to a question under a path.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &impl Serialize,
+    ) -> Result<T, CommandError> {
+        let request = self.agent.put(self.url(path)).header("authorization", self.bearer());
+        self.answer(request.send_json(question)).map_err(|refused| refused.error)
+    }
+
+    /// Puts bytes under a path, and waits `wait` longer than usual.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn put_bytes(&self, path: &str, bytes: &[u8], wait: Duration) -> Result<(), CommandError> {
+        let request = self.agent.put(self.url(path)).header("authorization", self.bearer());
+        let request = request.header("content-type", "application/octet-stream");
+        let request = request.config().timeout_global(Some(TIMEOUT + wait)).build();
+        self.bytes(request.send(bytes)).map(drop).map_err(|refused| refused.error)
+    }
+
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.node.url)
     }
@@ -165,6 +209,7 @@ fn refusal(status: u16, body: &[u8]) -> CommandError {
         404 => exit::NOT_FOUND,
         408 => exit::TIMED_OUT,
         409 | 412 => exit::CONFLICT,
+        422 => exit::UNUSABLE,
         503 => exit::UNREACHABLE,
         _ => exit::FAILED,
     };
@@ -217,6 +262,7 @@ mod tests {
             (404, exit::NOT_FOUND),
             (408, exit::TIMED_OUT),
             (409, exit::CONFLICT),
+            (422, exit::UNUSABLE),
             (503, exit::UNREACHABLE),
             (507, exit::FAILED),
             (500, exit::FAILED),

@@ -18,4 +18,6 @@ pub use image::{Checkpoint, Cut, Image, Place, Write, place_of};
 pub use log::{COMMAND_BYTES_MAX, CommandLog, Error, OnFatal};
 /// What members send each other.
 pub use raft::eraftpb::Message;
-pub use state::{App, Applied, Command, Function, Refused, Shard, State, Trigger};
+pub use state::{
+    App, Applied, Command, Function, History, Kept, REVISIONS_MAX, Refused, Shard, State, Trigger,
+};

@@ -221,8 +221,10 @@ mod tests {
         let app = App {
             functions: [("f".to_owned(), function)].into(),
             triggers: [("a/f/f".to_owned(), trigger)].into(),
+            ..App::default()
         };
-        Command::Deploy { name: "a".to_owned(), app }
+        let at = bus::Timestamp(0);
+        Command::Deploy { name: "a".to_owned(), app, expects: None, at }
     }
 
     fn open(dir: &Path, entries: u64) -> CommandLog {

@@ -8,14 +8,22 @@
 //! - **RS-1** a shard's epoch grows by one with every assignment and never decreases.
 //! - **RS-2** a shard id is never reused, and a (trigger, topic, partition) has one as long as its
 //!   trigger exists.
-//! - **RS-3** a revision's name always means the same package and settings.
+//! - **RS-3** a revision's name always means the same package and settings, as long as it is kept.
 //! - **RS-4** a refused command changes nothing.
 //! - **RS-5** every shard belongs to a trigger that exists.
+//! - **RS-6** what runs, what ran before it and what an alias names is kept; beside that at most the
+//!   newest [`REVISIONS_MAX`] of a function are. Packages are needed for those that are kept alone.
+//! - **RS-7** an application's version grows with every change of what it is, and no version is
+//!   ever used twice; a command that expects another version is refused.
 
-use std::collections::BTreeMap;
+mod history;
 
-use bus::{Epoch, ShardId};
+use std::collections::{BTreeMap, BTreeSet};
+
+use bus::{Epoch, ShardId, Timestamp};
 use serde::{Deserialize, Serialize};
+
+pub use history::{History, Kept, REVISIONS_MAX};
 
 /// One function of an application, at one revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +52,8 @@ pub struct App {
     pub functions: BTreeMap<String, Function>,
     /// By id: app/function/name.
     pub triggers: BTreeMap<String, Trigger>,
+    /// The topics that it needs: name -> settings, as JSON: opaque here.
+    pub topics: BTreeMap<String, String>,
 }
 
 /// The unit of ownership.
@@ -74,8 +84,12 @@ pub enum Command {
         name: String,
         /// All of it.
         app: App,
+        /// The version it must have now, if that matters; 0 = it must not be there.
+        expects: Option<u64>,
+        /// When, for people.
+        at: Timestamp,
     },
-    /// The application is gone, with its shards.
+    /// The application is gone, with its shards, revisions and aliases.
     Remove {
         /// Its name.
         name: String,
@@ -86,6 +100,31 @@ pub enum Command {
         shards: Vec<ShardId>,
         /// Who.
         owner: String,
+    },
+    /// A function is a revision that is kept again, with the triggers of that revision. The order
+    /// of revisions stays as it is.
+    Rollback {
+        /// The application.
+        name: String,
+        /// Which of its functions.
+        function: String,
+        /// The revision.
+        revision: String,
+        /// Its triggers by id: all of them.
+        triggers: BTreeMap<String, Trigger>,
+        /// As for a deploy.
+        expects: Option<u64>,
+    },
+    /// An alias names this revision from now on.
+    Alias {
+        /// The application.
+        name: String,
+        /// Which of its functions.
+        function: String,
+        /// The alias.
+        alias: String,
+        /// The revision; `None` takes the alias away.
+        revision: Option<String>,
     },
 }
 
@@ -107,6 +146,33 @@ pub enum Refused {
     /// No such shard.
     #[error("no shard {0}")]
     UnknownShard(ShardId),
+    /// The application has no such function.
+    #[error("no function {0}")]
+    UnknownFunction(String),
+    /// No revision of this name is kept.
+    #[error("no revision {revision} of {function} is kept")]
+    UnknownRevision {
+        /// Whose.
+        function: String,
+        /// Which.
+        revision: String,
+    },
+    /// No such alias.
+    #[error("{function} has no alias {alias}")]
+    UnknownAlias {
+        /// Whose.
+        function: String,
+        /// Which.
+        alias: String,
+    },
+    /// Somebody changed the application since it was looked at.
+    #[error("the application is at version {found}, not at {expected}")]
+    Version {
+        /// The version that the command was made for.
+        expected: u64,
+        /// The version there is; 0 = none.
+        found: u64,
+    },
     /// A revision's name with other content than before.
     #[error("revision {revision} of {function} exists with another content")]
     Revision {
@@ -139,8 +205,12 @@ pub enum Refused {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     apps: BTreeMap<String, App>,
-    /// (app, function, revision) -> (package, settings), for ever.
-    revisions: BTreeMap<(String, String, String), (String, String)>,
+    /// Of the applications there are; each from 1.
+    versions: BTreeMap<String, u64>,
+    /// The newest version of all.
+    version: u64,
+    /// (app, function) -> what is kept of it; of the functions there are.
+    histories: BTreeMap<(String, String), History>,
     shards: BTreeMap<ShardId, Shard>,
     next_shard: u64,
 }
@@ -153,11 +223,18 @@ impl State {
     /// [`Refused`], by name.
     pub fn apply(&mut self, command: &Command) -> Result<Applied, Refused> {
         match command {
-            Command::Deploy { name, app } => self.deploy(name, app),
+            Command::Deploy { name, app, expects, at } => {
+                self.check_version(name, *expects)?;
+                self.check(name, app)?;
+                self.keep_revisions(name, app, *at);
+                Ok(self.become_app(name, app.clone()))
+            }
             Command::Remove { name } => {
                 if self.apps.remove(name).is_none() {
                     return Err(Refused::UnknownApp(name.clone()));
                 }
+                self.versions.remove(name);
+                self.histories.retain(|(app, _), _| app != name);
                 let prefix = format!("{name}/");
                 Ok(Applied {
                     removed: self.drop_shards(|it| it.starts_with(&prefix)),
@@ -175,6 +252,13 @@ impl State {
                 }
                 Ok(Applied::default())
             }
+            Command::Rollback { name, function, revision, triggers, expects } => {
+                self.check_version(name, *expects)?;
+                self.roll_back(name, function, revision, triggers)
+            }
+            Command::Alias { name, function, alias, revision } => {
+                self.alias(name, function, alias, revision.as_deref())
+            }
         }
     }
 
@@ -190,19 +274,145 @@ impl State {
         &self.shards
     }
 
-    fn deploy(&mut self, name: &str, app: &App) -> Result<Applied, Refused> {
-        self.check(name, app)?;
-        for (function, it) in &app.functions {
-            let key = (name.to_owned(), function.clone(), it.revision.clone());
-            self.revisions.insert(key, (it.package.clone(), it.spec.clone()));
+    /// An application's version; 0 = there is none of this name.
+    #[must_use]
+    pub fn version(&self, app: &str) -> u64 {
+        self.versions.get(app).copied().unwrap_or(0)
+    }
+
+    /// What is kept of a function.
+    #[must_use]
+    pub fn history(&self, app: &str, function: &str) -> Option<&History> {
+        self.histories.get(&(app.to_owned(), function.to_owned()))
+    }
+
+    /// The packages of all revisions that are kept.
+    #[must_use]
+    pub fn packages(&self) -> BTreeSet<String> {
+        let kept = self.histories.values().flat_map(History::kept);
+        kept.map(|it| it.function.package.clone()).collect()
+    }
+
+    fn check_version(&self, app: &str, expects: Option<u64>) -> Result<(), Refused> {
+        let found = self.version(app);
+        match expects {
+            Some(expected) if expected != found => Err(Refused::Version { expected, found }),
+            _ => Ok(()),
         }
+    }
+
+    fn check(&self, name: &str, app: &App) -> Result<(), Refused> {
+        for (function, it) in &app.functions {
+            let known = self.history(name, function).and_then(|known| known.find(&it.revision));
+            if known.is_some_and(|known| known.function != *it) {
+                let (function, revision) = (function.clone(), it.revision.clone());
+                return Err(Refused::Revision { function, revision });
+            }
+        }
+        for (id, trigger) in &app.triggers {
+            if !app.functions.contains_key(&trigger.function) {
+                let (trigger, function) = (id.clone(), trigger.function.clone());
+                return Err(Refused::Dangling { trigger, function });
+            }
+            for (topic, now) in &trigger.topics {
+                let before = self.partitions_of(id, topic);
+                if *now < before {
+                    return Err(Refused::Shrunk { topic: topic.clone(), before, now: *now });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of revisions that are deployed: those that do not run already.
+    fn keep_revisions(&mut self, name: &str, app: &App, at: Timestamp) {
+        self.histories
+            .retain(|(it, function), _| it != name || app.functions.contains_key(function));
+        let before = self.apps.get(name);
+        for (function, it) in &app.functions {
+            let running = before.and_then(|app| app.functions.get(function));
+            let running = running.map(|it| it.revision.as_str());
+            if running == Some(&it.revision) {
+                continue;
+            }
+            let history = self.histories.entry((name.to_owned(), function.clone())).or_default();
+            history.deploy(it, running, at);
+            history.prune(&it.revision);
+        }
+    }
+
+    fn roll_back(
+        &mut self,
+        name: &str,
+        function: &str,
+        revision: &str,
+        triggers: &BTreeMap<String, Trigger>,
+    ) -> Result<Applied, Refused> {
+        let mut app = self.find_app(name, function)?.clone();
+        let unknown = || Refused::UnknownRevision {
+            function: function.to_owned(),
+            revision: revision.to_owned(),
+        };
+        let kept = self.history(name, function).and_then(|it| it.find(revision));
+        let kept = kept.ok_or_else(unknown)?.function.clone();
+        let foreign = |(id, it): &(&String, &Trigger)| {
+            it.function != function || !id.starts_with(&format!("{name}/{function}/"))
+        };
+        if let Some((trigger, it)) = triggers.iter().find(foreign) {
+            let (trigger, function) = (trigger.clone(), it.function.clone());
+            return Err(Refused::Dangling { trigger, function });
+        }
+        app.functions.insert(function.to_owned(), kept);
+        app.triggers.retain(|_, it| it.function != function);
+        app.triggers.extend(triggers.clone());
+        self.check(name, &app)?;
+        let key = (name.to_owned(), function.to_owned());
+        self.histories.entry(key).or_default().prune(revision);
+        Ok(self.become_app(name, app))
+    }
+
+    fn alias(
+        &mut self,
+        name: &str,
+        function: &str,
+        alias: &str,
+        revision: Option<&str>,
+    ) -> Result<Applied, Refused> {
+        let running = self.find_app(name, function)?.functions[function].revision.clone();
+        let key = (name.to_owned(), function.to_owned());
+        let history = self.histories.get_mut(&key).expect("a function there is has a history");
+        let function = function.to_owned();
+        match revision {
+            Some(revision) if history.find(revision).is_none() => {
+                return Err(Refused::UnknownRevision { function, revision: revision.to_owned() });
+            }
+            None if !history.aliases().contains_key(alias) => {
+                return Err(Refused::UnknownAlias { function, alias: alias.to_owned() });
+            }
+            _ => {}
+        }
+        history.alias(alias, revision);
+        history.prune(&running);
+        Ok(Applied::default())
+    }
+
+    /// The application that has this function.
+    fn find_app(&self, name: &str, function: &str) -> Result<&App, Refused> {
+        let app = self.apps.get(name).ok_or_else(|| Refused::UnknownApp(name.to_owned()))?;
+        match app.functions.contains_key(function) {
+            true => Ok(app),
+            false => Err(Refused::UnknownFunction(function.to_owned())),
+        }
+    }
+
+    /// The application is this from now on; it was checked.
+    fn become_app(&mut self, name: &str, app: App) -> Applied {
         let prefix = format!("{name}/");
-        let removed = self.drop_shards(|trigger| {
+        let mut removed = self.drop_shards(|trigger| {
             trigger.starts_with(&prefix) && !app.triggers.contains_key(trigger)
         });
-        let mut removed_topics = Vec::new();
         for (id, trigger) in &app.triggers {
-            removed_topics.extend(self.drop_topics(id, trigger));
+            removed.extend(self.drop_topics(id, trigger));
         }
         let mut added = Vec::new();
         for (id, trigger) in &app.triggers {
@@ -223,33 +433,15 @@ impl State {
                 }
             }
         }
-        self.apps.insert(name.to_owned(), app.clone());
-        let removed = removed.into_iter().chain(removed_topics).collect();
-        Ok(Applied { added, removed })
-    }
-
-    fn check(&self, name: &str, app: &App) -> Result<(), Refused> {
-        for (function, it) in &app.functions {
-            let key = (name.to_owned(), function.clone(), it.revision.clone());
-            let content = (it.package.clone(), it.spec.clone());
-            if self.revisions.get(&key).is_some_and(|known| *known != content) {
-                let (function, revision) = (function.clone(), it.revision.clone());
-                return Err(Refused::Revision { function, revision });
-            }
+        // Partitions that a topic gained change nothing of what the application is.
+        let is_same =
+            |before: &App| before.functions == app.functions && before.topics == app.topics;
+        if !self.apps.get(name).is_some_and(is_same) {
+            self.version += 1;
+            self.versions.insert(name.to_owned(), self.version);
         }
-        for (id, trigger) in &app.triggers {
-            if !app.functions.contains_key(&trigger.function) {
-                let (trigger, function) = (id.clone(), trigger.function.clone());
-                return Err(Refused::Dangling { trigger, function });
-            }
-            for (topic, now) in &trigger.topics {
-                let before = self.partitions_of(id, topic);
-                if *now < before {
-                    return Err(Refused::Shrunk { topic: topic.clone(), before, now: *now });
-                }
-            }
-        }
-        Ok(())
+        self.apps.insert(name.to_owned(), app);
+        Applied { added, removed }
     }
 
     /// How many partitions of a topic have a shard of this trigger: always the first ones.
@@ -277,118 +469,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    fn app(revision: &str, triggers: &[(&str, &str, u32)]) -> App {
-        let function = Function {
-            revision: revision.to_owned(),
-            package: format!("package of {revision}"),
-            spec: "{}".to_owned(),
-        };
-        let functions = BTreeMap::from([("f".to_owned(), function)]);
-        let triggers = triggers.iter().map(|(id, topic, partitions)| {
-            let topics = BTreeMap::from([((*topic).to_owned(), *partitions)]);
-            ((*id).to_owned(), Trigger { function: "f".to_owned(), topics })
-        });
-        App { functions, triggers: triggers.collect() }
-    }
-
-    fn deploy(app: App) -> Command {
-        Command::Deploy { name: "a".to_owned(), app }
-    }
-
-    #[test]
-    fn a_deploy_keeps_the_shards_of_triggers_that_stay() {
-        let mut state = State::default();
-        let first = state.apply(&deploy(app("1", &[("a/f/f", "in", 2)]))).unwrap();
-        assert_eq!(first.added, [ShardId(1), ShardId(2)]);
-        let shards = vec![ShardId(1), ShardId(2)];
-        state.apply(&Command::Assign { shards, owner: "node".into() }).unwrap();
-        let second = state.apply(&deploy(app("2", &[("a/f/f", "in", 3), ("a/f/g", "x", 1)])));
-        assert_eq!(second.unwrap().added, [ShardId(3), ShardId(4)]);
-        assert_eq!(state.shards()[&ShardId(1)].epoch, Epoch(1));
-        let grown = |id| state.shards()[&ShardId(id)].grown;
-        assert_eq!([1, 2, 3, 4].map(grown), [false, false, true, false], "for as long as it lives");
-        let third = state.apply(&deploy(app("2", &[("a/f/g", "x", 1)]))).unwrap();
-        assert_eq!(third.removed, [ShardId(1), ShardId(2), ShardId(3)]);
-        let again = state.apply(&deploy(app("2", &[("a/f/f", "in", 1), ("a/f/g", "x", 1)])));
-        assert_eq!(again.unwrap().added, [ShardId(5)], "RS-2");
-    }
-
-    #[test]
-    fn what_contradicts_itself_is_refused_and_changes_nothing() {
-        let mut state = State::default();
-        state.apply(&deploy(app("1", &[("a/f/f", "in", 2)]))).unwrap();
-        let before = state.clone();
-        let mut other = app("1", &[("a/f/f", "in", 2)]);
-        other.functions.get_mut("f").unwrap().package = "other".to_owned();
-        assert!(matches!(state.apply(&deploy(other)), Err(Refused::Revision { .. })), "RS-3");
-        let shrunk = deploy(app("2", &[("a/f/f", "in", 1)]));
-        assert!(matches!(state.apply(&shrunk), Err(Refused::Shrunk { .. })));
-        let mut dangling = app("2", &[("a/f/f", "in", 2)]);
-        dangling.functions.clear();
-        assert!(matches!(state.apply(&deploy(dangling)), Err(Refused::Dangling { .. })));
-        let unknown = Command::Assign { shards: vec![ShardId(1), ShardId(9)], owner: "n".into() };
-        assert_eq!(state.apply(&unknown), Err(Refused::UnknownShard(ShardId(9))));
-        let remove = Command::Remove { name: "b".into() };
-        assert_eq!(state.apply(&remove), Err(Refused::UnknownApp("b".into())));
-        assert_eq!(state, before, "RS-4");
-    }
-
-    /// RS-1, RS-2, RS-4, RS-5 over seeded commands.
-    #[test]
-    fn any_commands_keep_the_invariants() {
-        for seed in 1..=200_u64 {
-            let mut rng = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-            let mut draw = |below: u64| {
-                rng ^= rng << 13;
-                rng ^= rng >> 7;
-                rng ^= rng << 17;
-                rng % below
-            };
-            let mut state = State::default();
-            let mut seen: BTreeSet<ShardId> = BTreeSet::new();
-            for _step in 0..60 {
-                let command = match draw(4) {
-                    0 => Command::Remove { name: "a".into() },
-                    1 => {
-                        let shards = (0..draw(4)).map(|_| ShardId(1 + draw(12))).collect();
-                        Command::Assign { shards, owner: "n".into() }
-                    }
-                    _ => {
-                        let all = [("a/f/f", "in"), ("a/f/g", "x"), ("a/f/h", "in")];
-                        let mut picked = Vec::new();
-                        for (id, topic) in all {
-                            if draw(3) != 0 {
-                                picked.push((id, topic, 1 + draw(3) as u32));
-                            }
-                        }
-                        deploy(app(&draw(3).to_string(), &picked))
-                    }
-                };
-                let before = state.clone();
-                match state.apply(&command) {
-                    Err(_) => assert_eq!(state, before, "seed {seed}: RS-4"),
-                    Ok(applied) => {
-                        for id in applied.added {
-                            assert!(seen.insert(id), "seed {seed}: RS-2, {id} twice");
-                        }
-                    }
-                }
-                let mut places = BTreeSet::new();
-                for (id, shard) in state.shards() {
-                    let place = (&shard.trigger, &shard.topic, shard.partition);
-                    assert!(places.insert(place), "seed {seed}: RS-2, {place:?}");
-                    let app = &state.apps()["a"];
-                    assert!(app.triggers.contains_key(&shard.trigger), "seed {seed}: RS-5");
-                    if let Some(old) = before.shards().get(id) {
-                        assert!(old.epoch <= shard.epoch, "seed {seed}: RS-1");
-                    }
-                }
-            }
-        }
-    }
-}
+mod tests;

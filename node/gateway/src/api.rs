@@ -2,11 +2,19 @@
 //! them. Field names are snake_case and stay: a field may be added, none changes its meaning
 //! within `api` 1.
 
+mod apps;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::Data;
+
+pub use apps::{
+    AliasInfo, AliasList, Change, Deployed, FunctionError, FunctionInfo, FunctionList,
+    FunctionOutcome, FunctionPlan, Outcome, Plan, Proposal, RevisionInfo, RevisionList,
+    RevisionName, RolledBack, SettingPlan, Target, TopicChange, TopicPlan, TriggerPlan,
+};
 
 /// The version of every answer here.
 pub const API: u32 = 1;

@@ -48,3 +48,11 @@ pub(crate) const BROKERS_AWAY: &str = "E0415";
 pub(crate) const BROKERS_REFUSE: &str = "E0416";
 /// A topic was deleted and made again.
 pub(crate) const TOPIC_RECREATED: &str = "E0417";
+/// The application is at another version than the one that was looked at.
+pub(crate) const OTHER_VERSION: &str = "E0520";
+/// No such revision or alias.
+pub(crate) const UNKNOWN_REVISION: &str = "E0522";
+/// Bytes that are no package, or not the one that they were said to be.
+pub(crate) const NOT_THE_PACKAGE: &str = "E0523";
+/// A package that the node does not have.
+pub(crate) const PACKAGE_MISSING: &str = "E0524";

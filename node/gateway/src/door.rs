@@ -10,6 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest as _, Sha256};
 
+use crate::apps;
 use crate::codes;
 use crate::problem::Refusal;
 use crate::routes::App;
@@ -20,6 +21,8 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 const URL_BYTES_MAX: usize = 8 << 10;
 /// A request with its body and its wait.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// One that sends a package, or that compiles and starts functions.
+const LONG_REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The token's hash. Hashes are compared, in constant time: what is compared does not depend on
 /// what was guessed.
@@ -46,12 +49,16 @@ pub(crate) async fn pass(State(app): State<Arc<App>>, request: Request, next: Ne
     if let Err(refusal) = check(&app, &request) {
         return refusal.into_response();
     }
-    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+    let patience = match apps::is_long(request.uri().path()) {
+        true => LONG_REQUEST_TIMEOUT,
+        false => REQUEST_TIMEOUT,
+    };
+    match tokio::time::timeout(patience, next.run(request)).await {
         Ok(response) => response,
         Err(_late) => Refusal::new(
             StatusCode::REQUEST_TIMEOUT,
             codes::TIMEOUT,
-            format!("not done within {} s", REQUEST_TIMEOUT.as_secs()),
+            format!("not done within {} s", patience.as_secs()),
         )
         .into_response(),
     }

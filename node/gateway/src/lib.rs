@@ -13,12 +13,23 @@
 //! | `GET /v1/topics/{t}/records` | [`RecordData`](api::RecordData), a line each |
 //! | `POST /v1/topics/{t}/records` | [`Produce`](api::Produce), or raw batches |
 //! | `POST /v1/topics/{t}:fetch` | [`Fetch`](api::Fetch): reads on from positions, and waits |
+//! | `GET /v1/functions` | [`FunctionList`](api::FunctionList) |
+//! | `GET /v1/functions/{a}/{f}/revisions` | [`RevisionList`](api::RevisionList) |
+//! | `POST /v1/functions/{a}/{f}:rollback` | [`Target`](api::Target): what to be again |
+//! | `GET /v1/functions/{a}/{f}/aliases` | [`AliasList`](api::AliasList) |
+//! | `PUT`, `DELETE /v1/functions/{a}/{f}/aliases/{alias}` | [`Target`](api::Target) |
+//! | `POST /v1/apps/{a}:plan` | [`Proposal`](api::Proposal): what a deploy would change |
+//! | `PUT /v1/packages/{digest}` | an archive, in the layout of node/function/src/archive.rs |
+//! | `POST /v1/apps/{a}:deploy` | [`Proposal`](api::Proposal), with the plan's version in `If-Match` |
+//! | `DELETE /v1/apps/{a}` | ends it; topics stay |
 //! | `POST /v1/node:shutdown` | drains the node and ends it |
 //!
 //! Errors are [`Problem`](api::Problem)s. The crate runs nothing and decides nothing: what a node
-//! is stands behind [`NodeView`], what a topic is behind `bus::Bus`.
+//! is stands behind [`NodeView`], what runs on it behind [`Applications`], what a topic is behind
+//! `bus::Bus`.
 
 pub mod api;
+mod apps;
 mod codes;
 mod data;
 mod door;
@@ -33,4 +44,4 @@ mod view;
 
 pub use data::Data;
 pub use server::{BindError, Gateway, GatewayConfig};
-pub use view::{NodeView, Readiness};
+pub use view::{Applications, NodeView, Readiness, Refused};

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::api::Problem;
 use crate::codes;
+use crate::view::Refused;
 
 /// What RFC 9457 calls its JSON.
 pub(crate) const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
@@ -78,9 +79,25 @@ impl Refusal {
             codes::BROKERS_AWAY => "the brokers do not answer",
             codes::BROKERS_REFUSE => "the brokers refuse the credentials",
             codes::TOPIC_RECREATED => "the topic was deleted and made again",
+            codes::OTHER_VERSION => "somebody else changed the application",
+            codes::UNKNOWN_REVISION => "no such revision",
+            codes::NOT_THE_PACKAGE => "not the package that it was said to be",
+            codes::PACKAGE_MISSING => "the node does not have a package",
             codes::FOREIGN => "the request does not come from this machine",
+            _ if self.status.is_client_error() => "it cannot be done as asked",
             _ => "the node failed at something of its own",
         }
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        let Refused { status, code, detail, hints } = refused;
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if status.is_server_error() {
+            tracing::error!(code, detail, "could not answer a request");
+        }
+        Self { hints, ..Self::new(status, code, detail) }
     }
 }
 

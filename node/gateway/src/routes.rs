@@ -15,13 +15,14 @@ use bus::Bus;
 use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{API, Lag, Status};
 use crate::door::{self, Token};
 use crate::problem::Refusal;
-use crate::view::{NodeView, Readiness};
-use crate::{codes, lag, produce, read, topics};
+use crate::view::{Applications, NodeView, Readiness};
+use crate::{apps, codes, lag, produce, read, topics};
 
 /// The largest body that is not records.
 pub(crate) const QUESTION_BYTES_MAX: usize = 256 << 10;
@@ -33,9 +34,13 @@ const THROWN_AWAY_MAX: usize = 32 << 20;
 pub(crate) struct App {
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) node: Arc<dyn NodeView>,
+    /// `None`: nothing can be deployed here.
+    pub(crate) applications: Option<Arc<dyn Applications>>,
     pub(crate) metrics: Option<PrometheusHandle>,
     pub(crate) token: Token,
     pub(crate) body_bytes_max: usize,
+    /// One package is received at a time.
+    pub(crate) uploads: Semaphore,
     /// Turns of records that have neither key nor partition.
     pub(crate) keyless: AtomicU32,
     /// Ends waits, so that the node need not wait for them.
@@ -53,6 +58,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/topics/{topic}", get(topics::describe).delete(topics::delete).post(read::fetch))
         .route("/v1/topics/{topic}/records", get(read::browse).post(produce::produce))
         .route("/v1/node:shutdown", post(shutdown))
+        .merge(apps::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), door::pass))

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::codes;
 use crate::door::Token;
 use crate::routes::{self, App};
-use crate::view::NodeView;
+use crate::view::{Applications, NodeView};
 
 /// How long a head may take, which is also how long a connection may idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -161,14 +161,28 @@ impl Gateway {
         let app = App {
             bus,
             node,
+            applications: None,
             metrics,
             token: Token::new(&config.token),
             body_bytes_max: config.body_bytes_max,
+            uploads: Semaphore::new(1),
             keyless: AtomicU32::new(0),
             stopping: CancellationToken::new(),
         };
         let connections = Arc::new(Semaphore::new(config.connections_max.max(1)));
         Ok(Self { listener, address, connections, app: Arc::new(app) })
+    }
+
+    /// The same, with applications that can be deployed.
+    ///
+    /// # Panics
+    ///
+    /// Once it serves.
+    #[must_use]
+    pub fn with_applications(mut self, applications: Arc<dyn Applications>) -> Self {
+        let app = Arc::get_mut(&mut self.app).expect("nothing is served yet");
+        app.applications = Some(applications);
+        self
     }
 
     /// Where it listens.

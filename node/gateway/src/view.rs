@@ -1,9 +1,14 @@
-//! What the gateway asks of the node that it belongs to. The binary implements it; every call is
-//! answered from memory, at once.
+//! What the gateway asks of the node that it belongs to. The binary implements it.
 
 use std::fmt::Debug;
 
-use crate::api::{ShardStatus, Status};
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::api::{
+    AliasList, Deployed, FunctionList, Plan, Proposal, RevisionList, RolledBack, ShardStatus,
+    Status, Target,
+};
 
 /// Whether a node takes work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +19,7 @@ pub enum Readiness {
     NotReady(String),
 }
 
-/// The node, as the control API sees it.
+/// The node, as the control API sees it. Every call is answered from memory, at once.
 pub trait NodeView: Send + Sync + Debug {
     /// A snapshot. `lag` of the functions is left to the gateway, which asks the bus.
     fn status(&self) -> Status;
@@ -27,4 +32,114 @@ pub trait NodeView: Send + Sync + Debug {
 
     /// Asks the node to drain and end. Returns at once.
     fn request_shutdown(&self);
+}
+
+/// Why the node refuses something, as a problem says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The HTTP status.
+    pub status: u16,
+    /// For `millrace explain`.
+    pub code: &'static str,
+    /// What is wrong.
+    pub detail: String,
+    /// The next step.
+    pub hints: Vec<String>,
+}
+
+/// What can be done with the applications of a node. A change that has begun is carried to its end
+/// whether or not anybody waits for the answer; when that comes, the change is durable.
+#[async_trait]
+pub trait Applications: Send + Sync + Debug {
+    /// Everything that is deployed.
+    fn functions(&self) -> FunctionList;
+
+    /// What is kept of a function.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such function.
+    fn revisions(&self, app: &str, function: &str) -> Result<RevisionList, Refused>;
+
+    /// The aliases of a function.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such function.
+    fn aliases(&self, app: &str, function: &str) -> Result<AliasList, Refused>;
+
+    /// Lets an alias name a revision.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such function or revision, or the alias cannot be one.
+    async fn set_alias(
+        &self,
+        app: String,
+        function: String,
+        alias: String,
+        target: Target,
+    ) -> Result<AliasList, Refused>;
+
+    /// Takes an alias away.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such function or alias.
+    async fn delete_alias(
+        &self,
+        app: String,
+        function: String,
+        alias: String,
+    ) -> Result<AliasList, Refused>;
+
+    /// What a deploy would change. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the proposal cannot be understood.
+    async fn plan(&self, app: String, proposal: Proposal) -> Result<Plan, Refused>;
+
+    /// The largest archive of a package.
+    fn package_bytes_max(&self) -> usize;
+
+    /// Keeps a package for a deploy that follows soon; durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes are no package, or not that of the digest.
+    async fn receive(&self, digest: String, archive: Bytes) -> Result<(), Refused>;
+
+    /// Deploys: functions that cannot start are named in the answer, the others run.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was changed, because the application is at another version than the one that is
+    /// expected, packages are missing, or topics cannot be made.
+    async fn deploy(
+        &self,
+        app: String,
+        proposal: Proposal,
+        expects: Option<u64>,
+    ) -> Result<Deployed, Refused>;
+
+    /// Lets a function be a revision again that it was before.
+    ///
+    /// # Errors
+    ///
+    /// When nothing was changed, because there is no such revision or it cannot start.
+    async fn roll_back(
+        &self,
+        app: String,
+        function: String,
+        target: Target,
+        expects: Option<u64>,
+    ) -> Result<RolledBack, Refused>;
+
+    /// Ends an application, with its positions, revisions and aliases. Topics stay.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of this name.
+    async fn remove(&self, app: String, expects: Option<u64>) -> Result<Deployed, Refused>;
 }

@@ -55,7 +55,7 @@ pub fn run(args: &DevArgs, globals: &Globals) -> Result<(), CommandError> {
             data.display()
         ));
         say(&format!("  control API  {}", up.url));
-        let deployed = match up.node.deploy(&args.dir, &manifest).await {
+        let deployed = match start(&up.node, &args.dir, &manifest).await {
             Ok(deployed) => deployed,
             Err(error) => {
                 up.end().await;
@@ -101,6 +101,19 @@ pub fn run(args: &DevArgs, globals: &Globals) -> Result<(), CommandError> {
         say("  stopped; the next start goes on from here");
         Ok(())
     })
+}
+
+/// Brings up what was deployed into the node before, then the folder as it is now.
+async fn start(node: &Node, dir: &Path, manifest: &Manifest) -> Result<Deployed, CommandError> {
+    for (app, deployed) in node.restore(&[manifest]).await? {
+        show_refused(&deployed);
+        for (function, revision) in deployed.changed {
+            say(&format!("  ok    {app}/{function}  was deployed before, revision {revision}"));
+        }
+    }
+    let deployed = node.deploy(dir, manifest).await?;
+    node.mark_up();
+    Ok(deployed)
 }
 
 /// To stdout; a closed pipe is nobody's loss.

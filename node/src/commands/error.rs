@@ -1,7 +1,11 @@
 //! Why a command failed: the exit status, the code with its explain page, and the next step.
 //! Every command gives back this one type, so that all failures look alike.
 
+use std::io::Write as _;
+
 use function::Diagnostics;
+
+use super::program::program;
 
 /// The exit statuses of `millrace`, as its help lists them.
 pub mod exit {
@@ -21,6 +25,8 @@ pub mod exit {
     pub const UNREACHABLE: u8 = 6;
     /// It took too long.
     pub const TIMED_OUT: u8 = 7;
+    /// A plan has changes.
+    pub const CHANGES: u8 = 9;
     /// The function that was invoked failed.
     pub const FUNCTION_FAILED: u8 = 10;
     /// The manifest or a setting cannot be used.
@@ -60,6 +66,25 @@ impl CommandError {
     /// A file that cannot be read or written.
     pub fn file(verb: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
         Self::new(exit::FAILED, "E0110", format!("cannot {verb} {}: {error}", path.display()))
+    }
+
+    /// An exit status that says all there is to say.
+    #[must_use]
+    pub const fn silent(exit: u8) -> Self {
+        Self { exit, code: None, message: String::new(), help: None, diagnostics: None }
+    }
+
+    /// Whether there is anything to print.
+    #[must_use]
+    pub const fn is_silent(&self) -> bool {
+        self.exit == exit::DONE || self.message.is_empty()
+    }
+
+    /// Prints it to stderr; what it says can be typed as it is.
+    pub fn print(&self, colour: bool) {
+        let typed = format!("more: {} explain", program());
+        let text = self.render(colour).replace("more: millrace explain", &typed);
+        drop(std::io::stderr().write_all(text.as_bytes()));
     }
 
     /// What is printed to stderr, with its line ends.

@@ -4,14 +4,17 @@
 pub mod build;
 pub mod completions;
 pub mod consume;
+pub mod deploy;
 pub mod dev;
 pub mod error;
 pub mod explain;
 pub mod interrupt;
 pub mod lag;
 pub mod new;
+pub mod plan;
 pub mod produce;
 pub mod program;
+pub mod revisions;
 pub mod serve;
 pub mod status;
 pub mod topic;

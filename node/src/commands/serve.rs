@@ -1,11 +1,11 @@
 //! `millrace serve`: a node with applications, as a service.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use function::Manifest;
-use gateway::{Gateway, GatewayConfig};
+use gateway::{Gateway, GatewayConfig, NodeView as _};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use runtime::Spawner;
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,26 +39,31 @@ pub fn run(args: &ServeArgs, globals: &Globals) -> Result<(), CommandError> {
     runtime()?.block_on(async {
         let up = Up::start(&args.data, &name, args.listen, spawner, None, kafka).await?;
         tracing::info!(name, url = up.url, data = %args.data.display(), "the node listens");
-        let mut started = 0;
-        for (dir, manifest) in &manifests {
-            let deployed = up.node.deploy(dir, manifest).await;
-            let deployed = match deployed {
-                Ok(deployed) => deployed,
-                Err(error) => {
-                    up.end().await;
-                    return Err(error);
-                }
-            };
-            started += deployed.changed.len();
-            log_deployed(manifest.app.as_ref(), &deployed);
+        if let Err(error) = start(&up.node, &manifests).await {
+            up.end().await;
+            return Err(error);
         }
-        tracing::info!(functions = started, "the node is ready");
         wait_for_end(&up.node).await;
         tracing::info!("draining");
         up.end().await;
         tracing::info!("drained");
         Ok(())
     })
+}
+
+/// Brings up what was deployed into the node before, then the folders it was started with.
+async fn start(node: &Node, manifests: &[(PathBuf, Manifest)]) -> Result<(), CommandError> {
+    let folders: Vec<&Manifest> = manifests.iter().map(|(_, manifest)| manifest).collect();
+    for (app, deployed) in node.restore(&folders).await? {
+        log_deployed(&app, &deployed);
+    }
+    for (dir, manifest) in manifests {
+        let deployed = node.deploy(dir, manifest).await?;
+        log_deployed(manifest.app.as_ref(), &deployed);
+    }
+    node.mark_up();
+    tracing::info!(functions = node.status().functions.len(), "the node is ready");
+    Ok(())
 }
 
 fn log_deployed(app: &str, deployed: &Deployed) {
@@ -103,7 +108,7 @@ impl Up {
         let view = Arc::new(node.clone());
         let bound = Gateway::bind(config, node.bus(), view, metrics).await;
         let gateway = match bound {
-            Ok(gateway) => gateway,
+            Ok(gateway) => gateway.with_applications(Arc::new(node.clone())),
             Err(error) => {
                 node.end().await;
                 let message = format!("cannot listen: {}", crate::node::chain(&error));

@@ -12,21 +12,23 @@ use dispatch::{
     BatchLimits, DispatchConfig, Order, RetryPolicy, ShardConfig, ShardHandle, State, StopReason,
     WindowLimits,
 };
-use function::{FunctionSpec, Manifest, TriggerSpec};
+use function::{FunctionSpec, Manifest, Topic, TriggerSpec};
 use runtime::{Calling, Pool};
 
-use super::prepare::{Ready, prepare};
-use super::{DRAIN_PATIENCE, Inner, Node, chain, growth};
+use super::prepare::{Ready, Source, prepare};
+use super::restore::as_kept;
+use super::{DRAIN_PATIENCE, Inner, Node, chain, growth, topics};
 use crate::commands::error::{CommandError, exit};
 
-/// Headers that a dead letter carries beyond its record.
-const DEAD_LETTER_BYTES: usize = 16 << 10;
-
 /// What a deploy did.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Deployed {
     /// Functions that run a new revision now, with its name.
     pub changed: Vec<(String, String)>,
+    /// Functions that were what they are before, with the revision's name.
+    pub unchanged: Vec<(String, String)>,
+    /// Functions that are no more.
+    pub removed: Vec<String>,
     /// Functions whose new revision was refused; an older one runs on where there is one.
     pub refused: Vec<Refusal>,
 }
@@ -38,15 +40,17 @@ pub struct Refusal {
     pub function: String,
     /// For `millrace explain`.
     pub code: &'static str,
-    /// What is wrong.
+    /// What is wrong, and what was tried.
     pub message: String,
     /// Whether an older revision runs on.
     pub older_runs: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct RunningApp {
     pub(super) functions: BTreeMap<String, RunningFunction>,
+    /// What the last deploy or start refused, with its settings.
+    pub(super) refused: BTreeMap<String, (Refusal, FunctionSpec)>,
 }
 
 #[derive(Debug)]
@@ -79,6 +83,15 @@ impl RunningShard {
     }
 }
 
+impl RunningFunction {
+    /// Lets what is in flight end, and takes nothing new.
+    async fn drain(self) {
+        let drains = self.shards.into_iter().map(|shard| shard.drain(DRAIN_PATIENCE));
+        futures::future::join_all(drains).await;
+        drop(tokio::spawn(async move { self.pool.drain().await }));
+    }
+}
+
 impl Node {
     /// Makes the topics of an application, and its functions run. Functions that cannot start are
     /// refused by name, the others run.
@@ -87,146 +100,231 @@ impl Node {
     ///
     /// When topics or the deploy itself are refused: then nothing changed.
     pub async fn deploy(&self, dir: &Path, manifest: &Manifest) -> Result<Deployed, CommandError> {
-        let inner = &self.inner;
-        let mut apps = inner.apps.lock().await;
-        self.make_topics(manifest).await?;
-        let app_name = manifest.app.to_string();
-        let mut deployed = Deployed::default();
-        let mut running = apps.remove(&app_name).map(|app| app.functions).unwrap_or_default();
-        let mut ready: BTreeMap<String, Ready> = BTreeMap::new();
+        self.deploy_from(Source::Folder(dir), manifest, None).await
+    }
+
+    /// The same with packages from anywhere, and only if the application is at the version that is
+    /// expected. What is acknowledged is durable, packages and all.
+    pub(super) async fn deploy_from(
+        &self,
+        source: Source<'_>,
+        manifest: &Manifest,
+        expects: Option<u64>,
+    ) -> Result<Deployed, CommandError> {
+        let mut apps = self.inner.apps.lock().await;
+        let name = manifest.app.to_string();
+        self.check_version(&name, expects)?;
+        let topics = topics::needed(manifest);
+        self.make_topics(&name, &topics).await?;
+        let none = RunningApp::default();
+        let before = apps.get(&name).unwrap_or(&none);
         // Side by side: an interpreter that is slow to start holds up no other function.
-        let prepared = manifest
-            .functions
-            .iter()
-            .map(|spec| prepare(inner, dir, spec, running.get(spec.name.as_str())));
+        let prepared = manifest.functions.iter().map(|spec| {
+            prepare(&self.inner, source, spec, before.functions.get(spec.name.as_str()))
+        });
         let prepared = futures::future::join_all(prepared).await;
+        let (mut deployed, mut ready) = (Deployed::default(), BTreeMap::new());
+        let mut refused = BTreeMap::new();
         for (spec, prepared) in manifest.functions.iter().zip(prepared) {
+            let function = spec.name.to_string();
             match prepared {
-                Ok(it) => drop(ready.insert(spec.name.to_string(), it)),
+                Ok(it) => {
+                    let ran = before.functions.get(&function).map(|it| &it.revision);
+                    let is_new = ran != Some(&it.revision);
+                    let list = if is_new { &mut deployed.changed } else { &mut deployed.unchanged };
+                    list.push((function.clone(), it.revision.to_string()));
+                    ready.insert(function, it);
+                }
                 Err((code, message)) => {
-                    let function = spec.name.to_string();
-                    let older_runs = running.contains_key(&function);
-                    deployed.refused.push(Refusal { function, code, message, older_runs });
+                    let mut older_runs = before.functions.contains_key(&function);
+                    if !older_runs && let Some(older) = self.older(&name, &function).await {
+                        ready.insert(function.clone(), older);
+                        older_runs = true;
+                    }
+                    let refusal = Refusal { function, code, message, older_runs };
+                    deployed.refused.push(refusal.clone());
+                    refused.insert(refusal.function.clone(), (refusal, spec.clone()));
                 }
             }
         }
-        // A function that was refused stays as it is, if it is.
-        running.retain(|name, _| {
-            ready.contains_key(name)
-                || deployed.refused.iter().any(|refusal| refusal.function == *name)
-        });
-        let command = self.command(&app_name, &ready, &running);
-        for shard in self.append_deploy(&command)? {
-            inner.bus.forget_shard(shard).await.map_err(|error| refused(&error))?;
+        let app = self.next_app(&name, &ready, |it| refused.contains_key(it), &topics);
+        let at = bus::Timestamp::now();
+        deployed.removed = self.functions_of(&name);
+        deployed.removed.retain(|function| !app.functions.contains_key(function));
+        let command = Command::Deploy { name: name.clone(), app, expects, at };
+        let removed = self.append(&command)?;
+        // From here on it holds, whatever becomes of this process.
+        let mut app = apps.remove(&name).unwrap_or_default();
+        app.refused = refused;
+        let outcome = self.become_app(&name, &mut app, ready, removed).await;
+        apps.insert(name, app);
+        self.show(&apps);
+        outcome?;
+        if let Source::Store(packages) = source {
+            self.inner.packages.expect_no_more(packages.values());
         }
-        let mut functions = BTreeMap::new();
-        for (name, ready) in ready {
-            let before = running.remove(&name);
-            let is_new = before.as_ref().is_none_or(|it| it.revision != ready.revision);
-            if is_new {
-                deployed.changed.push((name.clone(), ready.revision.to_string()));
-            }
-            let function = self.bring_up(&app_name, ready, before).await?;
-            functions.insert(name, function);
-        }
-        functions.extend(running);
-        apps.insert(app_name, RunningApp { functions });
-        self.show(&apps, &deployed);
+        self.sweep().await;
         Ok(deployed)
     }
 
-    async fn make_topics(&self, manifest: &Manifest) -> Result<(), CommandError> {
-        let topics = manifest.all_topics();
-        if self.inner.kafka.is_some() {
-            // What others made there since the last look.
-            self.inner.bus.topics().await.map_err(|error| refused(&error))?;
-        }
-        for topic in &topics {
-            if let Some(kafka) = &self.inner.kafka {
-                if self.inner.bus.topic(&topic.name).is_some() {
-                    // It is not ours: its partitions and limits are what they are.
-                    continue;
-                }
-                if kafka.create_topics != Some(true) {
-                    if self.was_deployed(manifest.app.as_ref()) {
-                        // It was there once: what needs it stops, by name, and the rest runs.
-                        continue;
-                    }
-                    let message = format!("there is no topic {} on Kafka", topic.name);
-                    return Err(CommandError::new(exit::NOT_FOUND, "E0404", message).help(
-                        "make it there, or let the node: `create-topics = true` in [kafka]",
-                    ));
-                }
-            }
-            let mut spec = topic.to_bus();
-            let dead: Vec<_> =
-                manifest.triggers().filter(|(_, it)| it.dead_letter == topic.name).collect();
-            for source in dead.iter().flat_map(|(_, trigger)| &trigger.topics) {
-                let source = topics.iter().find(|it| it.name == *source);
-                let limit = source.map_or(1 << 20, |it| it.to_bus().record_bytes_max);
-                spec.record_bytes_max = spec.record_bytes_max.max(limit + DEAD_LETTER_BYTES);
-            }
-            self.inner.bus.create_topic(spec).await.map_err(|error| {
-                let code = match &error {
-                    bus::Error::DiskFull { .. } => "E0401",
-                    bus::Error::TopicExists { .. } => "E0408",
-                    _ => "E0412",
-                };
-                let message = format!("cannot make topic {}: {}", topic.name, chain(&error));
-                let failed = CommandError::new(exit::FAILED, code, message);
-                if code == "E0408" {
-                    let text = "a topic keeps its partitions: name that many in the manifest, or \
-                                delete the topic first";
-                    return failed.help(text);
-                }
-                failed
-            })?;
-        }
-        Ok(())
+    /// What the cluster's state says a function is, ready to run: where it does not run yet and what
+    /// was to take its place is refused.
+    async fn older(&self, app: &str, function: &str) -> Option<Ready> {
+        let known = self.state(|state| state.apps().get(app)?.functions.get(function).cloned())?;
+        let (spec, kept) = as_kept(&known).ok()?;
+        prepare(&self.inner, Source::Kept(&kept), &spec, None).await.ok()
     }
 
-    /// Appends a deploy to the cluster's log; the shards that are no more.
-    pub(super) fn append_deploy(&self, command: &Command) -> Result<Vec<ShardId>, CommandError> {
+    /// Refuses early what the command would be refused for: before anything is made or started.
+    pub(super) fn check_version(
+        &self,
+        app: &str,
+        expects: Option<u64>,
+    ) -> Result<(), CommandError> {
+        let found = self.state(|state| state.version(app));
+        match expects {
+            Some(expected) if expected != found => {
+                Err(refused(&cluster::Refused::Version { expected, found }.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks at the cluster's state.
+    pub(super) fn state<T>(&self, look: impl FnOnce(&cluster::State) -> T) -> T {
+        let cluster = self.inner.cluster.lock().expect("nothing panics while holding it");
+        look(cluster.state())
+    }
+
+    pub(super) fn functions_of(&self, app: &str) -> Vec<String> {
+        self.state(|state| {
+            state
+                .apps()
+                .get(app)
+                .into_iter()
+                .flat_map(|app| app.functions.keys().cloned())
+                .collect()
+        })
+    }
+
+    /// Appends a change of applications to the cluster's log; the shards that are no more.
+    pub(super) fn append(&self, command: &Command) -> Result<Vec<ShardId>, CommandError> {
         let mut cluster = self.inner.cluster.lock().expect("nothing panics while holding it");
         Ok(cluster.append(command).map_err(|error| refused(&error))?.removed)
     }
 
-    /// The application as it will be, functions that were refused at their old revision.
-    pub(super) fn command(
+    /// The application as it will be: what is ready, and of the rest what is to `stay` as it is.
+    pub(super) fn next_app(
         &self,
         name: &str,
         ready: &BTreeMap<String, Ready>,
-        running: &BTreeMap<String, RunningFunction>,
-    ) -> Command {
-        let mut app = App::default();
-        {
-            let cluster = self.inner.cluster.lock().expect("nothing panics while holding it");
-            if let Some(before) = cluster.state().apps().get(name) {
-                for (function, it) in &before.functions {
-                    if running.contains_key(function) && !ready.contains_key(function) {
-                        app.functions.insert(function.clone(), it.clone());
-                    }
-                }
-                for (id, trigger) in &before.triggers {
-                    if app.functions.contains_key(&trigger.function) {
-                        app.triggers.insert(id.clone(), trigger.clone());
-                    }
+        stay: impl Fn(&str) -> bool,
+        topics: &[Topic],
+    ) -> App {
+        let mut app = App { topics: topics::stored(topics), ..App::default() };
+        self.state(|state| {
+            let Some(before) = state.apps().get(name) else { return };
+            for (function, it) in &before.functions {
+                if stay(function) && !ready.contains_key(function) {
+                    app.functions.insert(function.clone(), it.clone());
                 }
             }
-        }
+            for (id, trigger) in &before.triggers {
+                if app.functions.contains_key(&trigger.function) {
+                    app.triggers.insert(id.clone(), trigger.clone());
+                }
+            }
+        });
         for (function, it) in ready {
-            let spec = serde_json::to_string(&it.spec).expect("a spec is plain data");
-            let (revision, package) = (it.revision.to_string(), it.package.clone());
-            app.functions.insert(function.clone(), Function { revision, package, spec });
-            for trigger in &it.spec.triggers {
-                let id = format!("{name}/{function}/{}", trigger.name);
-                let topics = trigger.topics.iter();
-                let topics = topics.map(|topic| (topic.clone(), self.partitions_of(&id, topic)));
-                let trigger = Trigger { function: function.clone(), topics: topics.collect() };
-                app.triggers.insert(id, trigger);
+            // A revision that is there stays as it was written, perhaps by another version.
+            let known = self.state(|state| {
+                let known = state.history(name, function)?.find(&it.revision)?;
+                Some(known.function.clone())
+            });
+            let made = || {
+                let spec = serde_json::to_string(&it.spec).expect("a spec is plain data");
+                let (revision, package) = (it.revision.to_string(), it.package.clone());
+                Function { revision, package, spec }
+            };
+            app.functions.insert(function.clone(), known.unwrap_or_else(made));
+            app.triggers.extend(self.triggers(name, &it.spec));
+        }
+        app
+    }
+
+    /// The triggers of a function by id, with the partitions there are now.
+    pub(super) fn triggers(&self, app: &str, spec: &FunctionSpec) -> BTreeMap<String, Trigger> {
+        let trigger = |trigger: &TriggerSpec| {
+            let id = format!("{app}/{}/{}", spec.name, trigger.name);
+            let topics = trigger.topics.iter();
+            let topics = topics.map(|topic| (topic.clone(), self.partitions_of(&id, topic)));
+            let topics = topics.collect();
+            (id, Trigger { function: spec.name.to_string(), topics })
+        };
+        spec.triggers.iter().map(trigger).collect()
+    }
+
+    /// Makes what runs of an application what was agreed on. What was refused stays as it is, and
+    /// what is neither ready nor refused goes.
+    ///
+    /// # Errors
+    ///
+    /// The first of a function that did not come up; the others did.
+    pub(super) async fn become_app(
+        &self,
+        name: &str,
+        app: &mut RunningApp,
+        ready: BTreeMap<String, Ready>,
+        removed: Vec<ShardId>,
+    ) -> Result<(), CommandError> {
+        let is_gone = |function: &String| {
+            !ready.contains_key(function) && !app.refused.contains_key(function)
+        };
+        let gone: Vec<String> = app.functions.keys().filter(|it| is_gone(it)).cloned().collect();
+        let gone = gone.iter().filter_map(|function| app.functions.remove(function));
+        futures::future::join_all(gone.map(RunningFunction::drain)).await;
+        self.bring_up_all(name, app, ready, removed).await
+    }
+
+    /// Brings up what is ready, and forgets shards that are no more.
+    ///
+    /// # Errors
+    ///
+    /// The first of a function that did not come up; the others did.
+    pub(super) async fn bring_up_all(
+        &self,
+        name: &str,
+        app: &mut RunningApp,
+        ready: BTreeMap<String, Ready>,
+        removed: Vec<ShardId>,
+    ) -> Result<(), CommandError> {
+        let mut outcome = Ok(());
+        for (function, ready) in ready {
+            let before = app.functions.remove(&function);
+            match self.bring_up(name, ready, before).await {
+                Ok(running) => drop(app.functions.insert(function, running)),
+                Err(error) => {
+                    tracing::error!(function, error = error.message, "the function stopped");
+                    outcome = outcome.and(Err(error));
+                }
             }
         }
-        Command::Deploy { name: name.to_owned(), app }
+        for shard in removed {
+            if let Err(error) = self.inner.bus.forget_shard(shard).await {
+                outcome = outcome.and_then(|()| Err(failed(&error)));
+            }
+        }
+        outcome
+    }
+
+    /// Takes away packages that nothing names any more.
+    pub(super) async fn sweep(&self) {
+        let named = self.state(cluster::State::packages);
+        let inner = Arc::clone(&self.inner);
+        let swept = tokio::task::spawn_blocking(move || inner.packages.sweep(&named)).await;
+        if let Ok(Err(error)) = swept {
+            tracing::warn!(%error, "could not take away packages that nothing needs any more");
+        }
     }
 
     /// Runs a revision: shards that go on as they are get it handed, others are started anew.
@@ -326,7 +424,34 @@ impl Node {
     }
 }
 
-fn refused(error: &dyn std::error::Error) -> CommandError {
+/// What the cluster's log refused.
+pub(super) fn refused(error: &cluster::Error) -> CommandError {
+    use cluster::Refused as R;
+    let cluster::Error::Refused(refused) = error else { return failed(error) };
+    let (exit, code, help) = match refused {
+        R::Version { .. } => (
+            exit::CONFLICT,
+            "E0520",
+            "somebody else deployed it, rolled it back or removed it: look at `millrace plan` again",
+        ),
+        R::UnknownApp(_) | R::UnknownFunction(_) => {
+            (exit::NOT_FOUND, "E0506", "`millrace functions` lists those there are")
+        }
+        R::UnknownRevision { .. } | R::UnknownAlias { .. } => {
+            (exit::NOT_FOUND, "E0522", "`millrace functions APP/FUNCTION` lists those there are")
+        }
+        R::Shrunk { .. } => (
+            exit::CONFLICT,
+            "E0408",
+            "a topic keeps its partitions: name that many in the manifest, or delete the topic first",
+        ),
+        R::UnknownShard(_) | R::Revision { .. } | R::Dangling { .. } => return failed(error),
+    };
+    CommandError::new(exit, code, chain(error)).help(help)
+}
+
+/// What no deploy should lead to.
+pub(super) fn failed(error: &dyn std::error::Error) -> CommandError {
     CommandError::new(exit::FAILED, "E0511", chain(error))
 }
 

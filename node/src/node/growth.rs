@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use cluster::Command;
 use dispatch::StopReason;
 
 use super::Node;
-use super::deploy::{Deployed, RunningApp, RunningFunction, RunningShard};
+use super::deploy::{RunningApp, RunningFunction, RunningShard};
 use super::prepare::Ready;
 use crate::commands::error::CommandError;
 
@@ -44,11 +45,12 @@ impl Node {
         }
         for name in grown {
             let Some(app) = apps.remove(&name) else { continue };
-            let (functions, outcome) = self.grow_app(&name, app).await;
-            apps.insert(name, RunningApp { functions });
+            let refused = app.refused;
+            let (functions, outcome) = self.grow_app(&name, app.functions).await;
+            apps.insert(name, RunningApp { functions, refused });
             outcome?;
         }
-        self.show(&apps, &Deployed::default());
+        self.show(&apps);
         Ok(())
     }
 
@@ -67,12 +69,14 @@ impl Node {
     async fn grow_app(
         &self,
         name: &str,
-        app: RunningApp,
+        mut running: BTreeMap<String, RunningFunction>,
     ) -> (BTreeMap<String, RunningFunction>, Result<(), CommandError>) {
-        let mut running = app.functions;
         let ready = self.as_ready(name, &running);
-        let command = self.command(name, &ready, &BTreeMap::new());
-        if let Err(error) = self.append_deploy(&command) {
+        let mut app = self.next_app(name, &ready, |_| true, &[]);
+        app.topics = self.state(|state| state.apps()[name].topics.clone());
+        let at = bus::Timestamp::now();
+        let command = Command::Deploy { name: name.to_owned(), app, expects: None, at };
+        if let Err(error) = self.append(&command) {
             return (running, Err(error));
         }
         tracing::info!(app = name, "partitions were added");

@@ -1,12 +1,17 @@
 //! A node: the bus, the wasm engine, the cluster's state and the shards of this process, wired
 //! together. Applications are deployed into it, now and while it runs.
 
+mod control;
 mod deploy;
 mod feed;
 mod growth;
 mod kafka;
+mod packages;
+mod plan;
 mod prepare;
+mod restore;
 mod status;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,13 +25,15 @@ use runtime::{Engine, EngineConfig, LogSink, Spawner, Workers, WorkersConfig};
 use storage::SledPositions;
 use tokio_util::sync::CancellationToken;
 
-pub use deploy::Deployed;
+pub use control::check_alias;
+pub use deploy::{Deployed, Refusal};
 pub use feed::FeedProgress;
 pub use kafka::Kafka;
 
 use crate::commands::error::{CommandError, exit};
 use deploy::RunningApp;
 use kafka::Groups;
+use packages::PackageStore;
 
 /// How long a node that ends waits for what is in flight.
 pub const DRAIN_PATIENCE: Duration = Duration::from_millis(1_500);
@@ -55,6 +62,7 @@ struct Inner {
     groups: Groups,
     engine: Arc<Engine>,
     workers: Arc<Workers>,
+    packages: PackageStore,
     cluster: Mutex<CommandLog>,
     /// One for all shards.
     read_ahead: Arc<dispatch::ReadAhead>,
@@ -99,6 +107,10 @@ impl Node {
             warnings.push(text);
         }
         let cluster = open_cluster(data_dir)?;
+        let packages = PackageStore::open(data_dir).map_err(|error| {
+            let message = format!("cannot open the packages in {}: {error}", data_dir.display());
+            CommandError::new(exit::FAILED, "E0410", message)
+        })?;
         let groups = Groups::default();
         for (id, shard) in cluster.state().shards() {
             groups.learn(*id, &shard.trigger);
@@ -135,6 +147,7 @@ impl Node {
             engine,
             read_ahead: Arc::default(),
             workers,
+            packages,
             cluster: Mutex::new(cluster),
             apps: tokio::sync::Mutex::default(),
             shown: Mutex::default(),
@@ -146,6 +159,7 @@ impl Node {
         if node.inner.kafka.is_some() {
             drop(tokio::spawn(node.clone().watch_growth()));
         }
+        drop(tokio::spawn(node.clone().watch_stopped()));
         Ok(node)
     }
 

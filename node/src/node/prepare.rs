@@ -1,11 +1,12 @@
-//! Makes a revision ready to run: reads its package, compiles it or finds its interpreter, keeps a
-//! copy of it, and makes its pool. What cannot run is refused here, before it gets a record.
+//! Makes a revision ready to run: takes its package from a folder or from the node's store, keeps
+//! it, compiles it or finds its interpreter, and makes its pool. What cannot run is refused here,
+//! before it gets a record.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
-use function::{Fresh, FunctionSpec, Package};
+use function::{Fresh, FunctionSpec, Package, PackageDigest};
 use runtime::{Language, LoadError, Pool, PoolConfig, WorkerSpec};
 
 use super::deploy::RunningFunction;
@@ -22,60 +23,107 @@ pub(super) struct Ready {
     pub(super) pool: Arc<Pool>,
 }
 
-/// What keeps a function from running: a code and its account.
-type Refused = (&'static str, String);
+/// Where packages come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source<'a> {
+    /// An application's folder: what lies there now.
+    Folder(&'a Path),
+    /// The node's store, by the name of the function.
+    Store(&'a BTreeMap<String, PackageDigest>),
+    /// The node's store: a revision that was deployed before.
+    Kept(&'a Kept),
+}
 
-/// Reads, checks and starts a function, far enough to know that it can run.
+/// A revision that was deployed before. Its name stays, whatever a version of this program would
+/// make of its settings.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) revision: Arc<str>,
+    pub(super) package: PackageDigest,
+}
+
+/// What keeps a function from running: a code and its account.
+pub(super) type Refused = (&'static str, String);
+
+/// Reads, checks and starts a function, far enough to know that it can run. Its package is
+/// durable then.
 pub(super) async fn prepare(
     inner: &Arc<Inner>,
-    dir: &Path,
+    source: Source<'_>,
     spec: &FunctionSpec,
     running: Option<&RunningFunction>,
 ) -> Result<Ready, Refused> {
-    if spec.runtime.is_process() {
-        return prepare_process(inner, dir, spec, running).await;
-    }
-    let path = dir.join(&spec.path).join(&spec.handler);
-    let package = Package::from_file(&path).map_err(|error| (error.code(), chain(&error)))?;
-    let revision: Arc<str> = function::Revision::of(spec, package.digest()).as_str().into();
-    let digest = package.digest().to_string();
+    let named = |digest| -> Arc<str> { function::Revision::of(spec, digest).as_str().into() };
+    let (digest, revision, read) = match source {
+        Source::Folder(dir) => {
+            let package = read_folder(dir, spec).await?;
+            (package.digest(), named(package.digest()), Some(package))
+        }
+        Source::Store(packages) => {
+            let known = packages.get(spec.name.as_str()).copied();
+            let digest =
+                known.ok_or_else(|| ("E0524", "no package was named for it".to_owned()))?;
+            (digest, named(digest), None)
+        }
+        Source::Kept(kept) => (kept.package, Arc::clone(&kept.revision), None),
+    };
     if let Some(running) = running.filter(|it| it.revision == revision) {
         let pool = Arc::clone(&running.pool);
-        return Ok(Ready { spec: spec.clone(), revision, package: digest, pool });
+        let package = digest.to_string();
+        return Ok(Ready { spec: spec.clone(), revision, package, pool });
     }
-    let bytes = package
-        .files()
-        .next()
-        .map(|(_, bytes)| Arc::clone(bytes))
-        .ok_or_else(|| ("E0301", "the package is empty".to_owned()))?;
-    keep_package(&inner.data_dir, &digest, &bytes).map_err(|error| ("E0410", error.to_string()))?;
+    let package = with_store(inner, move |inner| match read {
+        Some(package) => inner.packages.keep(&package).map(|()| package),
+        None => inner.packages.read(digest),
+    });
+    let package = package.await?;
+    let pool = match spec.runtime.is_process() {
+        true => start_process(inner, spec, &revision, package).await?,
+        false => compile(inner, spec, &package).await?,
+    };
+    Ok(Ready { spec: spec.clone(), revision, package: digest.to_string(), pool })
+}
+
+/// What a function's folder says its package is: all of it for processes, else one file.
+async fn read_folder(dir: &Path, spec: &FunctionSpec) -> Result<Package, Refused> {
+    let (dir, spec) = (dir.to_owned(), spec.clone());
+    let read = tokio::task::spawn_blocking(move || Package::of(&dir, &spec)).await;
+    let read = read.map_err(|error| ("E0312", error.to_string()))?;
+    read.map_err(|error| (error.code(), chain(&error)))
+}
+
+async fn with_store<T: Send + 'static>(
+    inner: &Arc<Inner>,
+    work: impl FnOnce(&Inner) -> Result<T, super::packages::StoreError> + Send + 'static,
+) -> Result<T, Refused> {
+    let inner = Arc::clone(inner);
+    let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+    let done = done.map_err(|error| ("E0312", error.to_string()))?;
+    done.map_err(|error| (error.code(), error.to_string()))
+}
+
+async fn compile(
+    inner: &Arc<Inner>,
+    spec: &FunctionSpec,
+    package: &Package,
+) -> Result<Arc<Pool>, Refused> {
+    let bytes = package.files().next().map(|(_, bytes)| Arc::clone(bytes));
+    let bytes = bytes.ok_or_else(|| ("E0301", "the package is empty".to_owned()))?;
     let engine = Arc::clone(&inner.engine);
     let load = tokio::task::spawn_blocking(move || engine.load(&bytes)).await;
     let module = load
         .map_err(|error| ("E0312", error.to_string()))?
         .map_err(|error| (load_code(&error), chain(&error)))?;
-    let pool = inner.engine.pool(&module, pool_config(spec));
-    Ok(Ready { spec: spec.clone(), revision, package: digest, pool })
+    Ok(inner.engine.pool(&module, pool_config(spec)))
 }
 
-/// A function whose workers are processes: its package is its folder, and one of them must start.
-async fn prepare_process(
+/// A function whose workers are processes: one of them must start.
+async fn start_process(
     inner: &Arc<Inner>,
-    dir: &Path,
     spec: &FunctionSpec,
-    running: Option<&RunningFunction>,
-) -> Result<Ready, Refused> {
-    let path = dir.join(&spec.path);
-    let package = tokio::task::spawn_blocking(move || Package::from_dir(&path)).await;
-    let package = package
-        .map_err(|error| ("E0312", error.to_string()))?
-        .map_err(|error| (error.code(), chain(&error)))?;
-    let revision: Arc<str> = function::Revision::of(spec, package.digest()).as_str().into();
-    let digest = package.digest().to_string();
-    if let Some(running) = running.filter(|it| it.revision == revision) {
-        let pool = Arc::clone(&running.pool);
-        return Ok(Ready { spec: spec.clone(), revision, package: digest, pool });
-    }
+    revision: &str,
+    package: Package,
+) -> Result<Arc<Pool>, Refused> {
     let language = match spec.runtime {
         function::Runtime::Python(minor) => Language::Python(minor),
         function::Runtime::Node(major) => Language::Node(major),
@@ -83,23 +131,19 @@ async fn prepare_process(
     };
     let program = inner.workers.program(language).await;
     let program = program.map_err(|error| ("E0316", error.to_string()))?;
-    let data_dir = inner.data_dir.clone();
-    let folder = tokio::task::spawn_blocking(move || unpack(&data_dir, &package)).await;
-    let folder = folder
-        .map_err(|error| ("E0312", error.to_string()))?
-        .map_err(|error| ("E0410", format!("cannot keep the package: {error}")))?;
+    let folder = with_store(inner, move |inner| inner.packages.unpack(&package)).await?;
     let worker = WorkerSpec {
         program,
         handler: spec.handler.clone(),
         package: folder,
         env: spec.env.clone(),
-        revision: revision.to_string(),
+        revision: revision.to_owned(),
         timeout: spec.timeout,
     };
     let config = PoolConfig { invocations_max: PROCESS_INVOCATIONS_MAX, ..pool_config(spec) };
     let pool = inner.workers.pool(worker, config);
     pool.try_start().await.map_err(|failure| ("E0315", failure.to_string()))?;
-    Ok(Ready { spec: spec.clone(), revision, package: digest, pool })
+    Ok(pool)
 }
 
 fn pool_config(spec: &FunctionSpec) -> PoolConfig {
@@ -114,57 +158,6 @@ fn pool_config(spec: &FunctionSpec) -> PoolConfig {
         },
         ..PoolConfig::new(spec.name.as_str())
     }
-}
-
-/// Puts a package's files below their digest, unless they are there; gives the folder. A revision
-/// stays what it was, whatever becomes of the files it was made from.
-fn unpack(data_dir: &Path, package: &Package) -> std::io::Result<PathBuf> {
-    let parent = data_dir.join("packages");
-    let folder = parent.join(format!("{}.d", package.digest()));
-    if folder.is_dir() {
-        return Ok(folder);
-    }
-    std::fs::create_dir_all(&parent)?;
-    let draft = tempfile::tempdir_in(&parent)?;
-    for (name, bytes) in package.files() {
-        let path = draft.path().join(name);
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        std::fs::write(&path, bytes)?;
-        // A package keeps no modes: what can only be run is made so.
-        let runs = bytes.starts_with(b"#!") || bytes.starts_with(b"\x7fELF");
-        let mode = PermissionsExt::from_mode(if runs { 0o755 } else { 0o644 });
-        std::fs::set_permissions(&path, mode)?;
-    }
-    let mode = PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(draft.path(), mode)?;
-    // Once for all of them: packages with thousands of files are common.
-    let parent = std::fs::File::open(&parent)?;
-    rustix::fs::syncfs(&parent)?;
-    if let Err(error) = std::fs::rename(draft.path(), &folder) {
-        // Another function of the same package may have been quicker.
-        return if folder.is_dir() { Ok(folder) } else { Err(error) };
-    }
-    // It lies elsewhere now: there is nothing to take away.
-    drop(draft.keep());
-    parent.sync_all()?;
-    Ok(folder)
-}
-
-/// Keeps the package under its digest: a revision stays what it was, whatever becomes of the file.
-fn keep_package(data_dir: &Path, digest: &str, bytes: &[u8]) -> std::io::Result<()> {
-    let dir = data_dir.join("packages");
-    let path = dir.join(digest);
-    if path.exists() {
-        return Ok(());
-    }
-    std::fs::create_dir_all(&dir)?;
-    let mut file = tempfile::NamedTempFile::new_in(&dir)?;
-    std::io::Write::write_all(&mut file, bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(&path).map_err(|error| error.error)?;
-    std::fs::File::open(&dir)?.sync_all()
 }
 
 const fn load_code(error: &LoadError) -> &'static str {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dispatch::{ShardHandle, ShardStats, State, StopReason};
+use function::FunctionSpec;
 use gateway::api::{
     API, FeedStatus, FunctionState, FunctionStatus, Health, HeldUp, InstanceCounts, LastError,
     NodeInfo, ShardCounts, ShardState, ShardStatus, Status,
@@ -12,7 +13,7 @@ use gateway::api::{
 use gateway::{NodeView, Readiness};
 use runtime::{Invoke as _, Pool};
 
-use super::deploy::{Deployed, RunningApp};
+use super::deploy::{Refusal, RunningApp};
 use super::{FeedProgress, Node};
 
 /// Over how long rates are taken at least.
@@ -28,75 +29,59 @@ pub(super) struct Shown {
 #[derive(Debug)]
 struct ShownFunction {
     status: FunctionStatus,
-    pool: Arc<Pool>,
+    /// `None`: no revision of it runs.
+    pool: Option<Arc<Pool>>,
     shards: Vec<(Arc<ShardHandle>, ShardStatus)>,
     dead_letter: String,
-    refused: Option<String>,
+    refused: Option<Refusal>,
     sampled_at: Instant,
     sampled: u64,
     rate: f64,
 }
 
 impl Node {
-    /// Takes over what a deploy changed.
-    pub(super) fn show(&self, apps: &BTreeMap<String, RunningApp>, deployed: &Deployed) {
+    /// Takes over what changed.
+    pub(super) fn show(&self, apps: &BTreeMap<String, RunningApp>) {
         let mut functions = Vec::new();
         for (app, running) in apps {
+            let stopped = running.refused.iter();
+            let stopped = stopped.filter(|(name, _)| !running.functions.contains_key(*name));
+            functions.extend(stopped.map(|(_, (refusal, spec))| ShownFunction {
+                refused: Some(refusal.clone()),
+                ..ShownFunction::of(FunctionStatus::default(), app, spec)
+            }));
             for (name, function) in &running.functions {
-                let refused = deployed.refused.iter().find(|it| it.function == *name);
-                let triggers = &function.spec.triggers;
-                let mut reads: Vec<String> =
-                    triggers.iter().flat_map(|it| it.topics.clone()).collect();
-                reads.sort();
-                reads.dedup();
-                let mut writes: Vec<String> =
-                    triggers.iter().filter_map(|it| it.output_topic.clone()).collect();
-                writes.extend(function.spec.allow_produce.iter().cloned());
-                writes.extend(triggers.iter().map(|it| it.dead_letter.clone()));
-                let mut seen = std::collections::BTreeSet::new();
-                writes.retain(|topic| seen.insert(topic.clone()));
+                let shards = function.shards.iter();
                 let status = FunctionStatus {
-                    app: app.clone(),
-                    name: name.clone(),
-                    runtime: function.spec.runtime.to_string(),
                     revision: function.revision.to_string(),
                     revision_since: rfc3339(function.since),
-                    reads,
-                    writes,
-                    instances: InstanceCounts {
-                        max: function.spec.instances.max,
-                        ..Default::default()
-                    },
                     ..Default::default()
                 };
-                let shards = function
-                    .shards
-                    .iter()
-                    .map(|shard| (Arc::clone(&shard.handle), shard.status.clone()))
-                    .collect();
                 functions.push(ShownFunction {
-                    status,
-                    pool: Arc::clone(&function.pool),
-                    shards,
-                    dead_letter: triggers
-                        .first()
-                        .map(|it| it.dead_letter.clone())
-                        .unwrap_or_default(),
-                    refused: refused.map(|it| it.message.clone()),
-                    sampled_at: Instant::now(),
-                    sampled: 0,
-                    rate: 0.0,
+                    pool: Some(Arc::clone(&function.pool)),
+                    shards: shards
+                        .map(|shard| (Arc::clone(&shard.handle), shard.status.clone()))
+                        .collect(),
+                    refused: running.refused.get(name).map(|(refusal, _)| refusal.clone()),
+                    ..ShownFunction::of(status, app, &function.spec)
                 });
             }
         }
+        functions
+            .sort_by(|a, b| (&a.status.app, &a.status.name).cmp(&(&b.status.app, &b.status.name)));
         let mut shown = self.inner.shown.lock().expect("nothing panics while holding it");
         for function in &mut functions {
             function.sampled = function.stats().map(|it| it.counters.settled).sum();
         }
-        *shown = Shown { functions, is_up: true };
+        shown.functions = functions;
     }
 
-    /// Whether nothing runs, and the first deploy is over.
+    /// Everything that the node was started with is up, as far as it can be.
+    pub(crate) fn mark_up(&self) {
+        self.inner.shown.lock().expect("nothing panics while holding it").is_up = true;
+    }
+
+    /// What the feed does, if there is one.
     pub(crate) fn feed_progress(&self) -> Option<FeedProgress> {
         self.inner.feed.lock().expect("nothing panics while holding it").clone()
     }
@@ -139,6 +124,39 @@ impl Shown {
 }
 
 impl ShownFunction {
+    /// What its settings say of a function.
+    fn of(status: FunctionStatus, app: &str, spec: &FunctionSpec) -> Self {
+        let triggers = &spec.triggers;
+        let mut reads: Vec<String> = triggers.iter().flat_map(|it| it.topics.clone()).collect();
+        reads.sort();
+        reads.dedup();
+        let mut writes: Vec<String> =
+            triggers.iter().filter_map(|it| it.output_topic.clone()).collect();
+        writes.extend(spec.allow_produce.iter().cloned());
+        writes.extend(triggers.iter().map(|it| it.dead_letter.clone()));
+        let mut seen = std::collections::BTreeSet::new();
+        writes.retain(|topic| seen.insert(topic.clone()));
+        let status = FunctionStatus {
+            app: app.to_owned(),
+            name: spec.name.to_string(),
+            runtime: spec.runtime.to_string(),
+            reads,
+            writes,
+            instances: InstanceCounts { max: spec.instances.max, ..Default::default() },
+            ..status
+        };
+        Self {
+            status,
+            pool: None,
+            shards: Vec::new(),
+            dead_letter: triggers.first().map(|it| it.dead_letter.clone()).unwrap_or_default(),
+            refused: None,
+            sampled_at: Instant::now(),
+            sampled: 0,
+            rate: 0.0,
+        }
+    }
+
     fn stats(&self) -> impl Iterator<Item = ShardStats> {
         self.shards.iter().map(|(handle, _)| handle.stats())
     }
@@ -161,8 +179,15 @@ impl ShownFunction {
         let (attempts, failed) = (sum(|it| it.counters.attempts), sum(|it| it.counters.failed));
         let last = stats.iter().filter_map(|it| it.last_error.clone()).max_by_key(|it| it.2);
         let stopped = stats.iter().filter(|it| matches!(it.state, State::Stopped(_))).count();
-        let pool = self.pool.stats();
-        let state = if self.refused.is_some() {
+        let pool = self.pool.as_ref().map(|pool| pool.stats());
+        let pool = pool.map_or(self.status.instances, |it| InstanceCounts {
+            busy: it.busy,
+            warm: it.idle,
+            ..self.status.instances
+        });
+        let state = if self.pool.is_none() {
+            FunctionState::Stopped
+        } else if self.refused.is_some() {
             FunctionState::Stale
         } else if stopped == stats.len() && !stats.is_empty() {
             FunctionState::Stopped
@@ -173,9 +198,9 @@ impl ShownFunction {
         } else {
             FunctionState::Running
         };
-        let refused = self.refused.as_ref().map(|message| LastError {
-            code: "E0312".to_owned(),
-            message: message.clone(),
+        let refused = self.refused.as_ref().map(|refusal| LastError {
+            code: refusal.code.to_owned(),
+            message: refusal.message.clone(),
             at: rfc3339(bus::Timestamp::now()),
             ..Default::default()
         });
@@ -189,7 +214,7 @@ impl ShownFunction {
             settled,
             failed,
             dead_lettered: sum(|it| it.counters.dead_lettered),
-            instances: InstanceCounts { busy: pool.busy, warm: pool.idle, ..self.status.instances },
+            instances: pool,
             last_error: refused.or_else(|| {
                 last.map(|(code, message, at)| LastError {
                     code,

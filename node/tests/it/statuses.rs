@@ -36,6 +36,10 @@ fn without_a_node_commands_say_how_to_start_one() {
         "produce a b",
         "consume a -n 1",
         "status --node x",
+        "functions",
+        "rollback a/b",
+        "alias list a/b",
+        "remove a",
     ] {
         let said = user.run(line);
         said.failed(6, "E0502");

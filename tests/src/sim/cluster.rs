@@ -31,7 +31,8 @@ impl Ground {
             let topics = [(format!("t{}", trigger.source), partitions)].into();
             app.triggers.insert(format!("sim/f{number}/x"), Trigger { function, topics });
         }
-        let deploy = Command::Deploy { name: "sim".to_owned(), app };
+        let at = bus::Timestamp(0);
+        let deploy = Command::Deploy { name: "sim".to_owned(), app, expects: None, at };
         let mut state = State::default();
         state.apply(&deploy).expect("the application is whole");
         let (ids, places) = state

@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+use crate::apps::Asked;
 use crate::watched::Watched;
 
 pub(crate) const TOKEN: &str = "mr_0_0123456789012345678901234567890123456789";
@@ -69,6 +70,7 @@ pub(crate) struct Served {
     pub(crate) address: SocketAddr,
     pub(crate) bus: Arc<Watched>,
     pub(crate) view: Arc<View>,
+    pub(crate) asked: Arc<Asked>,
     pub(crate) stop: CancellationToken,
     pub(crate) runtime: Runtime,
     agent: ureq::Agent,
@@ -83,13 +85,15 @@ impl Served {
         let bus = Arc::new(Watched::new(bus));
         let runtime = Runtime::new().unwrap();
         let view = Arc::new(View::default());
+        let asked = Arc::new(Asked::default());
         let stop = CancellationToken::new();
         let (on, node) = (Arc::clone(&bus), Arc::clone(&view));
         let gateway = runtime.block_on(async {
             for topic in ["in", "out"] {
                 on.create_topic(TopicSpec::new(topic, 2)).await.unwrap();
             }
-            Gateway::bind(config(), on, node, None).await.unwrap()
+            let gateway = Gateway::bind(config(), on, node, None).await.unwrap();
+            gateway.with_applications(asked.clone())
         });
         let address = gateway.address();
         runtime.spawn(gateway.serve(stop.clone()));
@@ -99,7 +103,7 @@ impl Served {
             .proxy(None)
             .build();
         let agent = ureq::Agent::new_with_config(config);
-        Self { address, bus, view, stop, runtime, agent, _dir: dir }
+        Self { address, bus, view, asked, stop, runtime, agent, _dir: dir }
     }
 
     fn url(&self, path: &str) -> String {
@@ -117,6 +121,17 @@ impl Served {
     pub(crate) fn post(&self, path: &str, question: &Value) -> Answer {
         let request = self.agent.post(self.url(path)).header("authorization", bearer());
         Answer::of(request.send_json(question))
+    }
+
+    /// Only if what it is about is at the version of this tag.
+    pub(crate) fn post_at(&self, path: &str, tag: &str, question: &Value) -> Answer {
+        let request = self.agent.post(self.url(path)).header("authorization", bearer());
+        Answer::of(request.header("if-match", tag).send_json(question))
+    }
+
+    pub(crate) fn put(&self, path: &str, body: &[u8]) -> Answer {
+        let request = self.agent.put(self.url(path)).header("authorization", bearer());
+        Answer::of(request.send(body))
     }
 
     pub(crate) fn post_raw(&self, path: &str, kind: &str, body: &[u8]) -> Answer {
@@ -166,6 +181,7 @@ pub(crate) struct Answer {
     pub(crate) kind: String,
     pub(crate) retry_after: Option<String>,
     pub(crate) next: Option<String>,
+    pub(crate) tag: Option<String>,
     pub(crate) text: String,
 }
 
@@ -177,9 +193,10 @@ impl Answer {
         };
         let kind = text("content-type").unwrap_or_default();
         let (retry_after, next) = (text("retry-after"), text("millrace-next"));
+        let tag = text("etag");
         let status = response.status().as_u16();
         let text = response.body_mut().read_to_string().unwrap();
-        Self { status, kind, retry_after, next, text }
+        Self { status, kind, retry_after, next, tag, text }
     }
 
     pub(crate) fn json(&self) -> Value {

@@ -1,0 +1,274 @@
+//! The replicated state, command by command, and against its invariants over any commands.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+fn app(revision: &str, triggers: &[(&str, &str, u32)]) -> App {
+    let function = Function {
+        revision: revision.to_owned(),
+        package: format!("package of {revision}"),
+        spec: "{}".to_owned(),
+    };
+    let functions = BTreeMap::from([("f".to_owned(), function)]);
+    let triggers = triggers.iter().map(|(id, topic, partitions)| {
+        let topics = BTreeMap::from([((*topic).to_owned(), *partitions)]);
+        ((*id).to_owned(), Trigger { function: "f".to_owned(), topics })
+    });
+    App { functions, triggers: triggers.collect(), ..App::default() }
+}
+
+fn deploy(app: App) -> Command {
+    deploy_at(app, None)
+}
+
+fn deploy_at(app: App, expects: Option<u64>) -> Command {
+    Command::Deploy { name: "a".to_owned(), app, expects, at: Timestamp(0) }
+}
+
+fn roll_back(revision: &str, triggers: &[(&str, &str, u32)], expects: Option<u64>) -> Command {
+    Command::Rollback {
+        name: "a".to_owned(),
+        function: "f".to_owned(),
+        revision: revision.to_owned(),
+        triggers: app(revision, triggers).triggers,
+        expects,
+    }
+}
+
+fn alias(alias: &str, revision: Option<&str>) -> Command {
+    Command::Alias {
+        name: "a".to_owned(),
+        function: "f".to_owned(),
+        alias: alias.to_owned(),
+        revision: revision.map(str::to_owned),
+    }
+}
+
+#[test]
+fn a_deploy_keeps_the_shards_of_triggers_that_stay() {
+    let mut state = State::default();
+    let first = state.apply(&deploy(app("1", &[("a/f/f", "in", 2)]))).unwrap();
+    assert_eq!(first.added, [ShardId(1), ShardId(2)]);
+    let shards = vec![ShardId(1), ShardId(2)];
+    state.apply(&Command::Assign { shards, owner: "node".into() }).unwrap();
+    let second = state.apply(&deploy(app("2", &[("a/f/f", "in", 3), ("a/f/g", "x", 1)])));
+    assert_eq!(second.unwrap().added, [ShardId(3), ShardId(4)]);
+    assert_eq!(state.shards()[&ShardId(1)].epoch, Epoch(1));
+    let grown = |id| state.shards()[&ShardId(id)].grown;
+    assert_eq!([1, 2, 3, 4].map(grown), [false, false, true, false], "for as long as it lives");
+    let third = state.apply(&deploy(app("2", &[("a/f/g", "x", 1)]))).unwrap();
+    assert_eq!(third.removed, [ShardId(1), ShardId(2), ShardId(3)]);
+    let again = state.apply(&deploy(app("2", &[("a/f/f", "in", 1), ("a/f/g", "x", 1)])));
+    assert_eq!(again.unwrap().added, [ShardId(5)], "RS-2");
+}
+
+#[test]
+fn what_contradicts_itself_is_refused_and_changes_nothing() {
+    let mut state = State::default();
+    state.apply(&deploy(app("1", &[("a/f/f", "in", 2)]))).unwrap();
+    let before = state.clone();
+    let mut other = app("1", &[("a/f/f", "in", 2)]);
+    other.functions.get_mut("f").unwrap().package = "other".to_owned();
+    assert!(matches!(state.apply(&deploy(other)), Err(Refused::Revision { .. })), "RS-3");
+    let shrunk = deploy(app("2", &[("a/f/f", "in", 1)]));
+    assert!(matches!(state.apply(&shrunk), Err(Refused::Shrunk { .. })));
+    let mut dangling = app("2", &[("a/f/f", "in", 2)]);
+    dangling.functions.clear();
+    assert!(matches!(state.apply(&deploy(dangling)), Err(Refused::Dangling { .. })));
+    let unknown = Command::Assign { shards: vec![ShardId(1), ShardId(9)], owner: "n".into() };
+    assert_eq!(state.apply(&unknown), Err(Refused::UnknownShard(ShardId(9))));
+    let remove = Command::Remove { name: "b".into() };
+    assert_eq!(state.apply(&remove), Err(Refused::UnknownApp("b".into())));
+    assert_eq!(state, before, "RS-4");
+}
+
+#[test]
+fn a_rollback_runs_what_was_kept_and_leaves_positions() {
+    let mut state = State::default();
+    let both = [("a/f/f", "in", 2), ("a/f/g", "x", 1)];
+    state.apply(&deploy(app("1", &both))).unwrap();
+    state.apply(&deploy(app("2", &both[..1]))).unwrap();
+    let changed = state.apply(&roll_back("1", &both, Some(2))).unwrap();
+    assert_eq!((changed.added, changed.removed), (vec![ShardId(4)], vec![]));
+    assert_eq!(state.apps()["a"].functions["f"], app("1", &[]).functions["f"]);
+    assert_eq!(state.shards()[&ShardId(1)].topic, "in");
+    assert_eq!((state.version("a"), state.version("b")), (3, 0));
+    let numbers = |state: &State| -> Vec<u64> {
+        state.history("a", "f").unwrap().kept().iter().map(|it| it.number).collect()
+    };
+    assert_eq!(numbers(&state), [1, 2], "a rollback is no deploy");
+    state.apply(&deploy(app("1", &both))).unwrap();
+    assert_eq!((numbers(&state), state.version("a")), (vec![1, 2], 3), "nothing changed");
+    state.apply(&deploy(app("2", &both[..1]))).unwrap();
+    assert_eq!(numbers(&state), [1, 3], "what is deployed again is the newest again");
+
+    let before = state.clone();
+    let unknown = state.apply(&roll_back("7", &both, None));
+    assert!(matches!(unknown, Err(Refused::UnknownRevision { .. })), "{unknown:?}");
+    let stale = state.apply(&roll_back("1", &both, Some(3)));
+    assert_eq!(stale, Err(Refused::Version { expected: 3, found: 4 }), "RS-7");
+    let foreign = state.apply(&roll_back("1", &[("b/f/f", "in", 2)], None));
+    assert!(matches!(foreign, Err(Refused::Dangling { .. })), "{foreign:?}");
+    let shrunk = state.apply(&roll_back("1", &[("a/f/f", "in", 1)], None));
+    assert!(matches!(shrunk, Err(Refused::Shrunk { .. })), "{shrunk:?}");
+    assert_eq!(state, before, "RS-4");
+}
+
+#[test]
+fn an_alias_names_what_is_kept_and_keeps_it() {
+    let mut state = State::default();
+    state.apply(&deploy(app("0", &[]))).unwrap();
+    state.apply(&alias("stable", Some("0"))).unwrap();
+    for revision in 1..=2 * REVISIONS_MAX {
+        state.apply(&deploy(app(&revision.to_string(), &[]))).unwrap();
+    }
+    assert_eq!(state.packages().len(), REVISIONS_MAX + 1);
+    assert!(state.packages().contains("package of 0"), "RS-6");
+    let unknown = state.apply(&alias("stable", Some("7")));
+    assert!(matches!(unknown, Err(Refused::UnknownRevision { .. })), "{unknown:?}");
+    let unknown = state.apply(&alias("testing", None));
+    assert!(matches!(unknown, Err(Refused::UnknownAlias { .. })), "{unknown:?}");
+    state.apply(&alias("stable", None)).unwrap();
+    assert_eq!(state.packages().len(), REVISIONS_MAX, "nothing names it any more");
+    state.apply(&Command::Remove { name: "a".into() }).unwrap();
+    assert!(state.packages().is_empty());
+    assert_eq!(state.apply(&alias("stable", None)), Err(Refused::UnknownApp("a".into())));
+    let expected = Err(Refused::Version { expected: 41, found: 0 });
+    assert_eq!(state.apply(&deploy_at(app("0", &[]), Some(41))), expected, "RS-7");
+    state.apply(&deploy_at(app("0", &[]), Some(0))).unwrap();
+    assert_eq!(state.version("a"), 42, "RS-7: no version is used twice");
+}
+
+/// The simplest account of what is kept of the function: revisions in the order of their last
+/// deploy with what ran then, aliases, what runs.
+#[derive(Clone, Default)]
+struct Model {
+    order: Vec<(String, Option<String>)>,
+    aliases: BTreeMap<String, String>,
+    runs: Option<String>,
+}
+
+impl Model {
+    fn follow(&mut self, command: &Command) {
+        match command {
+            Command::Remove { .. } => *self = Self::default(),
+            Command::Deploy { app, .. } => {
+                let revision = app.functions["f"].revision.clone();
+                if self.runs.as_ref() != Some(&revision) {
+                    self.order.retain(|(it, _)| *it != revision);
+                    self.order.push((revision.clone(), self.runs.replace(revision)));
+                }
+            }
+            Command::Rollback { revision, .. } => self.runs = Some(revision.clone()),
+            Command::Alias { alias, revision: Some(revision), .. } => {
+                self.aliases.insert(alias.clone(), revision.clone());
+            }
+            Command::Alias { alias, .. } => drop(self.aliases.remove(alias)),
+            Command::Assign { .. } => {}
+        }
+    }
+
+    /// Forgets what need not be kept, when the state may do so too.
+    fn forget(&mut self) {
+        let old = self.order.len().saturating_sub(REVISIONS_MAX);
+        let runs = self.order.iter().find(|(it, _)| Some(it) == self.runs.as_ref());
+        let before = runs.and_then(|(_, before)| before.clone());
+        let mut named: Vec<String> = self.aliases.values().cloned().collect();
+        named.extend(self.runs.iter().chain(&before).cloned());
+        let mut place = 0;
+        self.order.retain(|(it, _)| {
+            place += 1;
+            old < place || named.contains(it)
+        });
+    }
+}
+
+/// RS-1, RS-2, RS-4 to RS-7 over seeded commands.
+#[test]
+fn any_commands_keep_the_invariants() {
+    for seed in 1..=200_u64 {
+        let mut rng = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut draw = |below: u64| {
+            rng ^= rng << 13;
+            rng ^= rng >> 7;
+            rng ^= rng << 17;
+            rng % below
+        };
+        let mut state = State::default();
+        let mut seen: BTreeSet<ShardId> = BTreeSet::new();
+        let mut versions: BTreeSet<u64> = BTreeSet::new();
+        let mut model = Model::default();
+        // Few revisions meet each other often, many push each other out.
+        let revisions = 3 + (seed % 2) * 60;
+        for _step in 0..120 {
+            let command = match draw(16) {
+                0 if draw(6) == 0 => Command::Remove { name: "a".into() },
+                0 | 1 => alias(["x", "y"][draw(2) as usize], None),
+                2 | 3 => {
+                    let revision = draw(revisions).to_string();
+                    alias(["x", "y"][draw(2) as usize], Some(&revision))
+                }
+                4 | 5 => {
+                    let expects = (draw(3) == 0).then(|| draw(9));
+                    let all = [("a/f/f", "in", 1 + draw(3) as u32)];
+                    roll_back(&draw(revisions).to_string(), &all[..draw(2) as usize], expects)
+                }
+                6..9 => {
+                    let shards = (0..draw(4)).map(|_| ShardId(1 + draw(12))).collect();
+                    Command::Assign { shards, owner: "n".into() }
+                }
+                _ => {
+                    let all = [("a/f/f", "in"), ("a/f/g", "x"), ("a/f/h", "in")];
+                    let mut picked = Vec::new();
+                    for (id, topic) in all {
+                        if draw(3) != 0 {
+                            picked.push((id, topic, 1 + draw(3) as u32));
+                        }
+                    }
+                    let expects = (draw(4) == 0).then(|| state.version("a") + draw(2));
+                    deploy_at(app(&draw(revisions).to_string(), &picked), expects)
+                }
+            };
+            let before = state.clone();
+            match state.apply(&command) {
+                Err(_) => assert_eq!(state, before, "seed {seed}: RS-4"),
+                Ok(applied) => {
+                    for id in applied.added {
+                        assert!(seen.insert(id), "seed {seed}: RS-2, {id} twice");
+                    }
+                    model.follow(&command);
+                    model.forget();
+                    let was = (before.version("a"), before.apps().get("a"));
+                    let is = (state.version("a"), state.apps().get("a"));
+                    let content = |app: Option<&App>| app.map(|app| app.functions.clone());
+                    if content(was.1) == content(is.1) {
+                        assert_eq!(was.0, is.0, "seed {seed}: RS-7");
+                    } else if is.0 != 0 {
+                        assert!(versions.insert(is.0), "seed {seed}: RS-7, {} twice", is.0);
+                    }
+                }
+            }
+            let history = state.history("a", "f").cloned().unwrap_or_default();
+            let kept = history.kept().iter().map(|it| &it.function.revision);
+            assert!(kept.eq(model.order.iter().map(|(it, _)| it)), "seed {seed}: RS-6");
+            assert_eq!(*history.aliases(), model.aliases, "seed {seed}: RS-6");
+            let named = model.runs.iter().chain(history.aliases().values());
+            for revision in named {
+                assert!(history.find(revision).is_some(), "seed {seed}: RS-6, {revision}");
+            }
+            let packages = history.kept().iter().map(|it| it.function.package.clone());
+            assert_eq!(state.packages(), packages.collect(), "seed {seed}: RS-6");
+            let mut places = BTreeSet::new();
+            for (id, shard) in state.shards() {
+                let place = (&shard.trigger, &shard.topic, shard.partition);
+                assert!(places.insert(place), "seed {seed}: RS-2, {place:?}");
+                let app = &state.apps()["a"];
+                assert!(app.triggers.contains_key(&shard.trigger), "seed {seed}: RS-5");
+                if let Some(old) = before.shards().get(id) {
+                    assert!(old.epoch <= shard.epoch, "seed {seed}: RS-1");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Applications: what is asked reaches the node as it was asked, and what it refuses comes back.
+
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use millrace_gateway::api::{
+    AliasList, Deployed, FunctionList, Plan, Proposal, RevisionList, RolledBack, Target,
+};
+use millrace_gateway::{Applications, Refused};
+use serde_json::json;
+
+use crate::harness::Served;
+
+/// The largest package of these tests.
+const PACKAGE_BYTES_MAX: usize = 1_000;
+
+/// Notes what it is asked. It has an application `a` at version 7, and no other.
+#[derive(Debug, Default)]
+pub(crate) struct Asked(Mutex<Vec<String>>);
+
+impl Asked {
+    fn note(&self, what: String) {
+        self.0.lock().unwrap().push(what);
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+fn known(app: &str) -> Result<(), Refused> {
+    let unknown = || Refused {
+        status: 404,
+        code: "E0506",
+        detail: "there is none".into(),
+        hints: vec!["`millrace functions` lists them".into()],
+    };
+    if app == "a" { Ok(()) } else { Err(unknown()) }
+}
+
+#[async_trait]
+impl Applications for Asked {
+    fn functions(&self) -> FunctionList {
+        FunctionList { api: 1, ..FunctionList::default() }
+    }
+
+    fn revisions(&self, app: &str, function: &str) -> Result<RevisionList, Refused> {
+        self.note(format!("revisions of {app}/{function}"));
+        known(app).map(|()| RevisionList { version: 7, ..RevisionList::default() })
+    }
+
+    fn aliases(&self, app: &str, _function: &str) -> Result<AliasList, Refused> {
+        known(app).map(|()| AliasList::default())
+    }
+
+    async fn set_alias(
+        &self,
+        app: String,
+        function: String,
+        alias: String,
+        target: Target,
+    ) -> Result<AliasList, Refused> {
+        self.note(format!("{alias} of {app}/{function} to {:?}", target.to));
+        Ok(AliasList::default())
+    }
+
+    async fn delete_alias(
+        &self,
+        app: String,
+        function: String,
+        alias: String,
+    ) -> Result<AliasList, Refused> {
+        self.note(format!("no {alias} of {app}/{function}"));
+        Ok(AliasList::default())
+    }
+
+    async fn plan(&self, app: String, proposal: Proposal) -> Result<Plan, Refused> {
+        self.note(format!("plan {app} {}", proposal.manifest));
+        known(&app).map(|()| Plan { version: 7, ..Plan::default() })
+    }
+
+    fn package_bytes_max(&self) -> usize {
+        PACKAGE_BYTES_MAX
+    }
+
+    async fn receive(&self, digest: String, archive: Bytes) -> Result<(), Refused> {
+        self.note(format!("{} bytes for {digest}", archive.len()));
+        Ok(())
+    }
+
+    async fn deploy(
+        &self,
+        app: String,
+        proposal: Proposal,
+        expects: Option<u64>,
+    ) -> Result<Deployed, Refused> {
+        self.note(format!("deploy {app} {} at {expects:?}", proposal.packages.len()));
+        known(&app).map(|()| Deployed { version: 8, ..Deployed::default() })
+    }
+
+    async fn roll_back(
+        &self,
+        app: String,
+        function: String,
+        target: Target,
+        expects: Option<u64>,
+    ) -> Result<RolledBack, Refused> {
+        self.note(format!("{app}/{function} back to {:?} at {expects:?}", target.to));
+        Ok(RolledBack { version: 9, ..RolledBack::default() })
+    }
+
+    async fn remove(&self, app: String, expects: Option<u64>) -> Result<Deployed, Refused> {
+        self.note(format!("remove {app} at {expects:?}"));
+        known(&app).map(|()| Deployed::default())
+    }
+}
+
+#[test]
+fn what_is_asked_reaches_the_node_with_its_version() {
+    let served = Served::new();
+    let proposal = json!({"manifest": "x", "packages": {"f": "0"}});
+    let plan = served.post("/v1/apps/a:plan", &proposal);
+    assert_eq!((plan.status, plan.tag.as_deref()), (200, Some("\"7\"")), "{plan:?}");
+    assert_eq!(served.post("/v1/apps/a:deploy", &proposal).tag.as_deref(), Some("\"8\""));
+    for tag in ["\"7\"", "7"] {
+        served.post_at("/v1/apps/a:deploy", tag, &proposal).ok();
+    }
+    served.post_at("/v1/apps/a:deploy", "*", &proposal).ok();
+    served.post_at("/v1/functions/a/f:rollback", "\"7\"", &json!({"to": "v3"})).ok();
+    served.post("/v1/functions/a/f:rollback", &json!({})).ok();
+    served.put("/v1/functions/a/f/aliases/stable", b"{\"to\":\"v3\"}").ok();
+    served.delete("/v1/functions/a/f/aliases/stable").ok();
+    assert_eq!(served.get("/v1/functions/a/f/revisions").tag.as_deref(), Some("\"7\""));
+    served.get("/v1/functions/a/f/aliases").ok();
+    assert_eq!(served.put("/v1/packages/00", &[0; PACKAGE_BYTES_MAX]).status, 204);
+    served.delete("/v1/apps/a").ok();
+    assert_eq!(served.get("/v1/functions").ok()["api"], 1);
+    let expected = [
+        "plan a x",
+        "deploy a 1 at None",
+        "deploy a 1 at Some(7)",
+        "deploy a 1 at Some(7)",
+        "deploy a 1 at None",
+        "a/f back to Some(\"v3\") at Some(7)",
+        "a/f back to None at None",
+        "stable of a/f to Some(\"v3\")",
+        "no stable of a/f",
+        "revisions of a/f",
+        "1000 bytes for 00",
+        "remove a at None",
+    ];
+    assert_eq!(served.asked.take(), expected);
+}
+
+#[test]
+fn what_cannot_be_asked_is_refused_here_and_the_rest_by_the_node() {
+    let served = Served::new();
+    let proposal = json!({"manifest": "x", "packages": {}});
+    served.post_at("/v1/apps/a:deploy", "\"seven\"", &proposal).refused(400, "E0513");
+    served.post("/v1/apps/a:deploy", &json!({"manifest": "x"})).refused(400, "E0513");
+    served.post("/v1/apps/a:deploy", &json!({"manifests": "x"})).refused(400, "E0513");
+    served.post("/v1/apps/a:undo", &proposal).refused(404, "E0506");
+    served.post("/v1/apps/a", &proposal).refused(404, "E0506");
+    served.post("/v1/functions/a/f", &json!({})).refused(404, "E0506");
+    served.get("/v1/apps/a").refused(405, "E0506");
+    served.put("/v1/packages/00", &[0; PACKAGE_BYTES_MAX + 1]).refused(413, "E0513");
+    assert!(served.asked.take().is_empty());
+
+    let unknown = served.post("/v1/apps/b:deploy", &proposal);
+    unknown.refused(404, "E0506");
+    assert_eq!(unknown.json()["hints"], json!(["`millrace functions` lists them"]));
+    served.post("/v1/apps/b:plan", &proposal).refused(404, "E0506");
+    served.get("/v1/functions/b/f/revisions").refused(404, "E0506");
+    served.delete("/v1/apps/b").refused(404, "E0506");
+    for path in ["/v1/functions", "/v1/functions/a/f/revisions"] {
+        let answer = served.raw(
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                .as_bytes(),
+        );
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    }
+}

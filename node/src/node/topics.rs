@@ -1,0 +1,131 @@
+//! The topics that an application needs: which, with which settings, and how they are made.
+
+use std::collections::BTreeMap;
+
+use function::{Manifest, Retention, Topic, TriggerSpec};
+
+use super::{Node, chain};
+use crate::commands::error::{CommandError, exit};
+
+/// Headers that a dead letter carries beyond its record.
+const DEAD_LETTER_BYTES: u64 = 16 << 10;
+
+/// All topics of an application. Those for dead letters take whatever the trigger may have read.
+pub(super) fn needed(manifest: &Manifest) -> Vec<Topic> {
+    let mut topics = manifest.all_topics();
+    let limits: BTreeMap<String, u64> =
+        topics.iter().map(|topic| (topic.name.clone(), topic.record_bytes_max)).collect();
+    for topic in &mut topics {
+        let dead = manifest.triggers().filter(|(_, it)| it.dead_letter == topic.name);
+        for source in dead.flat_map(|(_, trigger)| &trigger.topics) {
+            let limit = limits.get(source).copied().unwrap_or(Topic::RECORD_BYTES_MAX);
+            topic.record_bytes_max = topic.record_bytes_max.max(limit + DEAD_LETTER_BYTES);
+        }
+    }
+    topics
+}
+
+/// What a trigger reads and writes.
+pub(super) fn of_trigger(trigger: &TriggerSpec) -> impl Iterator<Item = &str> {
+    let written = trigger.output_topic.iter().chain(std::iter::once(&trigger.dead_letter));
+    trigger.topics.iter().chain(written).map(String::as_str)
+}
+
+/// A topic of the bus, as a manifest says it.
+pub(super) fn of_bus(spec: &bus::TopicSpec) -> Topic {
+    Topic {
+        partitions: spec.partitions,
+        retention: Retention { age: spec.retention.age, bytes: spec.retention.bytes },
+        record_bytes_max: spec.record_bytes_max as u64,
+        ..Topic::new(&*spec.name)
+    }
+}
+
+/// As the cluster's state holds them.
+pub(super) fn stored(topics: &[Topic]) -> BTreeMap<String, String> {
+    let json = |topic| serde_json::to_string(topic).expect("a topic is plain data");
+    topics.iter().map(|topic| (topic.name.clone(), json(topic))).collect()
+}
+
+/// What the cluster's state holds; what another version wrote in another way is left out.
+pub(super) fn restored(stored: &BTreeMap<String, String>) -> Vec<Topic> {
+    stored.values().filter_map(|topic| serde_json::from_str(topic).ok()).collect()
+}
+
+impl Node {
+    /// Makes those of an application that are missing.
+    pub(super) async fn make_topics(
+        &self,
+        app: &str,
+        topics: &[Topic],
+    ) -> Result<(), CommandError> {
+        if self.inner.kafka.is_some() {
+            // What others made there since the last look.
+            let looked = self.inner.bus.topics().await;
+            looked.map_err(|error| super::deploy::failed(&error))?;
+        }
+        for topic in topics {
+            if let Some(kafka) = &self.inner.kafka {
+                if self.inner.bus.topic(&topic.name).is_some() {
+                    // It is not ours: its partitions and limits are what they are.
+                    continue;
+                }
+                if kafka.create_topics != Some(true) {
+                    if self.was_deployed(app) {
+                        // It was there once: what needs it stops, by name, and the rest runs.
+                        continue;
+                    }
+                    let message = format!("there is no topic {} on Kafka", topic.name);
+                    return Err(CommandError::new(exit::NOT_FOUND, "E0404", message).help(
+                        "make it there, or let the node: `create-topics = true` in [kafka]",
+                    ));
+                }
+            }
+            self.inner.bus.create_topic(topic.to_bus()).await.map_err(|error| {
+                let (status, code) = match &error {
+                    bus::Error::DiskFull { .. } => (exit::FAILED, "E0401"),
+                    bus::Error::TopicExists { .. } => (exit::CONFLICT, "E0408"),
+                    _ => (exit::FAILED, "E0412"),
+                };
+                let message = format!("cannot make topic {}: {}", topic.name, chain(&error));
+                let failed = CommandError::new(status, code, message);
+                if code == "E0408" {
+                    let text = "a topic keeps its partitions: name that many in the manifest, or \
+                                delete the topic first";
+                    return failed.help(text);
+                }
+                failed
+            })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_letter_fits_into_its_topic_and_settings_come_back_out_of_the_state() {
+        let text = r#"
+[app]
+name = "a"
+[topic.in]
+record-bytes-max = "4MiB"
+partitions = 3
+[function.f]
+runtime = "wasm"
+path = "f"
+handler = "f.wasm"
+[[function.f.trigger]]
+topics = ["in"]
+"#;
+        let topics = needed(&Manifest::parse(text, "millrace.toml").unwrap());
+        let dead = topics.iter().find(|it| it.name == "a.f.dead").unwrap();
+        assert_eq!((dead.partitions, dead.record_bytes_max), (3, (4 << 20) + DEAD_LETTER_BYTES));
+        let mut again = restored(&stored(&topics));
+        again.sort_by(|a, b| b.name.cmp(&a.name));
+        assert_eq!(again, topics);
+        assert!(restored(&[("x".to_owned(), "{}".to_owned())].into()).is_empty());
+    }
+}

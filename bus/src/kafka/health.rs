@@ -78,6 +78,8 @@ impl Health {
             | Code::IllegalSASLState => Error::Authentication { action, reason },
             Code::PurgeQueue | Code::PurgeInflight | Code::BrokerDestroy => Error::Closed,
             Code::BrokerTransportFailure
+            // The request waited at a connection that the client has given up.
+            | Code::DestroyBroker
             | Code::Resolve
             | Code::AllBrokersDown
             | Code::OperationTimedOut
@@ -145,3 +147,19 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_asked_again_is_told_from_what_may_not() {
+        let health = Health::default();
+        let error = |code| health.error("make a topic", code, String::new());
+        for code in [Code::DestroyBroker, Code::NotCoordinator, Code::BrokerTransportFailure] {
+            assert!(matches!(error(code), Error::Unreachable { .. }), "{code}");
+        }
+        assert!(matches!(error(Code::TopicAuthorizationFailed), Error::Kafka { .. }));
+        assert!(matches!(error(Code::BrokerDestroy), Error::Closed));
+    }
+}

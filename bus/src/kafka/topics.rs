@@ -11,7 +11,7 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
     TopicReplication,
 };
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka_ffi::{Described, Description};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -313,7 +313,12 @@ impl Topics {
             .request_timeout(Some(self.timeout))
             .operation_timeout(Some(self.timeout));
         let action = "make a topic";
-        let made = self.admin.create_topics([&topic], &options).await;
+        let mut made = self.admin.create_topics([&topic], &options).await;
+        if let Err(KafkaError::AdminOp(Code::DestroyBroker)) = &made {
+            // It waited at a connection that the client has given up. If it was carried out all
+            // the same, the topic is there.
+            made = self.admin.create_topics([&topic], &options).await;
+        }
         let made = made.map_err(|error| self.health.client_error(action, &error))?;
         for one in made {
             match one {

@@ -43,6 +43,8 @@ pub fn run(args: &DevArgs, globals: &Globals) -> Result<(), CommandError> {
         let logs: runtime::LogSink = Arc::new(|line: runtime::LogLine| {
             note(&format!("  log   {}  {}  {}", line.function, line.level, line.message));
         });
+        // Before anything is read: what is saved from now on is deployed, if only later.
+        let saves = Saves::of(&args.dir, &manifest);
         let name = manifest.app.to_string();
         let (where_to, kept) = match &kafka {
             Some(kafka) => (format!("Kafka at {}", kafka.brokers), "positions"),
@@ -84,7 +86,7 @@ pub fn run(args: &DevArgs, globals: &Globals) -> Result<(), CommandError> {
             }
         }
         show_next(&manifest, &deployed);
-        let reload = tokio::spawn(reload(up.node.clone(), args.dir.clone(), manifest));
+        let reload = tokio::spawn(reload(up.node.clone(), args.dir.clone(), manifest, saves));
         wait_for_end(&up.node).await;
         reload.abort();
         say("\n  draining ...");
@@ -240,36 +242,51 @@ async fn show_outputs(node: Node, topics: Vec<String>) -> Result<(), bus::Error>
     }
 }
 
+/// What is saved in an application's folders.
+struct Saves {
+    /// Absent where nothing can be watched.
+    watcher: Option<notify::RecommendedWatcher>,
+    paths: mpsc::UnboundedReceiver<PathBuf>,
+}
+
+impl Saves {
+    /// Everything from now on.
+    fn of(dir: &Path, manifest: &Manifest) -> Self {
+        let (saved, paths) = mpsc::unbounded_channel::<PathBuf>();
+        let watched = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let Ok(event) = event else { return };
+            if event.kind.is_access() {
+                return;
+            }
+            for path in event.paths {
+                // The receiver is gone only when the node ends.
+                drop(saved.send(path));
+            }
+        });
+        let watcher =
+            watched.map_err(|error| note(&format!("  cannot watch for changes: {error}")));
+        let mut this = Self { watcher: watcher.ok(), paths };
+        this.watch(dir, manifest);
+        this
+    }
+
+    /// Watches the folders that a manifest names, beside those it watches already.
+    fn watch(&mut self, dir: &Path, manifest: &Manifest) {
+        if let Some(watcher) = &mut self.watcher {
+            watch(watcher, dir, manifest);
+        }
+    }
+}
+
 /// Deploys again whatever is saved. A broken save leaves what runs, and is shown.
-async fn reload(node: Node, dir: PathBuf, first: Manifest) {
-    let (saved, mut saves) = mpsc::unbounded_channel::<PathBuf>();
-    let watched = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let Ok(event) = event else { return };
-        if event.kind.is_access() {
-            return;
-        }
-        for path in event.paths {
-            // The receiver is gone only when the node ends.
-            drop(saved.send(path));
-        }
-    });
-    let mut watcher = match watched {
-        Ok(watcher) => watcher,
-        Err(error) => return note(&format!("  cannot watch for changes: {error}")),
-    };
-    let mut manifest = first;
-    watch(&mut watcher, &dir, &manifest);
-    while let Some(path) = saves.recv().await {
+async fn reload(node: Node, dir: PathBuf, mut manifest: Manifest, mut saves: Saves) {
+    while let Some(path) = saves.paths.recv().await {
         let mut changed = vec![path];
-        while let Ok(Some(path)) = tokio::time::timeout(SETTLE, saves.recv()).await {
+        while let Ok(Some(path)) = tokio::time::timeout(SETTLE, saves.paths.recv()).await {
             changed.push(path);
         }
-        let matters = |path: &&PathBuf| {
-            let parts: Vec<_> = path.components().map(|it| it.as_os_str()).collect();
-            let foreign = ["target", ".millrace", ".git", "__pycache__"];
-            !parts.iter().any(|it| foreign.iter().any(|foreign| it == foreign))
-        };
-        let changed: Vec<PathBuf> = changed.iter().filter(matters).cloned().collect();
+        let changed: Vec<PathBuf> =
+            changed.into_iter().filter(|path| is_of_application(&dir, path)).collect();
         let is = |path: &PathBuf, ending: &str| path.extension().is_some_and(|it| it == ending);
         let source = |path: &&PathBuf| is(path, "rs") || path.ends_with("Cargo.toml");
         let relevant = changed.iter().any(|path| {
@@ -310,8 +327,16 @@ async fn reload(node: Node, dir: PathBuf, first: Manifest) {
             }
         }
         manifest = loaded;
-        watch(&mut watcher, &dir, &manifest);
+        saves.watch(&dir, &manifest);
     }
+}
+
+/// Whether a file is the application's own and not that of a tool, wherever the application lies.
+fn is_of_application(dir: &Path, path: &Path) -> bool {
+    let here = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    let within = path.strip_prefix(&here).or_else(|_| path.strip_prefix(dir)).unwrap_or(path);
+    let foreign = ["target", ".millrace", ".git", "__pycache__"];
+    !within.components().any(|it| foreign.iter().any(|foreign| it.as_os_str() == *foreign))
 }
 
 /// Whether a file belongs to a function whose package is its whole folder.
@@ -366,4 +391,20 @@ async fn rebuild(dir: &Path, manifest: &Manifest, sources: &[PathBuf]) -> bool {
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tools_write_is_left_out_but_not_an_application_that_lies_among_it() {
+        let dir = Path::new("/srv/target/greenhouse");
+        let is = |path: &str| is_of_application(dir, &dir.join(path));
+        assert!(is("functions/hot/app.py") && is("millrace.toml"));
+        for path in ["target/x", "functions/hot/target/a.wasm", ".git/HEAD", ".millrace/journal"] {
+            assert!(!is(path), "{path}");
+        }
+        assert!(is_of_application(Path::new("."), &std::env::current_dir().unwrap().join("a.py")));
+    }
 }

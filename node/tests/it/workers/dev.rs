@@ -19,10 +19,20 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Dev {
     fn start(template: &str) -> Self {
+        let this = Self::starting(template, |_| {});
+        this.says("ready in");
+        this
+    }
+
+    /// It may not be ready yet. `edit` is given the function's folder, before it starts.
+    fn starting(template: &str, edit: impl Fn(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let new = ["new", "greenhouse", "--template", template];
+        // Below a folder whose name, within an application, is that of a tool.
+        std::fs::create_dir(dir.path().join("target")).unwrap();
+        let new = ["new", "target/greenhouse", "--template", template];
         assert!(millrace(dir.path(), &new).status().unwrap().success());
-        let mut child = millrace(dir.path(), &["dev", "greenhouse"])
+        edit(&dir.path().join("target/greenhouse/functions/hot-alert"));
+        let mut child = millrace(dir.path(), &["dev", "target/greenhouse"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -38,9 +48,7 @@ impl Dev {
                 }
             });
         }
-        let this = Self { child, said, dir };
-        this.says("ready in");
-        this
+        Self { child, said, dir }
     }
 
     /// Waits until it has said this.
@@ -72,7 +80,7 @@ impl Dev {
     }
 
     fn source(&self, file: &str) -> PathBuf {
-        self.dir.path().join("greenhouse/functions/hot-alert").join(file)
+        self.dir.path().join("target/greenhouse/functions/hot-alert").join(file)
     }
 }
 
@@ -123,4 +131,24 @@ fn a_new_python_application_runs_and_reloads() {
 fn a_new_javascript_application_runs_and_reloads() {
     let edit = ("bed:", "place:");
     lives("node", "index.mjs", edit, "import 'nowhere';", "Runtime.ImportModuleError");
+}
+
+#[test]
+fn what_is_saved_while_it_starts_is_not_lost() {
+    let dev = Dev::starting("python", |folder| {
+        let text = std::fs::read_to_string(folder.join("app.py")).unwrap();
+        std::fs::write(folder.join("app.py"), format!("import time; time.sleep(1)\n{text}"))
+            .unwrap();
+    });
+    // Once it has a package, it has read the folder.
+    let packages = dev.dir.path().join("target/greenhouse/.millrace/packages");
+    within(PATIENCE, "a package", || {
+        std::fs::read_dir(&packages).is_ok_and(|mut entries| entries.next().is_some())
+    });
+    let source = dev.source("app.py");
+    let text = std::fs::read_to_string(&source).unwrap();
+    std::fs::write(&source, text.replace("\"bed\"", "\"place\"")).unwrap();
+    dev.says("reloaded hot-alert");
+    dev.produce("{\"c\":36}");
+    assert_eq!(dev.consumed("alerts", 1), ["{\"place\":\"bed-4\",\"c\":36}"]);
 }

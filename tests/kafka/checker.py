@@ -11,6 +11,9 @@ DEL-7  every record below a committed offset, and in its completion map, has its
        that was looked at; an offset does not go back, nor pass the end.
 ONCE   what a committed offset settled is never run again: a repeat is of what was not committed.
 
+Counted, not judged: repeats, and how far a committed offset was behind when the node died, from
+the first result that it does not settle to the last, in the broker's time.
+
 Records are numbered; the number says what their keys and values are.
 """
 
@@ -74,7 +77,9 @@ class Shard:
         self.next = 0
         self.epoch = 0
         self.beyond = []
-        self.repeats = 0  # of the look that is going on
+        # Of the look that is going on:
+        self.repeats = 0
+        self.fresh = []  # source offset of a result, and when the broker took it, in milliseconds
 
     def is_settled(self, offset):
         return offset < self.next or any(start <= offset < end for start, end in self.beyond)
@@ -98,6 +103,7 @@ class Checker:
     def __init__(self, stages):
         self.stages = stages
         self.counts, self.accounts = {}, []
+        self.behind_ms = 0
 
     def found(self, kind, account):
         self.counts[kind] = self.counts.get(kind, 0) + 1
@@ -116,7 +122,7 @@ class Checker:
         shard.numbers.append(number)
         shard.results.append(0)
 
-    def on_result(self, stage, place, key, value, origin):
+    def on_result(self, stage, place, key, value, origin, time_ms):
         """An output or a dead letter is there, in partition `place`. Those of a key are told in
         the order they lie in."""
         shard, offset = stage.shards.get(origin.partition), origin.offset
@@ -138,6 +144,7 @@ class Checker:
             stage.repeats_most = max(stage.repeats_most, shard.repeats)
             if shard.is_settled(offset):
                 self.found(REPEATED, origin)
+        shard.fresh.append((offset, time_ms))
         shard.results[offset] = min(255, shard.results[offset] + 1)
 
     def in_order(self, stage, shard, place, key, origin):
@@ -170,12 +177,15 @@ class Checker:
             if 0 <= at:
                 self.found(GAP, f"{name}@{at} is settled without a result")
         shard.next, shard.beyond, shard.epoch = following, beyond, epoch
+        behind = [time for offset, time in shard.fresh if not shard.is_settled(offset)]
+        if behind:
+            self.behind_ms = max(self.behind_ms, shard.fresh[-1][1] - behind[0])
 
     def on_looked(self):
         """A look is over: what is repeated from now on is another life's."""
         for stage in self.stages:
             for shard in stage.shards.values():
-                shard.repeats = 0
+                shard.repeats, shard.fresh = 0, []
 
     def on_end(self):
         """Everything has to be settled now."""

@@ -19,6 +19,8 @@ from checker import DISORDER, GAP, INPUT, KEYS, Checker, Origin, Stage, key_of, 
 
 PARTITIONS = 8
 ORIGIN = "millrace-origin"
+# Times are those at which the broker took a record.
+STAMPED = {"message.timestamp.type": "LogAppendTime"}
 # A coordinator that has just started says so; it is asked again.
 PATIENCE_S = 30
 
@@ -117,7 +119,12 @@ class World:
                 if len(found) != 1:
                     raise ValueError(f"{record.topic}[{record.partition}]@{record.offset}: {found}")
                 checker.on_result(
-                    result_of, record.partition, record.key, record.value, Origin(found[0])
+                    result_of,
+                    record.partition,
+                    record.key,
+                    record.value,
+                    Origin(found[0]),
+                    record.timestamp,
                 )
                 if result_of is self.stages[-1] and source_of is None:
                     self.came_out(number_in(record.value))
@@ -156,6 +163,7 @@ class World:
             "findings": checker.counts,
             "accounts": [str(account) for account in checker.accounts],
             "open": checker.open(),
+            "behind_ms": checker.behind_ms,
             "outputs": sum(stage.outputs for stage in {first, last}),
             "dead_letters": sum(stage.dead_letters for stage in {first, last}),
             "repeats": sum(stage.repeats for stage in {first, last}),
@@ -197,7 +205,7 @@ class Judge:
         self.admin, self.world = AIOKafkaAdminClient(bootstrap_servers=brokers), None
 
     async def make(self, topics, partitions=PARTITIONS):
-        made = await self.admin.create_topics([NewTopic(it, partitions, 1) for it in topics])
+        made = await self.admin.create_topics([NewTopic(it, partitions, 1, topic_configs=STAMPED) for it in topics])
         refused = [it for it in made.topic_errors if it[1]]
         if refused:
             raise ValueError(f"topics: {refused}")
@@ -224,8 +232,8 @@ class Judge:
         for what in ("outputs", "repeats"):
             if world.said()[what] != seen[what]:
                 world.checker.found(GAP, f"{world.said()[what]} {what}, {seen[what]} were seen")
-        # Which repeats are of one life only the looks have seen.
-        return world.said(repeats_most=seen["repeats_most"])
+        # What belongs to one life only the looks have seen.
+        return world.said(**{it: seen[it] for it in ("repeats_most", "behind_ms")})
 
     async def part(self, topic):
         """The second stage, as far as its first partition goes, with its results in `topic`."""

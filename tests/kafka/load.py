@@ -2,9 +2,9 @@
 `load.py BROKERS TOPIC RECORDS`. Reads commands from its standard input, a line each, and answers
 each with a line of JSON: how many records were sent, and how many are acknowledged.
 
-rate N   sends so many records a second from now on
-finish   sends the rest as fast as it can, and answers when all are acknowledged
-left     only answers
+rate N M  sends so many records a second from now on, and at most so many
+finish    sends the rest as fast as it can, and answers when all are acknowledged
+left      only answers
 """
 
 import asyncio
@@ -23,7 +23,7 @@ class Load:
     def __init__(self, brokers, topic, records):
         self.topic, self.records = topic, records
         self.sent = self.acknowledged = 0
-        self.rate = 0.0
+        self.rate, self.most = 0.0, 0
         # Idempotent: a record is there once, and a key's records in their order. The client's
         # own partitioner is Kafka's default.
         self.producer = AIOKafkaProducer(
@@ -37,7 +37,8 @@ class Load:
             # A pause is not made up for.
             due = min(due + self.rate * (now - last), AT_ONCE_MAX)
             last = now
-            count = min(int(due), self.records - self.sent)
+            count = min(int(due), self.most, self.records - self.sent)
+            self.most -= count
             due -= count
             for number in range(self.sent, self.sent + count):
                 sent = await self.producer.send(self.topic, given(number), key_of(number))
@@ -58,9 +59,9 @@ async def main(brokers, topic, records):
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         command, *arguments = line.split()
         if command == "rate":
-            load.rate = float(arguments[0])
+            load.rate, load.most = float(arguments[0]), int(arguments[1])
         elif command == "finish":
-            load.rate = AT_ONCE_MAX / TICK_S
+            load.rate, load.most = AT_ONCE_MAX / TICK_S, load.records
             await running
         if running.done():
             running.result()

@@ -106,9 +106,9 @@ impl Scene for OnJournal {
     }
 
     fn load(&mut self, api: &Api, lives: u64) -> Result<(), NotShown> {
-        let rate = self.pace.rate(self.load.left(), lives);
+        let (rate, most) = self.pace.share(self.load.left(), lives);
         self.began_at = Instant::now();
-        self.sender = Some(self.load.start(api.clone(), (rate as u64).max(1)));
+        self.sender = Some(self.load.start(api.clone(), (rate as u64).max(1), most));
         Ok(())
     }
 
@@ -119,7 +119,7 @@ impl Scene for OnJournal {
     }
 
     fn finish(&mut self, api: &Api) -> Result<(), NotShown> {
-        self.sender = Some(self.load.start(api.clone(), 0));
+        self.sender = Some(self.load.start(api.clone(), 0, u64::MAX));
         self.joined()?;
         demand!(self.load.left() == 0, "the connection was lost while draining");
         Ok(())

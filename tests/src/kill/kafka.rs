@@ -54,12 +54,12 @@ pub(super) fn show(run: &Run, records: u64, kills: u64) -> Result<Shown, NotShow
     let red = planted["red"].as_object().into_iter().flatten();
     let red: Vec<&str> = red.filter(|it| it.1.as_u64() > Some(0)).map(|it| it.0.as_str()).collect();
     demand!(red.len() == 3, "of dropped, reordered, advanced only {red:?} was found: {planted}");
-    let repeats_most = number(&last, "repeats_most")?;
     Ok(Shown {
         figures: Figures::default()
             .with("records", records)
             .with("outputs", number(&last, "outputs")?)
-            .with("repeats_of_a_shard_max", repeats_most)
+            .with("repeats_of_a_shard_max", number(&last, "repeats_most")?)
+            .with("offset_behind_ms_max", number(&last, "behind_ms")?)
             .with("gaps", 0)
             .with("disorder", 0),
         red: red.len() as u64,
@@ -88,8 +88,8 @@ impl Scene for OnKafka {
         if let Some(began_at) = self.began_at.replace(Instant::now()) {
             self.pace.add(began_at.elapsed());
         }
-        let rate = self.pace.rate(self.left()?, lives);
-        self.load.ask(&format!("rate {rate}"), PATIENCE).map(drop)
+        let (rate, most) = self.pace.share(self.left()?, lives);
+        self.load.ask(&format!("rate {rate} {most}"), PATIENCE).map(drop)
     }
 
     fn hush(&mut self) -> Result<(), NotShown> {

@@ -78,13 +78,19 @@ impl Load {
         })
     }
 
-    /// Sends from now on until [`stop`](Self::stop), the end, or a lost connection.
+    /// Sends from now on until [`stop`](Self::stop), the end, a lost connection, or `most`
+    /// records.
     #[must_use]
-    pub(super) fn start(self: &Arc<Self>, api: Api, rate: u64) -> JoinHandle<Result<(), NotShown>> {
+    pub(super) fn start(
+        self: &Arc<Self>,
+        api: Api,
+        rate: u64,
+        most: u64,
+    ) -> JoinHandle<Result<(), NotShown>> {
         self.rate.store(rate, Ordering::Relaxed);
         self.stop.store(false, Ordering::Relaxed);
         let load = Arc::clone(self);
-        std::thread::spawn(move || load.run(&api))
+        std::thread::spawn(move || load.run(&api, most))
     }
 
     /// Ends the sender after its request.
@@ -92,10 +98,10 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    fn run(&self, api: &Api) -> Result<(), NotShown> {
+    fn run(&self, api: &Api, most: u64) -> Result<(), NotShown> {
         let started_at = Instant::now();
         let mut sent = 0_u64;
-        while !self.stop.load(Ordering::Relaxed) {
+        while sent < most && !self.stop.load(Ordering::Relaxed) {
             let numbers = self.take();
             if numbers.is_empty() {
                 return Ok(());

@@ -51,10 +51,12 @@ impl Pace {
         self.lives += 1;
     }
 
-    /// Records a second, so that `left` of them last for so many more lives like those before.
-    fn rate(self, left: u64, lives: u64) -> f64 {
+    /// Records a second, so that `left` of them last for so many more lives like those before;
+    /// and how many at most, should this life be longer.
+    fn share(self, left: u64, lives: u64) -> (f64, u64) {
         let life = if self.lives == 0 { LIFE } else { self.took / self.lives };
-        left as f64 / (lives as f64 * life.as_secs_f64())
+        let share = left as f64 / lives as f64;
+        (share / life.as_secs_f64(), (2.0 * share) as u64)
     }
 }
 

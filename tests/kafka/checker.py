@@ -38,7 +38,7 @@ def key_of(number):
 
 def given(number):
     """The value of a source record, as the load makes it."""
-    return b'{"n":%d,"pad":"%080d"}' % (number, number * SPREAD % 2**64)
+    return b'{"n":%12d,"pad":"%080d"}' % (number, number * SPREAD % 2**64)
 
 
 def made(number):

@@ -39,6 +39,7 @@ const SAMPLES: &[Sample] = &[
     Sample { name: "map_upper", values: &["a", "", "fail"] },
     Sample { name: "probe", values: &["count", "holes", "reach"] },
     Sample { name: "wants_more", values: &["a"] },
+    Sample { name: "stamp", values: &["a", "b", ""] },
 ];
 
 /// Shows it.

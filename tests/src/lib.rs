@@ -16,6 +16,7 @@ pub mod journal_reader;
 pub mod kill;
 pub mod promise;
 pub mod raft_sim;
+pub mod redeploy;
 pub mod sim;
 pub mod speed_embedded;
 pub mod speed_process;

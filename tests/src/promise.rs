@@ -228,7 +228,7 @@ pub const PROMISES: &[Promise] = &[
         full: "2 min",
         ci: "the same",
         may_skip: true,
-        floors: &[("components", 10)],
+        floors: &[("components", 12)],
         run: crate::components::run,
     },
     Promise {
@@ -397,6 +397,20 @@ pub const PROMISES: &[Promise] = &[
             ("red_controls", 6),
         ],
         run: crate::kill::run_both,
+    },
+    Promise {
+        name: "redeploy",
+        says: "deploys in a row under load, three of them broken, and SIGKILL during deploys lose \
+               nothing, repeat nothing and keep the order of keys; what was acknowledged is there \
+               whole, a broken revision never gets a record, and a save is live within 1 s",
+        needs: "python3 and node (77 without)",
+        flags: &["rate", "deploys", "kills", "saves"],
+        full: "20 min: 20,000 records/s, 20 deploys, 200 counted kills, 40 saves",
+        ci: "1 min: 8 deploys, 5 counted kills, 8 saves; the rate and the time of a save are \
+             printed, --full fails on them",
+        may_skip: true,
+        floors: &[("deploys", 8), ("refused", 3), ("kills", 5), ("saves", 8), ("red_controls", 5)],
+        run: crate::redeploy::run,
     },
     Promise {
         name: "speed-embedded",

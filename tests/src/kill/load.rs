@@ -17,7 +17,7 @@ const BATCH: u64 = 500;
 
 /// What was sent, and what the node said to it.
 #[derive(Debug)]
-pub(super) struct Load {
+pub(crate) struct Load {
     records: u64,
     state: Mutex<Sent>,
     /// Records a second; 0 = as fast as the node takes them.
@@ -39,26 +39,29 @@ struct Sent {
 
 /// The key of a record.
 #[must_use]
-pub(super) fn key(number: u64) -> Vec<u8> {
+pub(crate) fn key(number: u64) -> Vec<u8> {
     format!("key-{:05}", number % KEYS).into_bytes()
 }
 
-/// The value of a record: JSON of about 100 bytes.
+/// How long each value is.
+pub(crate) const VALUE_BYTES: usize = 107;
+
+/// The value of a record: JSON of [`VALUE_BYTES`].
 #[must_use]
-pub(super) fn value(number: u64) -> Vec<u8> {
+pub(crate) fn value(number: u64) -> Vec<u8> {
     let pad = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    format!("{{\"n\":{number},\"pad\":\"{pad:080}\"}}").into_bytes()
+    format!("{{\"n\":{number:>12},\"pad\":\"{pad:080}\"}}").into_bytes()
 }
 
 /// The number in a value, if it is a whole value of this load.
 #[must_use]
-pub(super) fn number(bytes: &[u8]) -> Option<u64> {
+pub(crate) fn number(bytes: &[u8]) -> Option<u64> {
     leading_number(bytes).filter(|number| bytes == value(*number))
 }
 
 /// The number that an object of JSON begins with.
 pub(super) fn leading_number(bytes: &[u8]) -> Option<u64> {
-    let rest = bytes.strip_prefix(b"{\"n\":")?;
+    let rest = bytes.strip_prefix(b"{\"n\":")?.trim_ascii_start();
     let digits = rest.iter().position(|byte| !byte.is_ascii_digit())?;
     std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
 }
@@ -66,7 +69,7 @@ pub(super) fn leading_number(bytes: &[u8]) -> Option<u64> {
 impl Load {
     /// A load of so many records.
     #[must_use]
-    pub(super) fn new(records: u64) -> Arc<Self> {
+    pub(crate) fn new(records: u64) -> Arc<Self> {
         let all = usize::try_from(records).unwrap_or(usize::MAX);
         let (acknowledged, arrived) = (vec![false; all], vec![false; all]);
         let state = Sent { acknowledged, arrived, ..Sent::default() };
@@ -94,7 +97,7 @@ impl Load {
     }
 
     /// Ends the sender after its request.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 
@@ -146,7 +149,7 @@ impl Load {
     }
 
     /// A record with this number is in the journal; `false` when it was there before.
-    pub(super) fn arrived(&self, number: u64) -> bool {
+    pub(crate) fn arrived(&self, number: u64) -> bool {
         let mut state = self.state.lock().expect("no one panics while holding it");
         match state.arrived.get_mut(index(number)) {
             None => false,
@@ -160,7 +163,7 @@ impl Load {
     /// # Errors
     ///
     /// The first acknowledged record that is lost.
-    pub(super) fn resume(&self) -> Result<(), NotShown> {
+    pub(crate) fn resume(&self) -> Result<(), NotShown> {
         let mut state = self.state.lock().expect("no one panics while holding it");
         let missing: Vec<u64> =
             (0..state.next).filter(|number| !state.arrived[index(*number)]).collect();
@@ -173,7 +176,7 @@ impl Load {
 
     /// How many records were never sent.
     #[must_use]
-    pub(super) fn left(&self) -> u64 {
+    pub(crate) fn left(&self) -> u64 {
         self.records - self.state.lock().expect("no one panics while holding it").next
     }
 }
@@ -191,7 +194,7 @@ mod tests {
         assert_eq!(number(&value(123_456)), Some(123_456));
         assert_eq!(number(b"{\"n\":123456}"), None);
         assert_eq!(leading_number(b"{\"n\":123456}"), Some(123_456));
-        assert_eq!(value(999_999).len(), 101);
+        assert_eq!(value(999_999).len(), VALUE_BYTES);
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod both;
 mod embedded;
 mod family;
 mod kafka;
-mod load;
+pub(crate) mod load;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -48,7 +48,7 @@ def made(number):
 
 def number_in(value):
     """The number a value begins with, or -1."""
-    digits = value[5 : value.find(b",")] if value and value.startswith(b'{"n":') else b""
+    digits = value[5 : value.find(b",")].strip() if value and value.startswith(b'{"n":') else b""
     return int(digits) if digits.isdigit() else -1
 
 

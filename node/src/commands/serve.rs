@@ -40,8 +40,9 @@ pub fn run(args: &ServeArgs, globals: &Globals) -> Result<(), CommandError> {
         let up = Up::start(&args.data, &name, args.listen, spawner, None, kafka).await?;
         tracing::info!(name, url = up.url, data = %args.data.display(), "the node listens");
         if let Err(error) = start(&up.node, &manifests).await {
+            let was_asked_to_end = up.node.shutdown().is_cancelled();
             up.end().await;
-            return Err(error);
+            return if was_asked_to_end { Ok(()) } else { Err(error) };
         }
         wait_for_end(&up.node).await;
         tracing::info!("draining");

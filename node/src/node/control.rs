@@ -129,7 +129,7 @@ impl Node {
         to: Option<&str>,
         expects: Option<u64>,
     ) -> Result<RolledBack, CommandError> {
-        let mut apps = self.inner.apps.lock().await;
+        let mut apps = self.changing().await?;
         self.check_version(app, expects)?;
         let (history, runs) = self.history(app, function)?;
         let revision = match to {
@@ -211,7 +211,7 @@ impl Node {
     }
 
     async fn remove_app(&self, app: &str, expects: Option<u64>) -> Result<Answer, CommandError> {
-        let mut apps = self.inner.apps.lock().await;
+        let mut apps = self.changing().await?;
         self.check_version(app, expects)?;
         let removed = self.functions_of(app);
         let shards = self.append(&Command::Remove { name: app.to_owned() })?;
@@ -402,6 +402,7 @@ fn as_refused(error: CommandError) -> Refused {
         exit::NOT_FOUND => 404,
         exit::CONFLICT => 409,
         exit::UNUSABLE => 422,
+        exit::UNREACHABLE => 503,
         _ => 500,
     };
     let detail = match &error.diagnostics {

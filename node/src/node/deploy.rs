@@ -83,6 +83,9 @@ impl RunningShard {
     }
 }
 
+/// What runs, by application.
+pub(super) type Apps<'a> = tokio::sync::MutexGuard<'a, BTreeMap<String, RunningApp>>;
+
 impl RunningFunction {
     /// Lets what is in flight end, and takes nothing new.
     async fn drain(self) {
@@ -111,7 +114,7 @@ impl Node {
         manifest: &Manifest,
         expects: Option<u64>,
     ) -> Result<Deployed, CommandError> {
-        let mut apps = self.inner.apps.lock().await;
+        let mut apps = self.changing().await?;
         let name = manifest.app.to_string();
         self.check_version(&name, expects)?;
         let topics = topics::needed(manifest);
@@ -165,6 +168,16 @@ impl Node {
         }
         self.sweep().await;
         Ok(deployed)
+    }
+
+    /// What runs, for whoever changes it. A node that ends takes no more changes.
+    pub(super) async fn changing(&self) -> Result<Apps<'_>, CommandError> {
+        let apps = self.inner.apps.lock().await;
+        if self.inner.shutdown.is_cancelled() {
+            let failed = CommandError::new(exit::UNREACHABLE, "E0512", "the node is draining");
+            return Err(failed.help("send it again when the node is back"));
+        }
+        Ok(apps)
     }
 
     /// What the cluster's state says a function is, ready to run: where it does not run yet and what

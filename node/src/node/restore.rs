@@ -135,7 +135,7 @@ impl Node {
         let Ok(ready) = prepare(&self.inner, Source::Kept(&kept), &spec, None).await else {
             return false;
         };
-        let mut apps = self.inner.apps.lock().await;
+        let Ok(mut apps) = self.changing().await else { return false };
         let Some(mut running) = apps.remove(app) else { return false };
         let is_wanted =
             known().as_ref() == Some(&known_before) && !running.functions.contains_key(function);

@@ -106,6 +106,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut sleeper = Command::new("sleep");
         let mut sleeper = sleeper.arg("60").current_dir(folder.path()).spawn().unwrap();
+        // The kernel has no command line for it while it makes the new program's memory.
+        let named = || command(sleeper.id()).contains("sleep 60").then_some(());
+        wait::until(Duration::from_secs(10), named).unwrap();
         let family = Family::of(std::process::id(), folder.path());
         assert!(family.members.contains_key(&sleeper.id()), "{family:?}");
         let stranger = Family { members: Processes::new(), ..family.clone() };

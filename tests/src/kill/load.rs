@@ -84,7 +84,7 @@ impl Load {
     /// Sends from now on until [`stop`](Self::stop), the end, a lost connection, or `most`
     /// records.
     #[must_use]
-    pub(super) fn start(
+    pub(crate) fn start(
         self: &Arc<Self>,
         api: Api,
         rate: u64,

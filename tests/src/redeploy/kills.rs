@@ -102,7 +102,7 @@ fn live_and_die(
     window: Duration,
 ) -> Result<Expected, NotShown> {
     let before = revisions(&api)?;
-    let sender = mill.load.start(api, RATE);
+    let sender = mill.load.start(api, RATE, u64::MAX);
     let after = propose(mill)?;
     let mut deploy = mill.app.start_deploy()?;
     wait_for_plan(&mut deploy)?;

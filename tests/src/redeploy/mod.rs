@@ -148,7 +148,7 @@ impl Mill {
         demand!(current == first, "planned {first:?}, deployed {current:?}");
         let started_at = Instant::now();
         let senders: Vec<_> =
-            (0..SENDERS).map(|_| self.load.start(api.clone(), rate / SENDERS)).collect();
+            (0..SENDERS).map(|_| self.load.start(api.clone(), rate / SENDERS, u64::MAX)).collect();
         let (mut refused, mut took) = (0, Vec::new());
         for (number, deploy) in schedule(deploys).into_iter().enumerate() {
             run.note(format!("deploy {} of {deploys}: {deploy:?}", number + 1));

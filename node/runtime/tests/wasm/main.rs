@@ -166,11 +166,13 @@ async fn a_full_queue_and_a_full_node_are_charged_to_nobody() {
     let engine = Engine::new(config).unwrap();
     let module = engine.load(&component("probe")).unwrap();
     let mut config = PoolConfig::new("probe");
-    (config.max, config.queue_max) = (1, 1);
+    (config.max, config.queue_max, config.fresh) = (1, 1, Fresh::Never);
     let pool = engine.pool(&module, config);
     let other = engine.pool(&module, PoolConfig::new("other"));
+    // Its instance is there and stays: no other pool can be quicker to the only place.
+    call(&pool, &["first"]).await.unwrap();
     let refused = async {
-        eventually(|| pool.stats().started == 1).await;
+        eventually(|| pool.stats().busy == 1).await;
         let queued = call(&pool, &["a"]);
         let refused = async {
             eventually(|| pool.stats().queued == 1).await;

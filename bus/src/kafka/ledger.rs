@@ -22,6 +22,8 @@
 //! - **KL-5** Notes of another shard, or of no shard, are ignored: offsets that were left behind
 //!   by a trigger of the same name say nothing about this one.
 
+#![cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "the simulation plays it"))]
+
 use std::collections::BTreeMap;
 
 use super::note::Note;
@@ -32,7 +34,7 @@ const FENCE: &str = "@epoch";
 
 /// What the shards committed, as this node knows it.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+pub struct Ledger {
     shards: BTreeMap<ShardId, Shard>,
 }
 
@@ -44,32 +46,40 @@ struct Shard {
 
 /// One partition's position.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Row {
-    pub(super) topic_id: u64,
-    pub(super) position: Position,
+pub struct Row {
+    /// The topic it is of.
+    pub topic_id: u64,
+    /// Where its shard goes on.
+    pub position: Position,
     /// The newest epoch under which this node knows the group to hold an offset.
-    pub(super) anchored: Option<Epoch>,
+    pub anchored: Option<Epoch>,
 }
 
 /// An offset that a group holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Committed {
-    pub(super) partition: TopicPartition,
-    pub(super) next: Offset,
-    pub(super) note: Note,
+pub struct Committed {
+    /// Of which partition.
+    pub partition: TopicPartition,
+    /// The next record to read.
+    pub next: Offset,
+    /// What was committed beside it.
+    pub note: Note,
 }
 
 /// A position to commit, with the id of its topic.
 #[derive(Clone, Debug)]
-pub(super) struct Move {
-    pub(super) partition: TopicPartition,
-    pub(super) topic_id: u64,
-    pub(super) position: Position,
+pub struct Move {
+    /// Of which partition.
+    pub partition: TopicPartition,
+    /// The topic it is of.
+    pub topic_id: u64,
+    /// Where its shard goes on.
+    pub position: Position,
 }
 
 impl Ledger {
     /// What the rows of a position log say. Rows of another bus are left out.
-    pub(super) fn load(rows: impl IntoIterator<Item = (PositionKey, Position)>) -> Self {
+    pub fn load(rows: impl IntoIterator<Item = (PositionKey, Position)>) -> Self {
         let mut ledger = Self::default();
         for (key, position) in rows {
             let PositionKey { shard, partition } = key;
@@ -89,12 +99,16 @@ impl Ledger {
     }
 
     /// The newest epoch known of a shard.
-    pub(super) fn epoch(&self, shard: ShardId) -> Epoch {
+    pub fn epoch(&self, shard: ShardId) -> Epoch {
         self.shards.get(&shard).map(|it| it.epoch).unwrap_or_default()
     }
 
     /// KL-3.
-    pub(super) fn check(&self, shard: ShardId, presented: Epoch) -> Result<(), Error> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Fenced`].
+    pub fn check(&self, shard: ShardId, presented: Epoch) -> Result<(), Error> {
         let current = self.epoch(shard);
         if presented < current {
             return Err(Error::Fenced { shard, presented, current });
@@ -103,7 +117,7 @@ impl Ledger {
     }
 
     /// Somebody else was seen to own the shard; whether that is news.
-    pub(super) fn fence(&mut self, shard: ShardId, epoch: Epoch) -> bool {
+    pub fn fence(&mut self, shard: ShardId, epoch: Epoch) -> bool {
         let shard = self.shards.entry(shard).or_default();
         let is_newer = shard.epoch < epoch;
         shard.epoch = shard.epoch.max(epoch);
@@ -112,7 +126,11 @@ impl Ledger {
 
     /// Decides where `shard` goes on under `epoch`, and takes that over. `committed` is what its
     /// group holds, of any shard.
-    pub(super) fn recover(
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Fenced`].
+    pub fn recover(
         &mut self,
         shard: ShardId,
         epoch: Epoch,
@@ -140,7 +158,11 @@ impl Ledger {
 
     /// KL-4, for a commit that passed [`check`](Self::check): the position that it would move
     /// back. And whether the row belongs to the topic that there is now.
-    pub(super) fn check_move(&self, shard: ShardId, epoch: Epoch, it: &Move) -> Result<(), Error> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Position`], [`Error::TopicReplaced`].
+    pub fn check_move(&self, shard: ShardId, epoch: Epoch, it: &Move) -> Result<(), Error> {
         let row = self.shards.get(&shard).and_then(|shard| shard.rows.get(&it.partition));
         let Some(row) = row else { return Ok(()) };
         if row.topic_id != it.topic_id {
@@ -158,13 +180,13 @@ impl Ledger {
     }
 
     /// Whether the group must learn of this partition before its position moves (KL-1).
-    pub(super) fn wants_anchor(&self, shard: ShardId, epoch: Epoch, it: &TopicPartition) -> bool {
+    pub fn wants_anchor(&self, shard: ShardId, epoch: Epoch, it: &TopicPartition) -> bool {
         let row = self.shards.get(&shard).and_then(|shard| shard.rows.get(it));
         row.and_then(|row| row.anchored) != Some(epoch)
     }
 
     /// The group holds offsets of these partitions under `epoch`.
-    pub(super) fn anchored<'a>(
+    pub fn anchored<'a>(
         &mut self,
         shard: ShardId,
         epoch: Epoch,
@@ -179,7 +201,7 @@ impl Ledger {
     }
 
     /// Takes a commit over, anchors included. It is durable.
-    pub(super) fn moved(&mut self, shard: ShardId, epoch: Epoch, moves: Vec<Move>) {
+    pub fn moved(&mut self, shard: ShardId, epoch: Epoch, moves: Vec<Move>) {
         let shard = self.shards.entry(shard).or_default();
         shard.epoch = shard.epoch.max(epoch);
         for Move { partition, topic_id, position } in moves {
@@ -189,18 +211,18 @@ impl Ledger {
     }
 
     /// A shard's partitions.
-    pub(super) fn rows(&self, shard: ShardId) -> Vec<(TopicPartition, Row)> {
+    pub fn rows(&self, shard: ShardId) -> Vec<(TopicPartition, Row)> {
         let rows = self.shards.get(&shard).map(|shard| shard.rows.clone());
         rows.unwrap_or_default().into_iter().collect()
     }
 
     /// Every shard there is.
-    pub(super) fn shards(&self) -> Vec<ShardId> {
+    pub fn shards(&self) -> Vec<ShardId> {
         self.shards.keys().copied().collect()
     }
 
     /// Every position.
-    pub(super) fn positions(&self) -> Vec<(PositionKey, u64, Position)> {
+    pub fn positions(&self) -> Vec<(PositionKey, u64, Position)> {
         let rows = self.shards.iter().flat_map(|(shard, it)| {
             it.rows.iter().map(|(partition, row)| {
                 let key = PositionKey { shard: *shard, partition: partition.clone() };
@@ -211,19 +233,19 @@ impl Ledger {
     }
 
     /// Drops a shard and its epoch; the partitions it had.
-    pub(super) fn forget(&mut self, shard: ShardId) -> Vec<TopicPartition> {
+    pub fn forget(&mut self, shard: ShardId) -> Vec<TopicPartition> {
         self.shards.remove(&shard).map(|it| it.rows.into_keys().collect()).unwrap_or_default()
     }
 
     /// Drops the positions in a topic.
-    pub(super) fn forget_topic(&mut self, name: &str) {
+    pub fn forget_topic(&mut self, name: &str) {
         for shard in self.shards.values_mut() {
             shard.rows.retain(|partition, _| &*partition.topic != name);
         }
     }
 
     /// Every row of the position log, for one that is written anew.
-    pub(super) fn log_rows(&self) -> Vec<(PositionKey, Position)> {
+    pub fn log_rows(&self) -> Vec<(PositionKey, Position)> {
         let mut rows = Vec::new();
         for (shard, it) in &self.shards {
             rows.push(epoch_row(*shard, it.epoch));
@@ -236,13 +258,13 @@ impl Ledger {
 }
 
 /// The row of a shard's epoch.
-pub(super) fn epoch_row(shard: ShardId, epoch: Epoch) -> (PositionKey, Position) {
+pub fn epoch_row(shard: ShardId, epoch: Epoch) -> (PositionKey, Position) {
     let key = PositionKey { shard, partition: TopicPartition::new(FENCE, 0) };
     (key, Position { epoch, ..Position::default() })
 }
 
 /// The row of a position.
-pub(super) fn log_row(
+pub fn log_row(
     shard: ShardId,
     partition: &TopicPartition,
     topic_id: u64,

@@ -40,6 +40,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use config::{GroupName, KafkaConfig};
 
+/// The pure cores behind the commits, for whoever plays them without a broker.
+#[cfg(feature = "testing")]
+pub mod cores {
+    pub use super::ledger::{Committed, Ledger, Move, Row, epoch_row, log_row};
+    pub use super::note::Note;
+}
+
 use crate::{
     Append, Appended, Bus, Commit, Epoch, Error, Offset, Position, PositionKey, PositionLog,
     Reader, Recovered, ShardId, Start, TopicInfo, TopicPartition, TopicSpec, Watermarks, limits,

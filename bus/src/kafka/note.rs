@@ -5,6 +5,8 @@
 //! commas. A broker takes 4,096 bytes (`offset.metadata.max.bytes`): a larger map is left out,
 //! which costs repeats and nothing else.
 
+#![cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "the simulation plays it"))]
+
 use crate::{Completions, Epoch, Offset, ShardId};
 
 /// What a broker takes by default.
@@ -12,18 +14,20 @@ const BYTES_MAX: usize = 4_096;
 
 /// The note of one committed offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Note {
-    pub(super) shard: ShardId,
+pub struct Note {
+    /// Whose it is.
+    pub shard: ShardId,
     /// The assignment that committed it.
-    pub(super) epoch: Epoch,
+    pub epoch: Epoch,
     /// The topic's id: one made again under the same name has another.
-    pub(super) topic_id: u64,
-    pub(super) completions: Completions,
+    pub topic_id: u64,
+    /// What was settled beyond the offset.
+    pub completions: Completions,
 }
 
 impl Note {
     /// As it is committed.
-    pub(super) fn encode(&self) -> String {
+    pub fn encode(&self) -> String {
         use std::fmt::Write as _;
         let head = format!("1;{};{};{:x};", self.shard, self.epoch, self.topic_id);
         let mut text = head.clone();
@@ -39,7 +43,7 @@ impl Note {
 
     /// What was committed, if it was by us: anything else, such as an offset that an operator's
     /// tool has set, is nobody's note.
-    pub(super) fn decode(text: &str) -> Option<Self> {
+    pub fn decode(text: &str) -> Option<Self> {
         let mut parts = text.split(';');
         if parts.next()? != "1" {
             return None;

@@ -8,13 +8,14 @@
 //!
 //! The position log of this node holds one row per partition, under `topic@id`: a topic that was
 //! deleted and made again under its name has another row. A row under `@epoch` holds the newest
-//! epoch this node recovered the shard at (`@` is in no name of a topic).
+//! epoch this node owned the shard at (`@` is in no name of a topic).
 //!
-//! - **KL-1** An owner writes its epoch into the group before it moves a position: at recovery
-//!   for what was committed, at the first commit of an epoch for what was not. So a group whose
-//!   notes have no higher epoch than this node's log was written last by this node, and the log,
-//!   which is ahead of it by up to a second, is the truth. Otherwise somebody else owned the
-//!   shard since, and the group is.
+//! - **KL-1** An owner writes its epoch into the group before anything else says that it owned the
+//!   shard: at recovery for what was committed, at the first commit of an epoch for what was not.
+//!   So a group whose notes have no higher epoch than this node owned the shard at was written
+//!   last by this node, and the log, which is ahead of it by up to a second, is the truth.
+//!   Otherwise somebody else owned the shard since, and the group is. An epoch that was seen, or
+//!   asked for in vain, was not owned.
 //! - **KL-2** A partition that the group does not know goes on from the log whatever the epochs
 //!   say: by KL-1 nobody else has moved it, and the group has lost it to retention.
 //! - **KL-3** A commit or recovery below the newest epoch known is refused.
@@ -40,8 +41,18 @@ pub struct Ledger {
 
 #[derive(Clone, Debug, Default)]
 struct Shard {
+    /// The newest epoch known: older ones are refused.
     epoch: Epoch,
+    /// The newest epoch that was this node's, as the group knows: KL-1.
+    owned: Epoch,
     rows: BTreeMap<TopicPartition, Row>,
+}
+
+impl Shard {
+    fn own(&mut self, epoch: Epoch) {
+        self.owned = self.owned.max(epoch);
+        self.epoch = self.epoch.max(epoch);
+    }
 }
 
 /// One partition's position.
@@ -84,8 +95,7 @@ impl Ledger {
         for (key, position) in rows {
             let PositionKey { shard, partition } = key;
             if &*partition.topic == FENCE {
-                let shard = ledger.shards.entry(shard).or_default();
-                shard.epoch = shard.epoch.max(position.epoch);
+                ledger.shards.entry(shard).or_default().own(position.epoch);
             } else if let Some((name, id)) = partition.topic.rsplit_once('@')
                 && let Ok(topic_id) = u64::from_str_radix(id, 16)
             {
@@ -125,7 +135,7 @@ impl Ledger {
     }
 
     /// Decides where `shard` goes on under `epoch`, and takes that over. `committed` is what its
-    /// group holds, of any shard.
+    /// group holds, of any shard. The group has to know before the log does: KL-1.
     ///
     /// # Errors
     ///
@@ -144,7 +154,7 @@ impl Ledger {
             return Err(Error::Fenced { shard, presented: epoch, current }); // KL-3
         }
         let entry = self.shards.entry(shard).or_default();
-        let log_is_true = newest <= entry.epoch; // KL-1
+        let log_is_true = newest <= entry.owned; // KL-1
         for Committed { partition, next, note } in committed {
             if log_is_true && entry.rows.contains_key(&partition) {
                 continue;
@@ -193,6 +203,7 @@ impl Ledger {
         partitions: impl IntoIterator<Item = &'a TopicPartition>,
     ) {
         let Some(shard) = self.shards.get_mut(&shard) else { return };
+        shard.own(epoch);
         for partition in partitions {
             if let Some(row) = shard.rows.get_mut(partition) {
                 row.anchored = Some(epoch);
@@ -203,7 +214,7 @@ impl Ledger {
     /// Takes a commit over, anchors included. It is durable.
     pub fn moved(&mut self, shard: ShardId, epoch: Epoch, moves: Vec<Move>) {
         let shard = self.shards.entry(shard).or_default();
-        shard.epoch = shard.epoch.max(epoch);
+        shard.own(epoch);
         for Move { partition, topic_id, position } in moves {
             let anchored = Some(epoch);
             shard.rows.insert(partition, Row { topic_id, position, anchored });
@@ -248,7 +259,7 @@ impl Ledger {
     pub fn log_rows(&self) -> Vec<(PositionKey, Position)> {
         let mut rows = Vec::new();
         for (shard, it) in &self.shards {
-            rows.push(epoch_row(*shard, it.epoch));
+            rows.push(epoch_row(*shard, it.owned));
             rows.extend(it.rows.iter().map(|(partition, row)| {
                 log_row(*shard, partition, row.topic_id, row.position.clone())
             }));
@@ -329,11 +340,34 @@ mod tests {
     fn an_epoch_counts_before_a_position_moved_under_it() {
         let mut ledger = restarted(5, 90);
         ledger.recover(SHARD, Epoch(6), [committed(7, 5, 0, 80)]).unwrap();
+        ledger.anchored(SHARD, Epoch(6), [&place(0)]);
         // It died after its epoch reached the group, before it committed anything.
         let mut ledger = Ledger::load(ledger.log_rows());
         assert_eq!(ledger.epoch(SHARD), Epoch(6));
         ledger.recover(SHARD, Epoch(7), [committed(7, 6, 0, 90)]).unwrap();
         assert_eq!(next(&ledger, 0), Some(90));
+    }
+
+    #[test]
+    fn an_epoch_that_was_only_seen_was_not_owned() {
+        let mut ledger = restarted(5, 90);
+        // Another node owned the shard at 6 and got to 120, which this one saw; then it gets the
+        // shard back without having ended.
+        ledger.fence(SHARD, Epoch(6));
+        ledger.recover(SHARD, Epoch(7), [committed(7, 6, 0, 120)]).unwrap();
+        assert_eq!(next(&ledger, 0), Some(120), "KL-1");
+    }
+
+    #[test]
+    fn a_recovery_that_did_not_reach_the_group_owned_nothing() {
+        let mut ledger = restarted(5, 90);
+        ledger.recover(SHARD, Epoch(7), [committed(7, 6, 0, 100)]).unwrap();
+        // The group could not be written, and the owner at 6 went on.
+        ledger.recover(SHARD, Epoch(8), [committed(7, 6, 0, 120)]).unwrap();
+        assert_eq!(next(&ledger, 0), Some(120), "KL-1");
+        let mut ledger = Ledger::load(ledger.log_rows());
+        ledger.recover(SHARD, Epoch(9), [committed(7, 6, 0, 130)]).unwrap();
+        assert_eq!(next(&ledger, 0), Some(130), "KL-1");
     }
 
     #[test]

@@ -524,16 +524,17 @@ impl Inner {
             let (partition, position) = (partition.clone(), row.position.clone());
             marks.push(Mark { partition, topic_id: row.topic_id, position });
         }
+        // The group before the log: KL-1.
+        if !marks.is_empty() {
+            self.patiently(|| self.anchor(shard, epoch, marks.clone())).await?;
+            self.ledger().anchored(shard, epoch, rows.iter().map(|(place, _)| place));
+        }
         let mut log: Vec<_> = rows
             .iter()
             .map(|(place, row)| log_row(shard, place, row.topic_id, row.position.clone()))
             .collect();
         log.push(epoch_row(shard, epoch));
         self.record(log).await?;
-        if !marks.is_empty() {
-            self.patiently(|| self.anchor(shard, epoch, marks.clone())).await?;
-            self.ledger().anchored(shard, epoch, rows.iter().map(|(place, _)| place));
-        }
         let positions = rows.into_iter().map(|(place, row)| (place, row.position)).collect();
         Ok(Recovered { positions })
     }

@@ -126,12 +126,17 @@ impl Ledger {
         Ok(())
     }
 
-    /// Somebody else was seen to own the shard; whether that is news.
-    pub fn fence(&mut self, shard: ShardId, epoch: Epoch) -> bool {
-        let shard = self.shards.entry(shard).or_default();
-        let is_newer = shard.epoch < epoch;
-        shard.epoch = shard.epoch.max(epoch);
-        is_newer
+    /// Takes in what a group's notes say of all shards that this node has known; those for which a
+    /// higher epoch is news. Somebody else owns them.
+    pub fn saw(&mut self, committed: &[Committed]) -> Vec<(ShardId, Epoch)> {
+        let mut news = Vec::new();
+        for Note { shard, epoch, .. } in committed.iter().map(|it| &it.note) {
+            if let Some(known) = self.shards.get_mut(shard).filter(|it| it.epoch < *epoch) {
+                known.epoch = *epoch;
+                news.push((*shard, *epoch));
+            }
+        }
+        news
     }
 
     /// Decides where `shard` goes on under `epoch`, and takes that over. `committed` is what its
@@ -353,7 +358,7 @@ mod tests {
         let mut ledger = restarted(5, 90);
         // Another node owned the shard at 6 and got to 120, which this one saw; then it gets the
         // shard back without having ended.
-        ledger.fence(SHARD, Epoch(6));
+        ledger.saw(&[committed(7, 6, 0, 120)]);
         ledger.recover(SHARD, Epoch(7), [committed(7, 6, 0, 120)]).unwrap();
         assert_eq!(next(&ledger, 0), Some(120), "KL-1");
     }
@@ -380,7 +385,9 @@ mod tests {
         assert_eq!((next(&ledger, 0), ledger.epoch(SHARD)), (Some(90), Epoch(5)));
         ledger.recover(SHARD, Epoch(6), [committed(9, 8, 0, 1)]).unwrap();
         assert_eq!(next(&ledger, 0), Some(90), "KL-5: the note of another shard");
-        assert!(ledger.fence(SHARD, Epoch(9)) && !ledger.fence(SHARD, Epoch(9)));
+        let seen = [committed(7, 9, 0, 1), committed(9, 9, 0, 1), committed(7, 8, 1, 1)];
+        assert_eq!(ledger.saw(&seen), [(SHARD, Epoch(9))], "of a shard that is known");
+        assert_eq!(ledger.saw(&seen), []);
         assert!(matches!(ledger.check(SHARD, Epoch(6)), Err(Error::Fenced { .. })), "KL-3");
     }
 

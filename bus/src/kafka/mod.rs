@@ -507,6 +507,7 @@ impl Inner {
         self.check_epoch(shard, epoch)?;
         let group = (self.brokers.config.group)(shard);
         let committed = self.patiently(|| self.committed(&group)).await?;
+        self.look(&group, &committed, Some(shard));
         self.ledger().recover(shard, epoch, committed)?;
         let rows = self.ledger().rows(shard);
         let mut marks = Vec::new();

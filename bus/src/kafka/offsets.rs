@@ -101,12 +101,8 @@ impl Inner {
 
     async fn write_group(&self, group: &str, shards: &[ShardId]) -> Result<(), Error> {
         let _turn = self.offsets.turn.lock().await;
-        for Committed { note, .. } in self.committed(group).await? {
-            if shards.contains(&note.shard) && self.ledger().fence(note.shard, note.epoch) {
-                let (shard, epoch) = (note.shard, note.epoch);
-                tracing::error!(%shard, %epoch, group, "somebody else owns the shard");
-            }
-        }
+        let committed = self.committed(group).await?;
+        self.look(group, &committed, None);
         let mut marks = Vec::new();
         for shard in shards {
             let (epoch, rows) = {
@@ -123,7 +119,17 @@ impl Inner {
         self.alter(group, marks).await
     }
 
-    /// Commits offsets under an epoch, now: KL-1.
+    /// Takes in who owns what by a group's notes. What is owned by us from now on is no news.
+    pub(super) fn look(&self, group: &str, committed: &[Committed], starts: Option<ShardId>) {
+        for (shard, epoch) in self.ledger().saw(committed) {
+            if starts != Some(shard) {
+                tracing::error!(%shard, %epoch, group, "somebody else owns the shard");
+            }
+        }
+    }
+
+    /// Commits offsets under an epoch, now: KL-1. Somebody else may have been seen while it waited
+    /// for its turn, and for the answer.
     pub(super) async fn anchor(
         &self,
         shard: ShardId,
@@ -132,8 +138,10 @@ impl Inner {
     ) -> Result<(), Error> {
         let group = (self.brokers.config.group)(shard);
         let _turn = self.offsets.turn.lock().await;
+        self.check_epoch(shard, epoch)?;
         let marks = marks.into_iter().map(|mark| (shard, epoch, mark)).collect();
-        self.alter(&group, marks).await
+        self.alter(&group, marks).await?;
+        self.check_epoch(shard, epoch)
     }
 
     /// Asks a group's coordinator, after a look that the brokers answer at all: what is on its

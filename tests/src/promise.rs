@@ -246,13 +246,14 @@ pub const PROMISES: &[Promise] = &[
     },
     Promise {
         name: "simulation",
-        says: "the cores, composed over a simulated bus, disk, clock and crashes, lose nothing, \
-               repeat nothing and keep their order in every seeded life, and each planted bug is \
-               noticed",
+        says: "the cores, composed over a simulated bus, disk, clock and crashes, lose nothing and \
+               keep their order in every seeded life; they repeat nothing on the embedded bus, and \
+               on Kafka, with owners in turn, only what was not settled durably; each planted bug \
+               is noticed",
         needs: "nothing",
         flags: &["seeds"],
         full: "2 min: 20,000 seeds",
-        ci: "10 s: 2,000 seeds",
+        ci: "10 s: 2,000 seeds, half of them on Kafka",
         may_skip: false,
         floors: &[
             ("seeds", 2_000),
@@ -261,7 +262,15 @@ pub const PROMISES: &[Promise] = &[
             ("effective_crashes_least", 3),
             ("checks", 10_000_000),
             ("played_twice", 20),
-            ("red_controls", 7),
+            ("kafka_lives", 1_000),
+            ("kafka_crashes", 3_000),
+            ("kafka_pauses", 1_000),
+            ("kafka_logs_deleted", 100),
+            ("kafka_from_group", 1_000),
+            ("kafka_from_log", 1_000),
+            ("kafka_moved_back", 50),
+            ("kafka_restored", 20),
+            ("red_controls", 9),
         ],
         run: crate::sim::run,
     },

@@ -188,22 +188,32 @@ impl SimBus {
     }
 
     fn apply(&mut self, write: Write, checker: &mut Checker) -> Result<Option<Ack>, String> {
-        // A gap now and then, as transaction markers leave them: never inside a write.
-        let gap = if self.rng.draw(6) == 0 { 1 + self.rng.draw(3) as i64 } else { 0 };
-        for &(topic, rec) in &write.appends {
-            let partition = partition_of(&rec, self.partitions[topic]);
-            let log = &mut self.logs[topic][partition];
-            let offset = log.last().map_or(0, |it| it.0 + 1);
-            let first = write.appends.first().is_some_and(|it| it.1 == rec);
-            let offset = if first { offset + gap } else { offset };
-            log.push((offset, rec));
-            checker.on_append(topic, partition, offset, &rec)?;
-        }
+        self.append(&write.appends, checker)?;
         if let Some(moved) = &write.moved {
             checker.on_move(moved)?;
             self.places.insert(moved.shard, moved.place.clone());
         }
         Ok(write.ack)
+    }
+
+    /// Durable records.
+    pub(super) fn append(
+        &mut self,
+        appends: &[(usize, Rec)],
+        checker: &mut Checker,
+    ) -> Result<(), String> {
+        // A gap now and then, as transaction markers leave them: never inside a write.
+        let gap = if self.rng.draw(6) == 0 { 1 + self.rng.draw(3) as i64 } else { 0 };
+        for &(topic, rec) in appends {
+            let partition = partition_of(&rec, self.partitions[topic]);
+            let log = &mut self.logs[topic][partition];
+            let offset = log.last().map_or(0, |it| it.0 + 1);
+            let first = appends.first().is_some_and(|it| it.1 == rec);
+            let offset = if first { offset + gap } else { offset };
+            log.push((offset, rec));
+            checker.on_append(topic, partition, offset, &rec)?;
+        }
+        Ok(())
     }
 
     /// Records of a partition from an offset on that follow one another, as one batch.

@@ -8,6 +8,23 @@ use dispatch::Order;
 use super::bus::{Move, Place};
 use super::plan::{DEAD, Origin, Plan, Rec, TOPICS, output_count, output_value};
 
+pub(super) use copies::{Tally, Wrote};
+
+/// Checks a condition, counts it, and says why it does not hold.
+macro_rules! hold {
+    ($self:ident, $condition:expr, $($why:tt)+) => {
+        $self.checks += 1;
+        if !$condition {
+            return Err(format!($($why)+));
+        }
+    };
+}
+
+mod copies;
+mod following;
+
+use copies::Copies;
+
 /// (trigger, partition, offset).
 type Key = (usize, usize, i64);
 
@@ -50,20 +67,14 @@ pub(super) struct Checker {
     /// Acknowledged and not durable.
     owed: BTreeSet<u64>,
     lives: BTreeMap<u64, Life>,
+    /// Whether the life is on Kafka, and what holds there.
+    kafka: bool,
+    copies: Copies,
     pub(super) acknowledged: usize,
     settled: usize,
     pub(super) dead: u64,
     pub(super) outputs: u64,
     pub(super) checks: u64,
-}
-
-macro_rules! hold {
-    ($self:ident, $condition:expr, $($why:tt)+) => {
-        $self.checks += 1;
-        if !$condition {
-            return Err(format!($($why)+));
-        }
-    };
 }
 
 impl Checker {
@@ -80,6 +91,8 @@ impl Checker {
             inputs: BTreeSet::new(),
             owed: BTreeSet::new(),
             lives: BTreeMap::new(),
+            kafka: plan.kafka.is_some(),
+            copies: Copies::default(),
             acknowledged: 0,
             settled: 0,
             dead: 0,
@@ -130,44 +143,48 @@ impl Checker {
         rec: &Rec,
         origin: Origin,
     ) -> Result<(), String> {
-        let Origin { trigger, partition: from, offset, index } = origin;
+        let Origin { trigger, partition: from, offset, index, .. } = origin;
         let Some(source) = self.sources.get_mut(&(trigger, from, offset)) else {
             return Err(format!("DEL-4: {origin:?} does not exist"));
         };
         let value = source.rec.value;
         hold!(self, source.delivered, "DEL-4: {origin:?} was never delivered");
         hold!(self, source.rec.key == rec.key, "DEL-4: the key of {origin:?} changed");
-        let Some(index) = index else {
+        let expected = if let Some(index) = index {
+            hold!(self, index < output_count(trigger, value), "DEL-4: {origin:?} makes fewer");
+            output_value(trigger, value, index)
+        } else {
             hold!(self, topic == DEAD + trigger && topic < TOPICS, "DEL-4: {origin:?} to {topic}");
-            hold!(
-                self,
-                rec.value == value,
-                "DEL-4: the dead letter of {origin:?} has another value"
-            );
+            value
+        };
+        hold!(self, rec.value == expected, "DEL-4: {origin:?} has another value");
+        if self.kafka {
+            return self.on_end(partition, rec, origin);
+        }
+        let Some(index) = index else {
             hold!(self, !source.dead && source.outputs == 0, "DEL-2: {origin:?} has two ends");
             source.dead = true;
             self.dead += 1;
             return Ok(());
         };
-        hold!(self, index < output_count(trigger, value), "DEL-4: {origin:?} makes fewer");
-        let expected = output_value(trigger, value, index);
-        hold!(self, rec.value == expected, "DEL-4: {origin:?} has another value");
         hold!(self, !source.dead, "DEL-2: {origin:?} was dead-lettered too");
         hold!(self, source.outputs & (1 << index) == 0, "DEL-2: {origin:?} is a duplicate");
         source.outputs |= 1 << index;
         self.outputs += 1;
-        let thread = match self.orders[trigger] {
-            Order::None => return Ok(()),
-            Order::Key => match rec.key {
-                None => return Ok(()),
-                Some(key) => usize::from(key),
-            },
-            Order::Partition => partition,
-        };
+        let Some(thread) = self.thread(trigger, rec, partition) else { return Ok(()) };
         let last = self.last.insert((trigger, from, thread), (offset, index));
         let ascends = last.is_none_or(|last| last < (offset, index));
         hold!(self, ascends, "DEL-6: {origin:?} comes after {last:?}");
         Ok(())
+    }
+
+    /// What the order of an output counts in, if it has one: a key, or a partition of the target.
+    fn thread(&self, trigger: usize, rec: &Rec, partition: usize) -> Option<usize> {
+        match self.orders[trigger] {
+            Order::None => None,
+            Order::Key => rec.key.map(usize::from),
+            Order::Partition => Some(partition),
+        }
     }
 
     /// A position is durable.
@@ -230,7 +247,11 @@ impl Checker {
                 return Err(format!("DEL-4: offset {offset} was delivered and does not exist"));
             };
             source.delivered = true;
-            let anew = source.settled.is_some_and(|epoch| epoch <= it.epoch);
+            let anew = if self.kafka {
+                self.copies.tells(it.shard, it.epoch, offset)
+            } else {
+                source.settled.is_some_and(|epoch| epoch <= it.epoch)
+            };
             hold!(self, !anew, "OT-4: offset {offset} is settled and runs again");
             let last = it.attempts.insert(offset, attempt);
             let follows = last.map_or(attempt == 1, |last| attempt == last || attempt == last + 1);
@@ -290,8 +311,14 @@ impl Checker {
         self.sources.len() - self.settled
     }
 
+    /// What was counted on Kafka.
+    pub(super) const fn tally(&self) -> Tally {
+        self.copies.tally
+    }
+
     /// All is quiet: nothing may be left.
     pub(super) fn at_end(&mut self) -> Result<(), String> {
+        self.groups_at_end()?;
         let (open, owed) = (self.open(), self.owed.len());
         hold!(self, open == 0 && owed == 0, "DEL-1: {open} records open, {owed} inputs lost");
         let mut tally = [0_usize; 3];

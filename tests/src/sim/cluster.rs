@@ -52,6 +52,11 @@ impl Ground {
         &self.places
     }
 
+    /// The shards' identities.
+    pub(super) fn ids(&self) -> &[ShardId] {
+        &self.ids
+    }
+
     /// Assigns these shards anew; their epochs.
     pub(super) fn assign(&mut self, shards: &[usize]) -> Result<Vec<Epoch>, String> {
         let ids: Vec<ShardId> = shards.iter().map(|&shard| self.ids[shard]).collect();

@@ -38,6 +38,7 @@ pub(super) struct Origin {
     pub(super) offset: i64,
     /// `None` for a dead letter.
     pub(super) index: Option<u32>,
+    pub(super) epoch: u64,
 }
 
 /// What is wrong with a value, always.
@@ -59,6 +60,14 @@ pub(super) struct TriggerPlan {
     pub(super) slots: SlotsConfig,
 }
 
+/// What is different on Kafka.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KafkaPlan {
+    pub(super) homes: usize,
+    /// How often the groups follow, in microseconds.
+    pub(super) follow_every: u64,
+}
+
 /// One simulated life.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
@@ -71,6 +80,8 @@ pub(super) struct Plan {
     /// Crashes with something in flight.
     pub(super) crashes: u64,
     pub(super) keys: u64,
+    /// `None`: on the embedded bus.
+    pub(super) kafka: Option<KafkaPlan>,
 }
 
 impl Plan {
@@ -79,6 +90,11 @@ impl Plan {
         let one_to = |rng: &mut Rng, most| 1 + rng.draw(most) as usize;
         let (inputs, middles) = (one_to(&mut rng, 3), one_to(&mut rng, 2));
         let partitions = [inputs, middles, one_to(&mut rng, 2), 1, 1];
+        let kafka = seed.is_multiple_of(2).then(|| {
+            let mut rng = Rng::new(seed, 7);
+            let homes = 2 + rng.draw(2) as usize;
+            KafkaPlan { homes, follow_every: 100_000 + rng.draw(400_000) }
+        });
         let triggers = [(IN, MID), (MID, OUT)];
         let triggers = triggers.map(|(source, target)| TriggerPlan {
             source,
@@ -93,6 +109,7 @@ impl Plan {
             records: 500 + rng.draw(100) as usize,
             crashes: 3 + rng.draw(3),
             keys: 2 + rng.draw(30),
+            kafka,
         }
     }
 }

@@ -25,6 +25,7 @@ pub(super) enum Asks {
 #[derive(Debug)]
 pub(super) struct Shell {
     pub(super) life: u64,
+    pub(super) home: usize,
     pub(super) shard: usize,
     pub(super) trigger: usize,
     pub(super) partition: usize,
@@ -43,7 +44,7 @@ pub(super) struct Shell {
 }
 
 /// A position in the simulation's terms.
-fn place(position: &Position) -> Place {
+pub(super) fn place(position: &Position) -> Place {
     let completions = position.completions.ranges().iter().map(|(start, end)| (start.0, end.0));
     Place { next: position.next.0, completions: completions.collect() }
 }
@@ -51,13 +52,14 @@ fn place(position: &Position) -> Place {
 impl Shell {
     pub(super) fn new(
         plan: &Plan,
-        (life, shard, epoch): (u64, usize, u64),
+        (life, home, shard, epoch): (u64, usize, usize, u64),
         (trigger, partition): (usize, usize),
         core: ShardDispatch,
         bug: Option<Bug>,
     ) -> Self {
         Self {
             life,
+            home,
             shard,
             trigger,
             partition,
@@ -178,7 +180,8 @@ impl Shell {
     }
 
     const fn origin(&self, offset: i64, index: Option<u32>) -> Origin {
-        Origin { trigger: self.trigger, partition: self.partition, offset, index }
+        let (trigger, partition, epoch) = (self.trigger, self.partition, self.epoch);
+        Origin { trigger, partition, offset, index, epoch }
     }
 
     fn given(&self, id: InvocationId) -> Vec<Given> {

@@ -6,36 +6,31 @@ use std::fmt::{self, Write as _};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use dispatch::{Blame, CommitFailure, CommitId, InvocationId, StopReason};
+use dispatch::{CommitFailure, CommitId, InvocationId, StopReason};
 use runtime::slots::SlotId;
 
 use super::Bug;
 use super::bus::{Ack, Refused, SimBus, SimCommit, Write};
 use super::checker::Checker;
 use super::cluster::Ground;
-use super::handler::{Answer, Handler, whole};
+use super::handler::Answer;
+use super::home::Work;
 use super::plan::{IN, Plan, Rec};
-use super::pool::{Pool, PoolAsks, Request};
+use super::pool::{Pool, Request};
 use super::shell::{Asks, Shell};
 use crate::harness::rng::Rng;
 
 mod faults;
+mod kafka;
+mod life;
+mod outages;
+mod pools;
+
+use kafka::{Kafka, KafkaEvent};
+pub(super) use life::{KafkaLife, Life};
 
 /// More events than any life needs: what is not settled by then never will be.
 const EVENTS_MAX: u64 = 300_000;
-
-/// What one life came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Life {
-    pub(super) trace: u64,
-    pub(super) records: u64,
-    pub(super) outputs: u64,
-    pub(super) dead: u64,
-    pub(super) crashes: u64,
-    pub(super) lost_writes: u64,
-    pub(super) fenced: u64,
-    pub(super) checks: u64,
-}
 
 #[derive(Debug)]
 enum Event {
@@ -62,6 +57,7 @@ enum Event {
     Restart,
     /// A shard is given away while its old owner still works on it.
     Takeover,
+    Kafka(KafkaEvent),
 }
 
 /// See the module's head.
@@ -76,8 +72,11 @@ pub(super) struct World {
     checker: Checker,
     ground: Ground,
     shells: BTreeMap<u64, Shell>,
-    pools: Vec<Pool>,
+    /// By node and trigger.
+    pools: BTreeMap<usize, Pool>,
+    /// Nodes that started so far.
     node: u64,
+    kafka: Kafka,
     next_life: u64,
     sync_due: bool,
     /// No crash and no fault any more, and no more input.
@@ -110,6 +109,7 @@ impl World {
         let base = Instant::now();
         Self {
             bus: SimBus::new(&plan, bug),
+            kafka: Kafka::new(&plan, ground.ids(), ground.places(), bug),
             checker: Checker::new(&plan, ground.places()),
             ground,
             bug,
@@ -118,7 +118,7 @@ impl World {
             events: BTreeMap::new(),
             next_event: 0,
             shells: BTreeMap::new(),
-            pools: Vec::new(),
+            pools: BTreeMap::new(),
             node: 0,
             next_life: 0,
             sync_due: false,
@@ -143,12 +143,20 @@ impl World {
         let takeover = 10_000 + self.faults.draw(150_000);
         self.at(takeover, Event::Takeover);
         for _event in 0..EVENTS_MAX {
-            let Some(((at, _), event)) = self.events.pop_first() else { break };
+            let Some(((at, number), event)) = self.events.pop_first() else { break };
             self.now = at;
+            if let Some(until) = self.held_until(&event) {
+                self.events.insert((until, number), event);
+                continue;
+            }
             self.handle(event)?;
-            if self.healed && self.checker.open() == 0 && !self.bus.has_pending() {
+            let is_settled = self.healed && self.checker.open() == 0 && !self.bus.has_pending();
+            if is_settled && self.have_groups_followed() {
                 break;
             }
+        }
+        if !self.have_groups_followed() {
+            return Err("OWN-4: some shard's owner never got to the end".to_owned());
         }
         self.checker.at_end()?;
         Ok(Life {
@@ -157,9 +165,14 @@ impl World {
             outputs: self.checker.outputs,
             dead: self.checker.dead,
             crashes: self.crashes,
-            lost_writes: self.bus.lost,
-            fenced: self.bus.fenced,
+            lost_writes: self.bus.lost + self.kafka.lost,
+            fenced: self.bus.fenced + self.kafka.fenced,
             checks: self.checker.checks,
+            kafka: self
+                .plan
+                .kafka
+                .is_some()
+                .then(|| KafkaLife { tally: self.checker.tally(), ..self.kafka.life }),
         })
     }
 
@@ -189,6 +202,7 @@ impl World {
 
     fn handle(&mut self, event: Event) -> Result<(), String> {
         let now = self.instant();
+        self.checker.on_time(self.now)?;
         match event {
             Event::Wake(life) => {
                 if let Some(shell) = self.shells.get_mut(&life) {
@@ -198,18 +212,18 @@ impl World {
                 }
             }
             Event::PoolWake(pool, node) => {
-                if self.node == node && pool < self.pools.len() {
-                    self.pools[pool].wake = None;
-                    self.pools[pool].slots.on_timeout(now);
+                if let Some(it) = self.pool_of(pool, node) {
+                    it.wake = None;
+                    it.slots.on_timeout(now);
                     self.pump_pool(pool)?;
                 }
             }
             Event::Answer { life, id, answer, place } => {
                 if let Some((pool, node, slot)) = place
-                    && self.pools.get(pool).is_some_and(|it| it.node == node)
+                    && let Some(it) = self.pool_of(pool, node)
                 {
                     let keep = matches!(answer.outcome, dispatch::Outcome::Ended { .. });
-                    self.pools[pool].finished(now, slot, keep);
+                    it.finished(now, slot, keep);
                     self.pump_pool(pool)?;
                 }
                 if let Some(shell) = self.shells.get_mut(&life) {
@@ -219,8 +233,8 @@ impl World {
                 }
             }
             Event::Prepared { pool, node, slot, started } => {
-                if self.pools.get(pool).is_some_and(|it| it.node == node) {
-                    self.pools[pool].prepared(now, slot, started);
+                if let Some(it) = self.pool_of(pool, node) {
+                    it.prepared(now, slot, started);
                     self.pump_pool(pool)?;
                 }
             }
@@ -236,6 +250,7 @@ impl World {
             Event::Crash => self.crash()?,
             Event::Restart => self.restart()?,
             Event::Takeover => self.takeover()?,
+            Event::Kafka(event) => self.on_kafka(event)?,
         }
         Ok(())
     }
@@ -319,6 +334,9 @@ impl World {
         self.acknowledge(early);
         self.want_sync();
         let (least, spread) = if enough { (4_000, 8_000) } else { (1_000, 9_000) };
+        // The groups follow within a second: a life on Kafka has to have a few of them.
+        let slower = if self.plan.kafka.is_some() { 10 } else { 1 };
+        let (least, spread) = (slower * least, slower * spread);
         self.after(least, spread, Event::Produce);
     }
 
@@ -331,6 +349,9 @@ impl World {
     fn pump(&mut self, life: u64) -> Result<(), String> {
         loop {
             let Some(shell) = self.shells.get_mut(&life) else { return Ok(()) };
+            if self.kafka.is_still(shell.home, self.now) {
+                return Ok(());
+            }
             let asks = shell.follow(&mut self.checker)?;
             self.carry_out(life, asks)?;
             let now = self.instant();
@@ -359,53 +380,21 @@ impl World {
             self.note(&ask);
             match ask {
                 Asks::Invoke(id, given) => {
-                    let trigger = self.shells[&life].trigger;
-                    let request = Request { life, id, given };
+                    let shell = &self.shells[&life];
+                    let pool = shell.home * self.plan.triggers.len() + shell.trigger;
                     let now = self.instant();
-                    self.pools[trigger].request(now, request);
-                    self.pump_pool(trigger)?;
+                    let it = self.pools.get_mut(&pool).ok_or("a shell without a node")?;
+                    it.request(now, Request { life, id, given });
+                    self.pump_pool(pool)?;
+                }
+                Asks::Commit(commit) if self.plan.kafka.is_some() => {
+                    let home = self.shells[&life].home;
+                    self.submit(home, commit.shard, Work::Commit(commit))?;
                 }
                 Asks::Commit(commit) => self.after(50, 2_000, Event::Arrive(commit)),
                 Asks::Over => drop(self.shells.remove(&life)),
             }
         }
         Ok(())
-    }
-
-    fn pump_pool(&mut self, pool: usize) -> Result<(), String> {
-        let node = self.node;
-        for ask in self.pools[pool].follow()? {
-            match ask {
-                PoolAsks::Run { slot, request, cold } => self.run(pool, slot, request, cold),
-                PoolAsks::Prepare(slot) => {
-                    let started = self.healed || self.times.draw(10) != 0;
-                    self.after(300, 3_000, Event::Prepared { pool, node, slot, started });
-                }
-                PoolAsks::Refuse(Request { life, id, given }) => {
-                    let answer = whole(&given, Blame::Nobody, "Millrace.NoCapacity");
-                    let answer = Rc::new(answer);
-                    self.after(10, 50, Event::Answer { life, id, answer, place: None });
-                }
-            }
-        }
-        if let Some(due) = self.pools[pool].slots.next_timeout().map(|at| self.micros(at))
-            && self.pools[pool].wake.is_none_or(|wake| due < wake)
-        {
-            self.pools[pool].wake = Some(due);
-            self.at(due, Event::PoolWake(pool, node));
-        }
-        Ok(())
-    }
-
-    fn run(&mut self, pool: usize, slot: SlotId, request: Request, cold: bool) {
-        let Request { life, id, given } = request;
-        let order = self.plan.triggers[pool].dispatch.order;
-        let handler = Handler { trigger: pool, order, faults: !self.healed };
-        let begins = self.now + if cold { 200 + self.times.draw(2_000) } else { 0 };
-        let mut place = Some((pool, self.node, slot));
-        for (after, answer) in handler.run(&mut self.handler, &given) {
-            let (answer, place) = (Rc::new(answer), place.take());
-            self.at(begins + after, Event::Answer { life, id, answer, place });
-        }
     }
 }

@@ -5,12 +5,14 @@ use dispatch::{PartitionStart, ShardDispatch};
 
 use super::{Event, World};
 use crate::sim::bus::Place;
-use crate::sim::pool::Pool;
 use crate::sim::shell::Shell;
 
 impl World {
     /// A node dies, or its machine does. Commits on their way get lost, or come late.
     pub(super) fn crash(&mut self) -> Result<(), String> {
+        if self.plan.kafka.is_some() {
+            return self.crash_home();
+        }
         let on_way: Vec<(u64, u64)> = self
             .events
             .iter()
@@ -47,9 +49,10 @@ impl World {
     }
 
     pub(super) fn restart(&mut self) -> Result<(), String> {
-        let (node, now) = (self.node, self.instant());
-        self.pools = self.plan.triggers.iter().map(|it| Pool::new(it.slots, node, now)).collect();
-        (0..self.pools.len()).try_for_each(|pool| self.pump_pool(pool))?;
+        if self.plan.kafka.is_some() {
+            return self.open_homes();
+        }
+        self.open_pools(0)?;
         let all: Vec<usize> = (0..self.ground.places().len()).collect();
         self.assign(&all)
     }
@@ -57,6 +60,9 @@ impl World {
     pub(super) fn takeover(&mut self) -> Result<(), String> {
         if self.healed {
             return Ok(());
+        }
+        if self.plan.kafka.is_some() {
+            return self.takeover_home();
         }
         if !self.pools.is_empty() {
             let shard = self.faults.draw(self.ground.places().len() as u64) as usize;
@@ -73,18 +79,28 @@ impl World {
         for (&shard, epoch) in shards.iter().zip(epochs) {
             let (place, acks) = self.bus.recover(shard, epoch.0, &mut self.checker)?;
             self.acknowledge(acks);
-            self.start(shard, epoch, place)?;
+            self.start(0, shard, epoch, place)?;
         }
         self.pump_all()
     }
 
-    fn start(&mut self, shard: usize, epoch: Epoch, place: Option<Place>) -> Result<(), String> {
+    pub(super) fn start(
+        &mut self,
+        home: usize,
+        shard: usize,
+        epoch: Epoch,
+        place: Option<Place>,
+    ) -> Result<(), String> {
         let (trigger, partition) = self.ground.places()[shard];
         let life = self.next_life;
         self.next_life += 1;
         let fresh = place.is_none();
-        let Place { next, completions } = place.unwrap_or_default();
-        self.checker.on_life(life, shard, epoch.0, next);
+        let place = place.unwrap_or_default();
+        self.checker.on_life(life, shard, epoch.0, place.next);
+        if self.plan.kafka.is_some() {
+            self.checker.on_owner(life, home, (shard, epoch.0), &place)?;
+        }
+        let Place { next, completions } = place;
         let ranges = completions.into_iter().map(|(start, end)| (Offset(start), Offset(end)));
         let completions = Completions::from_ranges(ranges);
         let start =
@@ -93,7 +109,7 @@ impl World {
         let wall = Timestamp(1_000 + (self.now / 1_000).cast_signed());
         let seed = self.plan.seed ^ (life << 40);
         let core = ShardDispatch::new(config, epoch, &[start], seed, self.instant(), wall);
-        let whose = (life, shard, epoch.0);
+        let whose = (life, home, shard, epoch.0);
         let shell = Shell::new(&self.plan, whose, (trigger, partition), core, self.bug);
         self.shells.insert(life, shell);
         self.pump(life)

@@ -23,6 +23,7 @@ mod note;
 mod offsets;
 mod producers;
 mod reader;
+mod recorder;
 mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +58,7 @@ use lanes::{Lane, Lanes};
 use ledger::{Ledger, Move, epoch_row, log_row};
 use offsets::{Mark, Offsets};
 use producers::Producers;
+use recorder::Recorder;
 use topics::{Topic, Topics, blocking};
 
 /// How long the end of the bus waits for the last offsets to be committed.
@@ -95,6 +97,7 @@ struct Inner {
     producers: Producers,
     ledger: Mutex<Ledger>,
     log: Arc<dyn PositionLog>,
+    recorder: Recorder,
     offsets: Offsets,
     /// One commit or recovery of a shard at a time.
     shards: Mutex<BTreeMap<ShardId, Arc<tokio::sync::Mutex<()>>>>,
@@ -136,6 +139,7 @@ impl KafkaBus {
             room: Arc::new(Semaphore::new(config.in_flight_bytes_max)),
             offsets: Offsets::default(),
             shards: Mutex::default(),
+            recorder: Recorder::start(Arc::clone(&log)),
             log,
             brokers,
         });
@@ -444,7 +448,7 @@ impl Inner {
         if self.ledger().epoch(shard) < epoch {
             rows.push(epoch_row(shard, epoch));
         }
-        self.record(rows).await?;
+        self.recorder.record(rows).await?;
         self.ledger().moved(shard, epoch, moves);
         self.offsets.follow(shard);
         Ok(appended)
@@ -456,18 +460,6 @@ impl Inner {
             metrics::counter!(names::FENCED).increment(1);
         }
         checked
-    }
-
-    async fn record(&self, rows: Vec<(PositionKey, Position)>) -> Result<(), Error> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let log = Arc::clone(&self.log);
-        let recorded = blocking(move || log.record(&rows).map_err(|error| error.to_string()));
-        recorded.await?.map_err(|reason| {
-            metrics::counter!(names::POSITION_LOG_ERRORS).increment(1);
-            Error::PositionLog { reason }
-        })
     }
 
     /// Writes the position log anew: there is no other way to lose some of its rows.
@@ -535,7 +527,7 @@ impl Inner {
             .map(|(place, row)| log_row(shard, place, row.topic_id, row.position.clone()))
             .collect();
         log.push(epoch_row(shard, epoch));
-        self.record(log).await?;
+        self.recorder.record(log).await?;
         let positions = rows.into_iter().map(|(place, row)| (place, row.position)).collect();
         Ok(Recovered { positions })
     }

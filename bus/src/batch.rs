@@ -33,6 +33,8 @@ const VERSION: u8 = 1;
 const HEAD: usize = 24;
 const ENTRY: usize = 32;
 const ABSENT: u32 = u32::MAX;
+/// Memory of a batch beyond its bytes: one part in so many.
+const WASTE: usize = 2;
 
 /// One header of an owned record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -405,23 +407,39 @@ fn read_i64(bytes: &[u8], at: usize) -> i64 {
     i64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
 }
 
+/// How many there will be, where so many were expected and came: as many as now and a little, or
+/// fewer than before if they were more.
+const fn likely(expected: usize, came: usize) -> usize {
+    let (roomy, fading) = (came + came / 8, expected - expected / 8);
+    if fading < roomy { roomy } else { fading }
+}
+
 /// Gathers records into a batch. Reusable: [`finish`](Self::finish) leaves it empty.
+///
+/// ```text
+/// head | entries, and room for more | arena
+/// ```
+///
+/// The arena grows where it will stay: only the entries move when there are more or fewer of them
+/// than there was room for.
 #[derive(Clone, Debug, Default)]
 pub struct BatchBuilder {
-    entries: Vec<u8>,
-    arena: Vec<u8>,
+    bytes: Vec<u8>,
+    /// Entries that fit before the arena.
+    room: usize,
     count: u32,
     /// The next record's offset, less the batch's base.
     delta: u32,
     timestamp_max: i64,
+    /// Records and bytes of the arena that the next batch is expected to have.
+    expected: (usize, usize),
 }
 
 impl BatchBuilder {
     /// A builder with room for so many records, whose keys, values and headers have so many bytes.
     #[must_use]
     pub fn with_capacity(records: usize, bytes: usize) -> Self {
-        let (entries, arena) = (Vec::with_capacity(records * ENTRY), Vec::with_capacity(bytes));
-        Self { entries, arena, ..Self::default() }
+        Self { expected: (records, bytes), ..Self::default() }
     }
 
     /// Leaves out offsets, so that the next record gets `delta` beyond the batch's base:
@@ -447,8 +465,12 @@ impl BatchBuilder {
         value: Option<&[u8]>,
         headers: Headers<'_>,
     ) {
-        let start = u32::try_from(self.arena.len()).expect("a batch is below 4 GiB");
-        let mut entry = [0_u8; ENTRY];
+        if self.count as usize == self.room {
+            self.make_room();
+        }
+        let start = u32::try_from(self.arena_bytes()).expect("a batch is below 4 GiB");
+        let at = HEAD + self.count as usize * ENTRY;
+        let entry = &mut self.bytes[at..at + ENTRY];
         entry[0..8].copy_from_slice(&timestamp.0.to_le_bytes());
         entry[8..12].copy_from_slice(&self.delta.to_le_bytes());
         entry[12..16].copy_from_slice(&start.to_le_bytes());
@@ -456,14 +478,30 @@ impl BatchBuilder {
         entry[20..24].copy_from_slice(&value.map_or(ABSENT, length_u32).to_le_bytes());
         entry[24..28].copy_from_slice(&length_u32(headers.bytes).to_le_bytes());
         entry[28..32].copy_from_slice(&headers.count.to_le_bytes());
-        self.entries.extend_from_slice(&entry);
-        self.arena.extend_from_slice(key.unwrap_or_default());
-        self.arena.extend_from_slice(value.unwrap_or_default());
-        self.arena.extend_from_slice(headers.bytes);
+        self.bytes.extend_from_slice(key.unwrap_or_default());
+        self.bytes.extend_from_slice(value.unwrap_or_default());
+        self.bytes.extend_from_slice(headers.bytes);
         self.timestamp_max =
             if self.count == 0 { timestamp.0 } else { self.timestamp_max.max(timestamp.0) };
         self.count += 1;
         self.delta = self.delta.checked_add(1).expect("a batch has fewer offsets than 2^32");
+    }
+
+    /// Room for more entries: the expected ones at first, then twice as many each time.
+    #[cold]
+    fn make_room(&mut self) {
+        if self.bytes.is_empty() {
+            let (records, bytes) = self.expected;
+            self.room = records.max(4);
+            self.bytes.reserve(HEAD + self.room * ENTRY + bytes);
+            self.bytes.resize(HEAD + self.room * ENTRY, 0);
+            return;
+        }
+        let (arena_at, arena_end) = (HEAD + self.room * ENTRY, self.bytes.len());
+        let more = self.room * ENTRY;
+        self.room *= 2;
+        self.bytes.resize(arena_end + more, 0);
+        self.bytes.copy_within(arena_at..arena_end, arena_at + more);
     }
 
     /// Adds a record that stands on its own.
@@ -495,14 +533,21 @@ impl BatchBuilder {
 
     /// Bytes of keys, values and headers.
     #[must_use]
-    pub const fn arena_bytes(&self) -> usize {
-        self.arena.len()
+    pub fn arena_bytes(&self) -> usize {
+        self.bytes.len().saturating_sub(HEAD + self.room * ENTRY)
+    }
+
+    /// Records and bytes that the next batch is expected to have, from those before it: for
+    /// [`with_capacity`](Self::with_capacity).
+    #[must_use]
+    pub const fn expected(&self) -> (usize, usize) {
+        self.expected
     }
 
     /// How many bytes [`finish`](Self::finish) would give.
     #[must_use]
-    pub const fn size_bytes(&self) -> usize {
-        HEAD + self.entries.len() + self.arena.len()
+    pub fn size_bytes(&self) -> usize {
+        HEAD + self.count as usize * ENTRY + self.arena_bytes()
     }
 
     /// The batch, at base offset 0, or `None` when nothing was pushed. Empties the builder.
@@ -510,20 +555,31 @@ impl BatchBuilder {
         if self.is_empty() {
             return None;
         }
-        let arena_at = u32::try_from(HEAD + self.entries.len()).expect("a batch is below 4 GiB");
-        let mut bytes = Vec::with_capacity(self.size_bytes());
-        bytes.extend_from_slice(&[VERSION, 0, ENTRY as u8, 0]);
-        bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(&self.count.to_le_bytes());
-        bytes.extend_from_slice(&arena_at.to_le_bytes());
-        bytes.extend_from_slice(&self.timestamp_max.to_le_bytes());
-        bytes.append(&mut self.entries);
-        bytes.append(&mut self.arena);
-        let checksum = crc32c::crc32c(&bytes[8..]);
-        bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
-        let count = std::mem::take(&mut self.count) as usize;
-        self.delta = 0;
-        Some(RecordBatch { bytes: bytes.into(), base: Offset(0), first: 0, end: count })
+        let (count, arena_bytes) = (self.count as usize, self.arena_bytes());
+        let entries = count * ENTRY;
+        // The entries end where the arena begins; room that was not used is left out in front.
+        let start = (self.room - count) * ENTRY;
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.copy_within(HEAD..HEAD + entries, start + HEAD);
+        let arena_at = u32::try_from(HEAD + entries).expect("a batch is below 4 GiB");
+        let head = &mut bytes[start..start + HEAD];
+        head[0..4].copy_from_slice(&[VERSION, 0, ENTRY as u8, 0]);
+        head[8..12].copy_from_slice(&self.count.to_le_bytes());
+        head[12..16].copy_from_slice(&arena_at.to_le_bytes());
+        head[16..24].copy_from_slice(&self.timestamp_max.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[start + 8..]);
+        bytes[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
+        let size = bytes.len() - start;
+        let bytes = if bytes.capacity() - size <= size / WASTE {
+            Bytes::from(bytes).slice(start..)
+        } else {
+            // Batches may be held for long, and by their size.
+            Bytes::copy_from_slice(&bytes[start..])
+        };
+        // The next will be about as large, or as one of the last few.
+        let expected = self.expected;
+        *self = Self::with_capacity(likely(expected.0, count), likely(expected.1, arena_bytes));
+        Some(RecordBatch { bytes, base: Offset(0), first: 0, end: count })
     }
 }
 
@@ -573,6 +629,30 @@ mod tests {
         assert_eq!(offsets, [40, 43, 1_000_040]);
         builder.push(Timestamp(1), None, None, Headers::default());
         assert!(builder.finish().unwrap().is_whole(), "the next batch has none");
+    }
+
+    #[test]
+    fn room_for_more_or_fewer_records_than_there_are_changes_nothing() {
+        let batch = |records: usize, builder: &mut BatchBuilder| {
+            for index in 0..records {
+                let (key, value) = (index.to_string(), "v".repeat(index % 50));
+                let (key, value) = (Some(key.as_bytes()), Some(value.as_bytes()));
+                builder.push(Timestamp(index as i64), key, value, Headers::default());
+            }
+            let size = builder.size_bytes();
+            let batch = builder.finish().unwrap();
+            assert_eq!(batch.as_bytes().len(), size);
+            batch
+        };
+        for records in [1, 3, 4, 5, 100, 500] {
+            let plain = batch(records, &mut BatchBuilder::default());
+            RecordBatch::decode(plain.as_bytes().clone(), Offset(0)).unwrap();
+            for (room, bytes) in [(0, 0), (records, 10), (records + 1, 9_000), (4_000, 1 << 20)] {
+                let mut builder = BatchBuilder::with_capacity(room, bytes);
+                assert_eq!(batch(records, &mut builder), plain, "{room} for {records}");
+                assert_eq!(batch(7, &mut builder), batch(7, &mut BatchBuilder::default()));
+            }
+        }
     }
 
     #[test]

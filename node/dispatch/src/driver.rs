@@ -301,7 +301,7 @@ impl Driver {
                 Command::Gather { id, kept } => {
                     let held = self.answers.get(&id).expect("an answer is held until it is read");
                     let (frame, revision) = (held.frame.clone(), Arc::clone(&held.revision));
-                    let answer = frame::Response::parse(&frame, id.0, held.records)
+                    let answer = frame::Response::parse_again(&frame, id.0, held.records)
                         .expect("it was checked when it came");
                     let (bus, core) = (self.bus.as_ref(), &self.core);
                     self.gathering.outputs(bus, core, &answer, &kept, &revision);

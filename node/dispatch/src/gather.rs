@@ -189,23 +189,21 @@ struct Topic {
     /// By partition, one more than the place of its builder; 0 without one.
     places: Vec<u32>,
     builders: Vec<(i32, BatchBuilder)>,
-    /// Records and bytes of the last batch: the next will be about as large.
-    last: (usize, usize),
+    /// Records and bytes that the next batch is expected to have.
+    expected: (usize, usize),
 }
 
 impl Topic {
     fn new(name: Arc<str>, partitions: usize) -> Self {
-        Self { name, places: vec![0; partitions], builders: Vec::new(), last: (0, 0) }
+        Self { name, places: vec![0; partitions], builders: Vec::new(), expected: (0, 0) }
     }
 
     #[inline]
     fn builder(&mut self, partition: usize) -> &mut BatchBuilder {
         let place = &mut self.places[partition];
         if *place == 0 {
-            // A little more, because the next is rarely as long to the byte.
-            let roomy = |count: usize| count + count / 8;
-            let (records, bytes) = self.last;
-            let builder = BatchBuilder::with_capacity(roomy(records), roomy(bytes));
+            let (records, bytes) = self.expected;
+            let builder = BatchBuilder::with_capacity(records, bytes);
             self.builders.push((partition as i32, builder));
             *place = self.builders.len() as u32;
         }
@@ -227,9 +225,9 @@ impl Topic {
     fn finish(&mut self, appends: &mut Vec<Append>) {
         for (partition, mut builder) in self.builders.drain(..) {
             self.places[partition.cast_unsigned() as usize] = 0;
-            self.last = (builder.len(), builder.arena_bytes());
             let to = TopicPartition::new(Arc::clone(&self.name), partition);
             appends.extend(builder.finish().map(|batch| Append { to, batch }));
+            self.expected = builder.expected();
         }
     }
 }

@@ -2,8 +2,8 @@
 //! the bus.
 
 use crate::wire::{
-    ABSENT, FrameError, Headers, VERSION, i32_at, i64_at, length, position, put_text, slice, text,
-    u16_at, u32_at, u64_at,
+    ABSENT, FrameError, Headers, VERSION, i32_at, i64_at, length, move_arena, position, put_text,
+    slice, text, u16_at, u32_at, u64_at,
 };
 
 const KIND: u8 = 1;
@@ -62,15 +62,20 @@ pub struct RequestRecord<'a> {
 }
 
 /// Gathers records into a request.
+///
+/// ```text
+/// head, context, partition table | entries, and room for more | arena
+/// ```
 #[derive(Debug)]
 pub struct RequestBuilder {
     batch_id: u64,
     order: Order,
-    head: Vec<u8>,
+    bytes: Vec<u8>,
     partitions: u32,
     partitions_at: usize,
-    entries: Vec<u8>,
-    arena: Vec<u8>,
+    entries_at: usize,
+    /// Entries that fit before the arena.
+    room: usize,
     records: u32,
 }
 
@@ -83,27 +88,36 @@ impl RequestBuilder {
         context: &Context<'_>,
         partitions: &[(&str, i32)],
     ) -> Self {
-        let mut head = vec![0; HEAD];
-        head.extend_from_slice(&context.deadline_ms.to_le_bytes());
+        let mut bytes = vec![0; HEAD];
+        bytes.extend_from_slice(&context.deadline_ms.to_le_bytes());
         for part in
             [context.cluster, context.function, context.revision, context.trigger, context.trace]
         {
-            put_text(&mut head, part);
+            put_text(&mut bytes, part);
         }
-        let partitions_at = head.len();
+        let partitions_at = bytes.len();
         for (topic, number) in partitions {
-            head.extend_from_slice(&number.to_le_bytes());
-            put_text(&mut head, topic);
+            bytes.extend_from_slice(&number.to_le_bytes());
+            put_text(&mut bytes, topic);
         }
-        let (entries, arena) = (Vec::new(), Vec::new());
+        let entries_at = bytes.len();
         let partitions = position(partitions.len());
-        Self { batch_id, order, head, partitions, partitions_at, entries, arena, records: 0 }
+        Self { batch_id, order, bytes, partitions, partitions_at, entries_at, room: 0, records: 0 }
     }
 
     /// Makes room for `records` records of `arena_bytes` in all.
     pub fn reserve(&mut self, records: usize, arena_bytes: usize) {
-        self.entries.reserve(records * ENTRY);
-        self.arena.reserve(arena_bytes);
+        self.bytes.reserve(records * ENTRY + arena_bytes);
+        self.set_room(self.room.max(self.records as usize + records));
+    }
+
+    fn arena_at(&self) -> usize {
+        self.entries_at + self.room * ENTRY
+    }
+
+    fn set_room(&mut self, room: usize) {
+        move_arena(&mut self.bytes, self.entries_at, (self.room, room), ENTRY);
+        self.room = room;
     }
 
     /// Adds a record. `partition` is an index into the table; `headers` are encoded.
@@ -119,13 +133,18 @@ impl RequestBuilder {
         headers: &[u8],
         header_count: u32,
     ) {
-        let key_at = position(self.arena.len());
-        self.arena.extend_from_slice(key.unwrap_or_default());
-        let value_at = position(self.arena.len());
-        self.arena.extend_from_slice(value.unwrap_or_default());
-        let headers_at = position(self.arena.len());
-        self.arena.extend_from_slice(headers);
-        let mut entry = [0_u8; ENTRY];
+        if self.records as usize == self.room {
+            self.set_room((2 * self.room).max(4));
+        }
+        let arena_at = self.arena_at();
+        let key_at = position(self.bytes.len() - arena_at);
+        self.bytes.extend_from_slice(key.unwrap_or_default());
+        let value_at = position(self.bytes.len() - arena_at);
+        self.bytes.extend_from_slice(value.unwrap_or_default());
+        let headers_at = position(self.bytes.len() - arena_at);
+        self.bytes.extend_from_slice(headers);
+        let at = self.entries_at + self.records as usize * ENTRY;
+        let entry = &mut self.bytes[at..at + ENTRY];
         entry[0..8].copy_from_slice(&offset.to_le_bytes());
         entry[8..16].copy_from_slice(&timestamp.to_le_bytes());
         let words = [
@@ -142,7 +161,6 @@ impl RequestBuilder {
         for (word, place) in words.iter().zip(entry[16..].chunks_exact_mut(4)) {
             place.copy_from_slice(&word.to_le_bytes());
         }
-        self.entries.extend_from_slice(&entry);
         self.records += 1;
     }
 
@@ -161,19 +179,15 @@ impl RequestBuilder {
     /// How long the frame is so far.
     #[must_use]
     pub const fn size_bytes(&self) -> usize {
-        self.head.len() + self.entries.len() + self.arena.len()
+        self.bytes.len() - (self.room - self.records as usize) * ENTRY
     }
 
     /// The frame.
     #[must_use]
-    pub fn finish(self) -> Vec<u8> {
-        let size = self.size_bytes();
-        let entries_at = self.head.len();
-        let arena_at = entries_at + self.entries.len();
-        let mut bytes = self.head;
-        bytes.reserve_exact(size - bytes.len());
-        bytes.extend_from_slice(&self.entries);
-        bytes.extend_from_slice(&self.arena);
+    pub fn finish(mut self) -> Vec<u8> {
+        self.set_room(self.records as usize);
+        let (arena_at, size) = (self.arena_at(), self.bytes.len());
+        let mut bytes = self.bytes;
         let order = match self.order {
             Order::None => 0,
             Order::Key => 1,
@@ -188,7 +202,7 @@ impl RequestBuilder {
             self.partitions,
             HEAD as u32,
             position(self.partitions_at),
-            position(entries_at),
+            position(self.entries_at),
             position(arena_at),
             position(size),
         ];

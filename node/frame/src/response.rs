@@ -1,7 +1,8 @@
 //! What a function made of a batch: how every record ended, its outputs and its failures.
 
 use crate::wire::{
-    ABSENT, FrameError, Headers, VERSION, i32_at, length, position, slice, u16_at, u32_at, u64_at,
+    ABSENT, FrameError, Headers, VERSION, i32_at, length, move_arena, position, slice, u16_at,
+    u32_at, u64_at,
 };
 
 const KIND: u8 = 2;
@@ -61,21 +62,40 @@ pub struct Output<'a> {
 }
 
 /// Gathers results into a response. Records start as not run.
+///
+/// ```text
+/// head | ends | outputs, and room for more | arena
+/// ```
 #[derive(Debug)]
 pub struct ResponseBuilder {
     batch_id: u64,
-    ends: Vec<u8>,
-    outputs: Vec<u8>,
+    records: usize,
+    bytes: Vec<u8>,
+    outputs: usize,
+    /// Outputs that fit before the arena.
+    room: usize,
     failures: Vec<u8>,
-    arena: Vec<u8>,
 }
 
 impl ResponseBuilder {
     /// Starts the response to a request of this id and this many records.
     #[must_use]
     pub fn new(batch_id: u64, records: usize) -> Self {
-        let ends = vec![NOT_RUN; records];
-        Self { batch_id, ends, outputs: Vec::new(), failures: Vec::new(), arena: Vec::new() }
+        let bytes = vec![0; HEAD + records];
+        Self { batch_id, records, bytes, outputs: 0, room: 0, failures: Vec::new() }
+    }
+
+    /// As [`new`](Self::new), with room for an output of each record, `arena_bytes` in all, where
+    /// there is memory for it.
+    #[must_use]
+    pub fn with_room(batch_id: u64, records: usize, arena_bytes: usize) -> Self {
+        let mut bytes = Vec::new();
+        let wanted = HEAD + records + records * OUTPUT + arena_bytes;
+        if bytes.try_reserve_exact(wanted).is_err() {
+            return Self::new(batch_id, records);
+        }
+        bytes.resize(HEAD + records + records * OUTPUT, 0);
+        Self { batch_id, records, bytes, outputs: 0, room: records, failures: Vec::new() }
     }
 
     /// The record at `index` ended well.
@@ -84,17 +104,21 @@ impl ResponseBuilder {
     ///
     /// When there is no such record; so for the two below.
     pub fn ok(&mut self, index: usize) {
-        self.ends[index] = OK;
+        self.end(index, OK);
     }
 
     /// The record at `index` was left alone.
     pub fn not_run(&mut self, index: usize) {
-        self.ends[index] = NOT_RUN;
+        self.end(index, NOT_RUN);
+    }
+
+    fn end(&mut self, index: usize, end: u8) {
+        self.bytes[HEAD..HEAD + self.records][index] = end;
     }
 
     /// The record at `index` failed. Say so once.
     pub fn failed(&mut self, index: usize, code: &str, message: &str) {
-        self.ends[index] = FAILED;
+        self.end(index, FAILED);
         let record = position(index);
         let code = (self.keep(code.as_bytes()), length(code.as_bytes()));
         let message = (self.keep(message.as_bytes()), length(message.as_bytes()));
@@ -105,6 +129,9 @@ impl ResponseBuilder {
 
     /// Adds an output of a record that ends ok. Sources ascend.
     pub fn output(&mut self, output: &Output<'_>) {
+        if self.outputs == self.room {
+            self.set_room((2 * self.room).max(4));
+        }
         let topic = self.keep_some(output.topic.map(str::as_bytes));
         let key = match output.key {
             OutputKey::Keep => (0, KEEP),
@@ -128,52 +155,72 @@ impl ResponseBuilder {
             output.headers.len(),
             0,
         ];
-        for word in words {
-            self.outputs.extend_from_slice(&word.to_le_bytes());
+        let at = self.outputs_at() + self.outputs * OUTPUT;
+        let places = self.bytes[at..at + OUTPUT].chunks_exact_mut(4);
+        for (word, place) in words.iter().zip(places) {
+            place.copy_from_slice(&word.to_le_bytes());
         }
+        self.outputs += 1;
     }
 
-    /// How many bytes of outputs there are, to take back what a failed record left behind with
+    /// How many outputs there are, to take back what a failed record left behind with
     /// [`truncate_outputs`](Self::truncate_outputs).
     #[must_use]
     pub const fn outputs_mark(&self) -> usize {
-        self.outputs.len()
+        self.outputs
     }
 
     /// Forgets the outputs added since `mark`.
     pub fn truncate_outputs(&mut self, mark: usize) {
-        self.outputs.truncate(mark);
+        self.outputs = self.outputs.min(mark);
+    }
+
+    const fn outputs_at(&self) -> usize {
+        HEAD + self.records
+    }
+
+    const fn arena_at(&self) -> usize {
+        self.outputs_at() + self.room * OUTPUT
+    }
+
+    fn set_room(&mut self, room: usize) {
+        let outputs_at = self.outputs_at();
+        move_arena(&mut self.bytes, outputs_at, (self.room, room), OUTPUT);
+        self.room = room;
     }
 
     /// The frame.
     #[must_use]
-    pub fn finish(self) -> Vec<u8> {
-        let ends_at = HEAD;
-        let outputs_at = ends_at + self.ends.len();
-        let failures_at = outputs_at + self.outputs.len();
-        let arena_at = failures_at + self.failures.len();
-        let size = arena_at + self.arena.len();
-        let mut bytes = Vec::with_capacity(size);
-        bytes.extend_from_slice(&[VERSION, KIND]);
-        for word in [FAILURE as u16, HEAD as u16, OUTPUT as u16] {
-            bytes.extend_from_slice(&word.to_le_bytes());
+    pub fn finish(mut self) -> Vec<u8> {
+        let arena_bytes = self.bytes.len() - self.arena_at();
+        // Room for outputs that did not come stays before the arena, where moving that costs more.
+        if arena_bytes < (self.room - self.outputs) * OUTPUT {
+            self.set_room(self.outputs);
         }
-        bytes.extend_from_slice(&self.batch_id.to_le_bytes());
-        let counts = [self.ends.len(), self.outputs.len() / OUTPUT, self.failures.len() / FAILURE];
-        let places = [ends_at, outputs_at, failures_at, arena_at, size];
-        for word in counts.into_iter().chain(places) {
-            bytes.extend_from_slice(&position(word).to_le_bytes());
+        let failures_at = self.outputs_at() + self.outputs * OUTPUT;
+        let counts = [self.records, self.outputs, self.failures.len() / FAILURE];
+        let mut arena_at = self.arena_at();
+        let mut bytes = self.bytes;
+        if !self.failures.is_empty() {
+            bytes.splice(failures_at..arena_at, self.failures.iter().copied());
+            arena_at = failures_at + self.failures.len();
         }
-        bytes.extend_from_slice(&self.ends);
-        bytes.extend_from_slice(&self.outputs);
-        bytes.extend_from_slice(&self.failures);
-        bytes.extend_from_slice(&self.arena);
+        let places = [HEAD, HEAD + self.records, failures_at, arena_at, bytes.len()];
+        bytes[0..2].copy_from_slice(&[VERSION, KIND]);
+        for (index, word) in [FAILURE as u16, HEAD as u16, OUTPUT as u16].into_iter().enumerate() {
+            bytes[2 + 2 * index..4 + 2 * index].copy_from_slice(&word.to_le_bytes());
+        }
+        bytes[8..16].copy_from_slice(&self.batch_id.to_le_bytes());
+        let words = counts.into_iter().chain(places);
+        for (word, place) in words.zip(bytes[16..HEAD].chunks_exact_mut(4)) {
+            place.copy_from_slice(&position(word).to_le_bytes());
+        }
         bytes
     }
 
     fn keep(&mut self, bytes: &[u8]) -> u32 {
-        let at = position(self.arena.len());
-        self.arena.extend_from_slice(bytes);
+        let at = position(self.bytes.len() - self.arena_at());
+        self.bytes.extend_from_slice(bytes);
         at
     }
 
@@ -199,6 +246,17 @@ impl<'a> Response<'a> {
     ///
     /// What is wrong with them (FC-3, FC-4, FC-5).
     pub fn parse(bytes: &'a [u8], batch_id: u64, records: usize) -> Result<Self, FrameError> {
+        let this = Self::parse_again(bytes, batch_id, records)?;
+        this.check_outputs()?;
+        Ok(this)
+    }
+
+    /// The same for bytes that [`parse`](Self::parse) has accepted: looks at no output.
+    ///
+    /// # Errors
+    ///
+    /// As `parse`, but for what is wrong with outputs: [`outputs`](Self::outputs) panics then.
+    pub fn parse_again(bytes: &'a [u8], batch_id: u64, records: usize) -> Result<Self, FrameError> {
         let head = bytes.get(..HEAD).ok_or(FrameError("an answer shorter than its head"))?;
         if head[0] != VERSION || head[1] != KIND {
             return Err(FrameError("not an answer of a known version"));
@@ -224,9 +282,7 @@ impl<'a> Response<'a> {
         let failures = part(word(36), word(24), failure_length)?;
         let arena = bytes.get(word(40)..).ok_or(FrameError("an answer cut short"))?;
         let failures = parse_failures(failures, failure_length, arena, ends)?;
-        let this = Self { ends, outputs, output_length, failures, arena };
-        this.check_outputs()?;
-        Ok(this)
+        Ok(Self { ends, outputs, output_length, failures, arena })
     }
 
     /// How the record at `index` ended.

@@ -329,3 +329,57 @@ fn any_results_round_trip() {
         }
     }
 }
+
+#[test]
+fn room_for_more_or_fewer_entries_than_there_are_changes_no_value() {
+    for records in [0, 1, 3, 5, 40] {
+        let request = |room: Option<usize>| {
+            let mut builder = RequestBuilder::new(1, Order::Key, &Context::default(), &[("in", 0)]);
+            room.into_iter().for_each(|room| builder.reserve(room, 100));
+            for index in 0..records {
+                let value = format!("value {index}");
+                let value = Some(value.as_bytes());
+                builder.push(0, index as i64, 7, 1, None, value, &[], 0);
+                let size = builder.size_bytes();
+                assert!(48 + 56 * (index + 1) < size, "{size}");
+            }
+            let size = builder.size_bytes();
+            let bytes = builder.finish();
+            assert_eq!(bytes.len(), size);
+            bytes
+        };
+        let response = |room: Option<usize>, outputs: usize| {
+            let mut builder = match room {
+                Some(room) => ResponseBuilder::with_room(1, records, room),
+                None => ResponseBuilder::new(1, records),
+            };
+            for index in 0..records {
+                if index % 7 == 6 {
+                    builder.failed(index, "No", "it is the seventh");
+                    continue;
+                }
+                builder.ok(index);
+                for output in 0..outputs {
+                    let value = format!("output {output} of {index}");
+                    let (source, value) = (index as u32, Some(value.as_bytes()));
+                    builder.output(&Output { source, value, ..Output::default() });
+                }
+            }
+            builder.finish()
+        };
+        let plain = request(None);
+        for room in [0, 1, records, 100] {
+            assert_eq!(request(Some(room)), plain, "{room} for {records}");
+        }
+        for outputs in [0, 1, 3] {
+            let plain = response(None, outputs);
+            let plain = Response::parse(&plain, 1, records).unwrap();
+            for room in [0, 10, 10_000] {
+                let bytes = response(Some(room), outputs);
+                let answer = Response::parse(&bytes, 1, records).unwrap();
+                assert!(answer.outputs().eq(plain.outputs()), "{outputs} of {records}");
+                assert!((0..records).all(|index| answer.end(index) == plain.end(index)));
+            }
+        }
+    }
+}

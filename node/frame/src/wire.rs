@@ -55,6 +55,28 @@ pub(crate) fn text<'a>(bytes: &'a [u8], at: &mut usize) -> Option<&'a str> {
     std::str::from_utf8(bytes.get(start..end)?).ok()
 }
 
+/// Moves the arena behind entries of `each` bytes from `entries_at` on, when there is room for
+/// more or fewer of them than before. The room is zeros.
+pub(crate) fn move_arena(
+    bytes: &mut Vec<u8>,
+    entries_at: usize,
+    (before, after): (usize, usize),
+    each: usize,
+) {
+    let (from, to) = (entries_at + before * each, entries_at + after * each);
+    let (end, arena) = (bytes.len(), bytes.len() - from);
+    if from < to {
+        bytes.resize(to + arena, 0);
+        bytes.copy_within(from..end, to);
+        // What lay there was copied on.
+        let left = to.min(end);
+        bytes[from..left].fill(0);
+    } else if to < from {
+        bytes.copy_within(from..end, to);
+        bytes.truncate(to + arena);
+    }
+}
+
 pub(crate) fn put_text(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend_from_slice(&length(text.as_bytes()).to_le_bytes());
     bytes.extend_from_slice(text.as_bytes());

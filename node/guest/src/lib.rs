@@ -201,7 +201,8 @@ pub fn run(
     mut handle: impl FnMut(&Record<'_>, &mut Outputs<'_>) -> Result<(), Failure>,
 ) -> Vec<u8> {
     let request = Request::parse(batch).expect("the node sends a request that it checked");
-    let mut response = ResponseBuilder::new(request.batch_id(), request.len());
+    // Memory that grows step by step is moved step by step, and each step is a call of the kernel.
+    let mut response = ResponseBuilder::with_room(request.batch_id(), request.len(), batch.len());
     let mut failed_keys: BTreeSet<&[u8]> = BTreeSet::new();
     let mut failed_partitions: BTreeSet<(&str, i32)> = BTreeSet::new();
     for (index, record) in request.iter().enumerate() {

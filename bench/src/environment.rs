@@ -20,22 +20,35 @@ pub(crate) fn own_cpu() -> Duration {
 
 /// Ticks of the whole machine: busy (without steal), stolen, and all.
 #[derive(Clone, Copy, Debug, Default)]
-struct Ticks {
+pub(crate) struct Ticks {
     busy: u64,
     steal: u64,
     all: u64,
 }
 
-fn ticks() -> Ticks {
-    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let line = stat.lines().next().unwrap_or_default();
-    let columns: Vec<u64> =
-        line.split_whitespace().skip(1).take(8).map(|it| it.parse().unwrap_or(0)).collect();
-    let [user, nice, system, idle, iowait, irq, softirq, steal] = columns[..] else {
-        return Ticks::default();
-    };
-    let busy = user + nice + system + irq + softirq;
-    Ticks { busy, steal, all: busy + idle + iowait + steal }
+impl Ticks {
+    pub(crate) fn now() -> Self {
+        let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        let line = stat.lines().next().unwrap_or_default();
+        let columns: Vec<u64> =
+            line.split_whitespace().skip(1).take(8).map(|it| it.parse().unwrap_or(0)).collect();
+        let [user, nice, system, idle, iowait, irq, softirq, steal] = columns[..] else {
+            return Self::default();
+        };
+        let busy = user + nice + system + irq + softirq;
+        Self { busy, steal, all: busy + idle + iowait + steal }
+    }
+
+    /// The share of the machine that others and steal had since `before`, while what is measured
+    /// used `ours`.
+    pub(crate) fn others_since(self, before: Self, ours: Duration) -> f64 {
+        // The kernel counts a hundred ticks a second for everybody who asks.
+        let ours = ours.as_secs_f64() * 100.0;
+        let busy = (self.busy - before.busy) as f64;
+        let steal = (self.steal - before.steal) as f64;
+        let all = (self.all - before.all).max(1) as f64;
+        ((busy - ours).max(0.0) + steal) / all
+    }
 }
 
 /// Time, own CPU and the machine's ticks since it was made.
@@ -57,17 +70,12 @@ pub(crate) struct Seen {
 
 impl Meter {
     pub(crate) fn start() -> Self {
-        Self { at: Instant::now(), cpu: own_cpu(), ticks: ticks() }
+        Self { at: Instant::now(), cpu: own_cpu(), ticks: Ticks::now() }
     }
 
     pub(crate) fn stop(&self) -> Seen {
-        let (took, cpu, now) = (self.at.elapsed(), own_cpu() - self.cpu, ticks());
-        // The kernel counts a hundred ticks a second for everybody who asks.
-        let own = cpu.as_secs_f64() * 100.0;
-        let busy = (now.busy - self.ticks.busy) as f64;
-        let steal = (now.steal - self.ticks.steal) as f64;
-        let all = (now.all - self.ticks.all).max(1) as f64;
-        Seen { took, cpu, others: ((busy - own).max(0.0) + steal) / all }
+        let (took, cpu) = (self.at.elapsed(), own_cpu() - self.cpu);
+        Seen { took, cpu, others: Ticks::now().others_since(self.ticks, cpu) }
     }
 }
 

@@ -5,6 +5,7 @@
 mod cold;
 mod environment;
 mod figures;
+mod kafka;
 mod mill;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 
 use figures::{Sorted, ratios, rounded};
 use mill::{Outcome, Plan};
+use millrace_bench::passthrough;
 
 /// As in the node.
 #[global_allocator]
@@ -26,6 +28,9 @@ const USAGE: &str = "\
 usage: millrace-bench embedded [--records N] [--partitions N] [--functions N] [--rate N] [--backlog]
        millrace-bench scale [--records N]
        millrace-bench cold
+       millrace-bench kafka --brokers HOST:PORT [--broker-pid N] [--records N] [--order WORD]
+                            [--before PROGRAM] [--only WORD]
+       millrace-bench kafka-idle --brokers HOST:PORT [--broker-pid N] [--triggers N] [--seconds N]
 each:  [--rounds N] [--json] [--dir DIR]    DIR: where the data lies, else target/bench";
 
 /// What the command line asked for.
@@ -33,6 +38,7 @@ each:  [--rounds N] [--json] [--dir DIR]    DIR: where the data lies, else targe
 struct Asked {
     bench: String,
     plan: Plan,
+    kafka: kafka::Plan,
     rounds: usize,
     json: bool,
     dir: PathBuf,
@@ -61,9 +67,20 @@ fn main() -> ExitCode {
 fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Asked> {
     let bench = arguments.next()?;
     let records = if bench == "scale" { 4_096_000 } else { 2_000_000 };
+    let on_kafka = kafka::Plan {
+        brokers: String::new(),
+        broker_pid: None,
+        records,
+        rounds: 5,
+        order: "partition".to_owned(),
+        before: None,
+        only: String::new(),
+        triggers: 500,
+        seconds: 20,
+    };
     let plan = Plan { records, partitions: 8, functions: 1, rate: None, backlog: false };
     let dir = PathBuf::from("target/bench");
-    let mut asked = Asked { bench, plan, rounds: 5, json: false, dir };
+    let mut asked = Asked { bench, plan, kafka: on_kafka, rounds: 5, json: false, dir };
     while let Some(flag) = arguments.next() {
         let mut number = || arguments.next()?.replace('_', "").parse::<u64>().ok();
         match flag.as_str() {
@@ -74,11 +91,20 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Asked> {
             "--functions" => asked.plan.functions = number()?,
             "--rate" => asked.plan.rate = Some(number()?),
             "--rounds" => asked.rounds = usize::try_from(number()?).ok()?.max(1),
+            "--brokers" => asked.kafka.brokers = arguments.next()?,
+            "--broker-pid" => asked.kafka.broker_pid = u32::try_from(number()?).ok(),
+            "--order" => asked.kafka.order = arguments.next()?,
+            "--before" => asked.kafka.before = Some(arguments.next()?.into()),
+            "--only" => asked.kafka.only = arguments.next()?,
+            "--triggers" => asked.kafka.triggers = usize::try_from(number()?).ok()?,
+            "--seconds" => asked.kafka.seconds = number()?,
             "--dir" => asked.dir = arguments.next()?.into(),
             _ => return None,
         }
     }
-    Some(asked)
+    asked.kafka = kafka::Plan { records: asked.plan.records, rounds: asked.rounds, ..asked.kafka };
+    let is_named = !asked.bench.starts_with("kafka") || !asked.kafka.brokers.is_empty();
+    is_named.then_some(asked)
 }
 
 fn measure(asked: &Asked) -> Result<Value, Failed> {
@@ -91,6 +117,8 @@ fn measure(asked: &Asked) -> Result<Value, Failed> {
             "embedded" => embedded(dir.path(), asked).await,
             "scale" => scale(dir.path(), asked).await,
             "cold" => cold::run(dir.path()).await,
+            "kafka" => kafka::run(dir.path(), &asked.kafka).await,
+            "kafka-idle" => kafka::idle(dir.path(), &asked.kafka).await,
             other => Err(format!("there is no bench {other:?}\n{USAGE}").into()),
         }
     })?;

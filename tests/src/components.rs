@@ -28,9 +28,13 @@ struct Sample {
     values: &'static [&'static str],
 }
 
+/// A reading that the component of the benches keeps.
+const READING: &str = r#"{"device":"dev-000001","site":"plant-7","seq":1,"at":2,"celsius":20.5,"humidity":50.0,"hectopascal":1013.2,"volt":3.7,"rssi":-70,"status":"ok","firmware":"2.4.1","note":""}"#;
+
 /// Those of the tests; the last value of each is the one that its name speaks of.
 const SAMPLES: &[Sample] = &[
     Sample { name: "identity", values: &["a", "b", ""] },
+    Sample { name: "iot", values: &[READING, "{}", READING] },
     Sample { name: "work", values: &["a", "b", ""] },
     Sample { name: "trap", values: &["a", "b", "trap"] },
     Sample { name: "spin", values: &["a", "b", "spin"] },

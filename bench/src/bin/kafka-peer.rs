@@ -1,0 +1,7 @@
+//! The passthrough on rdkafka with the system's malloc.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    millrace_bench::passthrough::main("system")
+}

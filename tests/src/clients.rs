@@ -41,6 +41,20 @@ const CLIENTS: &[Client] = &[
         ended: "Runtime.ExitError",
     },
     Client {
+        name: "lambda_runtime",
+        runtime: "runtime = \"provided\"",
+        make: lambda_runtime,
+        raised: "Negative",
+        ended: "Runtime.ExitError",
+    },
+    Client {
+        name: "aws-lambda-ric",
+        runtime: "runtime = \"provided\"",
+        make: aws_lambda_ric,
+        raised: "RangeError",
+        ended: "Runtime.ExitError",
+    },
+    Client {
         name: "powertools",
         runtime: "runtime = \"python3\"\nhandler = \"app.handler\"",
         make: powertools,
@@ -53,129 +67,29 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a handler does in either mode: doubles a number, says where its record lies, raises below
 /// zero, ends at 99.
-const PYTHON: &str = r#"
-import base64, json, os
+const PYTHON: &str = include_str!("../clients/app.py");
+/// With the helpers that AWS publishes for Python: its event class and its batch processor.
+const POWERTOOLS: &str = include_str!("../clients/powertools.py");
+const NODE: &str = include_str!("../clients/app.js");
+const GO: &str = include_str!("../clients/main.go");
+const RUST: &str = include_str!("../clients/main.rs");
+const RUST_MANIFEST: &str = r#"[package]
+name = "bootstrap"
+version = "0.0.0"
+edition = "2024"
 
-def one(value, where):
-    if value["n"] < 0:
-        raise ValueError("negative")
-    if value["n"] == 99:
-        os._exit(1)
-    return {"twice": 2 * value["n"], "offset": where}
+[dependencies]
+aws_lambda_events = { version = "=1.2.1", default-features = false, features = ["kafka"] }
+base64 = "0.22"
+lambda_runtime = { version = "=1.5.0", default-features = false }
+serde_json = "1"
+tokio = { version = "1", features = ["macros", "rt"] }
 
-def handler(event, context):
-    if "records" not in event:
-        facts = json.loads(context.client_context.custom["millrace"])
-        return one(event, facts["offset"])
-    outputs, failures = [], []
-    for group, records in event["records"].items():
-        for record in records:
-            source = {"partition": group, "offset": record["offset"]}
-            try:
-                value = one(json.loads(base64.b64decode(record["value"])), record["offset"])
-                outputs.append({"value": value, "source": source})
-            except ValueError:
-                failures.append({"itemIdentifier": source})
-    return {"batchItemFailures": failures, "$outputs": outputs}
-"#;
+[profile.release]
+debug = false
+strip = true
 
-/// The same with the helpers that AWS publishes for Python.
-const POWERTOOLS: &str = r#"
-import os
-from aws_lambda_powertools.utilities.data_classes import KafkaEvent, event_source
-
-def one(value, where):
-    if value["n"] < 0:
-        raise ValueError("negative")
-    if value["n"] == 99:
-        os._exit(1)
-    return {"twice": 2 * value["n"], "offset": where}
-
-@event_source(data_class=KafkaEvent)
-def batch(event, context):
-    outputs, failures = [], []
-    assert event.event_source == "SelfManagedKafka", event.event_source
-    assert event.decoded_bootstrap_servers, event.decoded_bootstrap_servers
-    for record in event.records:
-        source = {"partition": f"{record.topic}-{record.partition}", "offset": record.offset}
-        assert record.decoded_headers["trace"] == b"\xc8", record.decoded_headers
-        try:
-            outputs.append({"value": one(record.json_value, record.offset), "source": source})
-        except ValueError:
-            failures.append({"itemIdentifier": source})
-    return {"batchItemFailures": failures, "$outputs": outputs}
-
-def handler(event, context):
-    if "records" in event:
-        return batch(event, context)
-    return one(event, context.offset)
-"#;
-
-const GO: &str = r#"package main
-
-import (
-	"context"
-	"encoding/json"
-	"errors"
-	"os"
-
-	"github.com/aws/aws-lambda-go/events"
-	"github.com/aws/aws-lambda-go/lambda"
-	"github.com/aws/aws-lambda-go/lambdacontext"
-)
-
-type value struct {
-	N *int `json:"n"`
-}
-
-func one(n int, offset int64) (any, error) {
-	if n < 0 {
-		return nil, errors.New("negative")
-	}
-	if n == 99 {
-		os.Exit(1)
-	}
-	return map[string]any{"twice": 2 * n, "offset": offset}, nil
-}
-
-func handle(ctx context.Context, event json.RawMessage) (any, error) {
-	var single value
-	if json.Unmarshal(event, &single) == nil && single.N != nil {
-		known, _ := lambdacontext.FromContext(ctx)
-		var facts struct{ Offset int64 }
-		if err := json.Unmarshal([]byte(known.ClientContext.Custom["millrace"]), &facts); err != nil {
-			return nil, err
-		}
-		return one(*single.N, facts.Offset)
-	}
-	var batch events.KafkaEvent
-	if err := json.Unmarshal(event, &batch); err != nil {
-		return nil, err
-	}
-	outputs, failures := []any{}, []any{}
-	for group, records := range batch.Records {
-		for _, record := range records {
-			source := map[string]any{"partition": group, "offset": record.Offset}
-			bytes, _ := json.Marshal(record.Value)
-			var text []byte
-			if err := json.Unmarshal(bytes, &text); err != nil {
-				return nil, err
-			}
-			var it value
-			if err := json.Unmarshal(text, &it); err != nil {
-				return nil, err
-			}
-			if made, err := one(*it.N, record.Offset); err == nil {
-				outputs = append(outputs, map[string]any{"value": made, "source": source})
-			} else {
-				failures = append(failures, map[string]any{"itemIdentifier": source})
-			}
-		}
-	}
-	return map[string]any{"batchItemFailures": failures, "$outputs": outputs}, nil
-}
-
-func main() { lambda.Start(handle) }
+[workspace]
 "#;
 
 /// Shows it.
@@ -316,7 +230,7 @@ fn awslambdaric(folder: &Path) -> Result<(), NotShown> {
 }
 
 fn powertools(folder: &Path) -> Result<(), NotShown> {
-    pip(folder, "aws-lambda-powertools")?;
+    pip(folder, "aws-lambda-powertools==3.37.0")?;
     write(folder, "app.py", POWERTOOLS)
 }
 
@@ -334,4 +248,46 @@ fn aws_lambda_go(folder: &Path) -> Result<(), NotShown> {
     go(&["get", "github.com/aws/aws-lambda-go@v1.55.1"])?;
     let target = folder.join("bootstrap");
     go(&["build", "-ldflags", "-s -w", "-o", &target.to_string_lossy(), "."])
+}
+
+/// Built in one folder for all runs: its dependencies take a minute.
+fn lambda_runtime(folder: &Path) -> Result<(), NotShown> {
+    let source = binaries::target().join("clients/lambda_runtime");
+    std::fs::create_dir_all(source.join("src")).during("make a folder")?;
+    write(&source, "Cargo.toml", RUST_MANIFEST)?;
+    write(&source, "src/main.rs", RUST)?;
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--quiet"]).current_dir(&source);
+    cargo.env_remove("CARGO_TARGET_DIR").env_remove("CARGO_NET_OFFLINE");
+    command::fetch(&mut cargo)?;
+    let built = source.join("target/release/bootstrap");
+    std::fs::copy(built, folder.join("bootstrap")).during("copy the handler").map(drop)
+}
+
+/// Its native half is compiled as it is installed; once for all runs. The package gets what is
+/// loaded of it, without the sources of what was compiled.
+fn aws_lambda_ric(folder: &Path) -> Result<(), NotShown> {
+    const NAME: &str = "aws-lambda-ric";
+    let installed = binaries::target().join("clients").join(NAME);
+    std::fs::create_dir_all(&installed).during("make a folder")?;
+    let client = installed.join("node_modules").join(NAME);
+    if !client.join("dist/rapid-client.node").is_file() {
+        // npm asks before a package may run what it brought.
+        write(
+            &installed,
+            "package.json",
+            r#"{"private":true,"allowScripts":{"aws-lambda-ric":true}}"#,
+        )?;
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--no-audit", "--no-fund", "aws-lambda-ric@3.3.0"]);
+        command::fetch(npm.current_dir(&installed))?;
+    }
+    let target = folder.join("node_modules").join(NAME);
+    std::fs::create_dir_all(&target).during("make a folder")?;
+    let mut copy = Command::new("cp");
+    copy.arg("-R").args(["bin", "dist", "package.json"].map(|part| client.join(part)));
+    command::fetch(copy.arg(&target))?;
+    write(folder, "app.js", NODE)?;
+    let start = "#!/bin/sh\nexec node node_modules/aws-lambda-ric/bin/index.mjs app.handler\n";
+    write(folder, "bootstrap", start)
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crate::harness::wait;
 use crate::promise::{During, NotShown, broken};
 
-/// How long packages may take to come.
-const FETCH_PATIENCE: Duration = Duration::from_secs(300);
+/// How long packages may take to come, and to be built where they are.
+const FETCH_PATIENCE: Duration = Duration::from_secs(900);
 
 /// What a command that ended said.
 #[derive(Clone, Debug)]

@@ -19,6 +19,7 @@ pub mod raft_sim;
 pub mod redeploy;
 pub mod sim;
 pub mod speed_embedded;
+pub mod speed_kafka;
 pub mod speed_process;
 pub mod worker_abuse;
 pub mod workspace_tests;

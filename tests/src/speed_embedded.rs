@@ -1,14 +1,11 @@
 //! The promise about the speed of one node on its embedded bus: the load generator measures in a
 //! process of its own, and its figures are held against their bounds here.
 
-use std::process::Command;
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::demand;
-use crate::harness::{binaries, command};
-use crate::promise::{During, Figures, NotShown, Run, broken};
+use crate::harness::bench::{self, number};
+use crate::promise::{Figures, NotShown, Run};
 
 /// End to end, records a second on 2 cores, the load on them too.
 const PER_SECOND_MIN: f64 = 400_000.0;
@@ -33,7 +30,8 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     let mut figures = Figures::default();
     let mut late = Vec::new();
 
-    let embedded = bench(run, &["embedded"], records, rounds)?;
+    let (records, rounds) = (records.to_string(), rounds.to_string());
+    let embedded = bench::run(run, &["embedded", "--records", &records, "--rounds", &rounds])?;
     let per_second = number(&embedded, "/per_second/median")?;
     let cpu_us = number(&embedded, "/cpu_us/median")?;
     let is_noisy = embedded["noisy"].as_bool().unwrap_or(true);
@@ -51,12 +49,12 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
 
     // The curves take minutes of a machine at rest; CI's budget leaves them out, and says so.
     if run.full {
-        scale(run, rounds, &mut figures, &mut late)?;
+        scale(run, &rounds, &mut figures, &mut late)?;
     } else {
         figures.set("scale", "left out: --full measures it");
     }
 
-    let cold = bench(run, &["cold"], 0, 0)?;
+    let cold = bench::run(run, &["cold"])?;
     for (figure, bound) in [("cold_p50_us", COLD_P50_US_MAX), ("cold_p99_us", COLD_P99_US_MAX)] {
         let value = number(&cold, &format!("/{figure}"))?;
         figures.set(figure, value);
@@ -79,11 +77,11 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
 /// What a record costs at many partitions and with many idle functions.
 fn scale(
     run: &Run,
-    rounds: u64,
+    rounds: &str,
     figures: &mut Figures,
     late: &mut Vec<String>,
 ) -> Result<(), NotShown> {
-    let scale = bench(run, &["scale"], 0, rounds)?;
+    let scale = bench::run(run, &["scale", "--rounds", rounds])?;
     for (figure, what) in [("partitions", "1,024 partitions"), ("functions", "1,000 functions")] {
         let ratio = number(&scale, &format!("/ratio_{figure}/median"))?;
         figures.set(&format!("ratio_{figure}"), ratio);
@@ -95,25 +93,4 @@ fn scale(
     let resident: Vec<String> = resident.map(Value::to_string).collect();
     figures.set("resident_mib_scale", resident.join("/"));
     Ok(())
-}
-
-/// Runs the load generator; its figures. Zero leaves a flag out.
-fn bench(run: &Run, bench: &[&str], records: u64, rounds: u64) -> Result<Value, NotShown> {
-    run.note(format!("millrace-bench {}", bench.join(" ")));
-    let mut command = Command::new(binaries::binary("millrace-bench"));
-    command.args(bench).arg("--json").arg("--dir").arg(run.evidence.join("bench"));
-    for (flag, count) in [("--records", records), ("--rounds", rounds)] {
-        if count != 0 {
-            command.arg(flag).arg(count.to_string());
-        }
-    }
-    let said = command::run(&mut command, Duration::from_secs(1_800))?;
-    demand!(said.status == Some(0), "{bench:?} ended with {:?}: {}", said.status, said.all());
-    run.note(said.stdout.trim());
-    serde_json::from_str(said.stdout.trim()).during("read the figures")
-}
-
-fn number(figures: &Value, pointer: &str) -> Result<f64, NotShown> {
-    let value = figures.pointer(pointer).and_then(Value::as_f64);
-    value.ok_or_else(|| broken(format!("no figure {pointer} in {figures}")))
 }

@@ -53,6 +53,9 @@ pub fn cargo() -> Command {
     cargo
 }
 
+/// What the promises run, beside the interpreters and brokers of others.
+const BUILT: &[&str] = &["millrace", "millrace-bench", "kafka-peer", "kafka-peer-mimalloc"];
+
 /// Builds what the promises run, so that none is shown for yesterday's code.
 ///
 /// # Errors
@@ -61,7 +64,10 @@ pub fn cargo() -> Command {
 pub fn build() -> Result<(), String> {
     let mut cargo = cargo();
     // The same selection of packages as the alias, so that features resolve the same.
-    cargo.args(["build", "--quiet", "--bin", "millrace", "--bin", "millrace-bench"]);
+    cargo.args(["build", "--quiet"]);
+    for binary in BUILT {
+        cargo.args(["--bin", binary]);
+    }
     if is_release() {
         cargo.arg("--release");
     }

@@ -2,6 +2,7 @@
 //! for what it says, kill it and keep its logs.
 
 pub mod api;
+pub mod bench;
 pub mod binaries;
 pub mod command;
 pub mod kafka;

@@ -1,3 +1,6 @@
+//! A handler for the Lambda runtime client of Rust, as its own examples have it: one event of either
+//! mode, doubled numbers, named failures.
+
 use aws_lambda_events::event::kafka::KafkaEvent;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

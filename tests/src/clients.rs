@@ -41,7 +41,7 @@ const CLIENTS: &[Client] = &[
         ended: "Runtime.ExitError",
     },
     Client {
-        name: "lambda_runtime",
+        name: "lambda-runtime",
         runtime: "runtime = \"provided\"",
         make: lambda_runtime,
         raised: "Negative",
@@ -252,7 +252,7 @@ fn aws_lambda_go(folder: &Path) -> Result<(), NotShown> {
 
 /// Built in one folder for all runs: its dependencies take a minute.
 fn lambda_runtime(folder: &Path) -> Result<(), NotShown> {
-    let source = binaries::target().join("clients/lambda_runtime");
+    let source = binaries::target().join("clients/lambda-runtime");
     std::fs::create_dir_all(source.join("src")).during("make a folder")?;
     write(&source, "Cargo.toml", RUST_MANIFEST)?;
     write(&source, "src/main.rs", RUST)?;

@@ -195,7 +195,7 @@ fn work(first: u64, seeds: u64, next: &AtomicU64) -> Sum {
 ///
 /// When it is broken.
 pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
-    let seeds = run.count("seeds", 2_000, 20_000);
+    let seeds = run.count("seeds", 4_000, 40_000);
     run.note(format!("{seeds} seeds from {}", run.seed));
     let sum = all(run.seed, seeds)?;
     demand!(500 <= sum.records_least, "a life of {} records", sum.records_least);

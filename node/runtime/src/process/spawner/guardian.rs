@@ -1,6 +1,7 @@
 //! The guardian of one worker: starts it, waits for its end or for the node's word, kills what is
 //! left of it, and says how it ended.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -43,6 +44,9 @@ pub(super) fn guard(
         let worker = start(order, &descriptors)?;
         // The pipes' ends are the worker's alone from here on.
         drop(descriptors);
+        if ground == Ground::Namespace {
+            join_all(&order.groups).map_err(|error| (Stage::Prepare, error))?;
+        }
         Ok(watch(&signals, control, worker))
     });
     let report = report.unwrap_or_else(|(stage, error)| Report::Failed(stage, error as i32));
@@ -66,10 +70,12 @@ fn prepare(ground: Ground, order: &Order, signals: &SigSet) -> Result<SignalFd, 
         Ground::Namespace => own_proc().map_err(failed)?,
         Ground::Plain => prctl::set_child_subreaper(true).map_err(failed)?,
     }
-    for group in &order.groups {
-        // "0" is whoever writes it, in whatever namespace.
-        let joined = fs::write(format!("{group}/cgroup.procs"), "0");
-        joined.map_err(|error| failed(errno(&error)))?;
+    if ground == Ground::Plain {
+        for group in &order.groups {
+            // "0" is whoever writes it, in whatever namespace.
+            let joined = fs::write(format!("{group}/cgroup.procs"), "0");
+            joined.map_err(|error| failed(errno(&error)))?;
+        }
     }
     // The socket for orders is not this process's.
     let null =
@@ -77,6 +83,34 @@ fn prepare(ground: Ground, order: &Order, signals: &SigSet) -> Result<SignalFd, 
     nix::unistd::dup2_stdin(&null).map_err(failed)?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     SignalFd::with_flags(signals, flags).map_err(failed)
+}
+
+/// Puts all of this namespace but its first process into control groups, while the worker starts:
+/// to move a process waits 15 ms for every processor to have seen it, a quarter of what an
+/// interpreter takes to start. What the worker takes in that time is not counted.
+fn join_all(groups: &[String]) -> Result<(), Errno> {
+    if groups.is_empty() {
+        return Ok(());
+    }
+    let mut joined = BTreeSet::new();
+    loop {
+        let entries = fs::read_dir("/proc").map_err(|error| errno(&error))?.flatten();
+        let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let new: Vec<i32> = numbers.filter(|pid| *pid != 1 && !joined.contains(pid)).collect();
+        if new.is_empty() {
+            // Whatever starts from here on is the child of one that has joined.
+            return Ok(());
+        }
+        for pid in new {
+            joined.insert(pid);
+            for group in groups {
+                match fs::write(format!("{group}/cgroup.procs"), pid.to_string()) {
+                    Err(error) if errno(&error) != Errno::ESRCH => return Err(errno(&error)),
+                    _joined_or_gone => {}
+                }
+            }
+        }
+    }
 }
 
 /// A `/proc` that shows this namespace, and mounts that nobody else sees.

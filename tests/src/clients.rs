@@ -209,14 +209,14 @@ fn one(api: &Api, client: &Client, mode: &str) -> Result<usize, NotShown> {
     Ok(numbers.len())
 }
 
-fn write(folder: &Path, name: &str, text: &str) -> Result<(), NotShown> {
+pub(crate) fn write(folder: &Path, name: &str, text: &str) -> Result<(), NotShown> {
     use std::os::unix::fs::PermissionsExt as _;
     let path = folder.join(name);
     std::fs::write(&path, text).during("write a handler")?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).during("make it run")
 }
 
-fn pip(folder: &Path, package: &str) -> Result<(), NotShown> {
+pub(crate) fn pip(folder: &Path, package: &str) -> Result<(), NotShown> {
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
     pip.arg("--no-compile").arg("--target").arg(folder).arg(package);

@@ -85,15 +85,19 @@ fn prepare(ground: Ground, order: &Order, signals: &SigSet) -> Result<SignalFd, 
     SignalFd::with_flags(signals, flags).map_err(failed)
 }
 
+/// How often new processes are looked for until there are none.
+const JOIN_ROUNDS_MAX: usize = 16;
+
 /// Puts all of this namespace but its first process into control groups, while the worker starts:
 /// to move a process waits 15 ms for every processor to have seen it, a quarter of what an
-/// interpreter takes to start. What the worker takes in that time is not counted.
+/// interpreter takes to start. What the worker takes in that time is not counted. One that forks
+/// faster than it can be followed does not start.
 fn join_all(groups: &[String]) -> Result<(), Errno> {
     if groups.is_empty() {
         return Ok(());
     }
     let mut joined = BTreeSet::new();
-    loop {
+    for _round in 0..JOIN_ROUNDS_MAX {
         let entries = fs::read_dir("/proc").map_err(|error| errno(&error))?.flatten();
         let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
         let new: Vec<i32> = numbers.filter(|pid| *pid != 1 && !joined.contains(pid)).collect();
@@ -111,6 +115,7 @@ fn join_all(groups: &[String]) -> Result<(), Errno> {
             }
         }
     }
+    Err(Errno::EAGAIN)
 }
 
 /// A `/proc` that shows this namespace, and mounts that nobody else sees.

@@ -9,7 +9,8 @@
 //!
 //! - **RA-1** an answer counts for the invocation that it names and that runs; once.
 //! - **RA-2** an event is given out only while its invocation runs, and again to whoever asks again.
-//! - **RA-3** a worker is free only while a question for the next event waits.
+//! - **RA-3** a worker is free only while a question for the next event waits, or is on its way:
+//!   who takes batches sends it along with an answer.
 
 /// What is wrong with a call; the names are the Runtime API's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +50,21 @@ pub(crate) struct Core {
     phase: Phase,
     /// Questions for the next event that wait.
     asking: u32,
+    /// It sends its next question along with its answer.
+    asks_along: bool,
 }
 
 impl Core {
+    /// Whether the worker takes batches, as its question says.
+    pub(crate) fn on_taker_of_batches(&mut self, takes_batches: bool) {
+        self.asks_along = takes_batches;
+    }
+
+    /// Whether it takes batches.
+    pub(crate) fn takes_batches(&self) -> bool {
+        self.asks_along
+    }
+
     /// The worker asks for the next event. After `Wait`, ask again when something was handed over,
     /// and report [`on_gone`](Self::on_gone) if the worker does not wait that long.
     pub(crate) fn on_next(&mut self, asked_before: bool) -> Result<Next, Refusal> {
@@ -119,7 +132,11 @@ impl Core {
 
     /// Whether it can take an event at once (RA-3).
     pub(crate) fn is_free(&self) -> bool {
-        self.phase == Phase::Ready && 0 < self.asking
+        match self.phase {
+            Phase::Ready => 0 < self.asking,
+            Phase::Answered(_) => self.asks_along,
+            _ => false,
+        }
     }
 
     /// Whether the worker has taken the event that was handed over.
@@ -156,6 +173,20 @@ mod tests {
         assert_eq!(core.on_next(false), Ok(Next::Wait));
         assert!(core.is_free());
         assert_eq!(core.on_answer(Some(7)), Err(Refusal::InvalidRequestId), "late");
+    }
+
+    #[test]
+    fn who_takes_batches_has_asked_for_more_with_its_answer() {
+        let mut core = running(7);
+        core.on_taker_of_batches(true);
+        assert_eq!(core.on_answer(Some(7)), Ok(()));
+        assert!(!core.is_free(), "not while the answer comes in");
+        core.on_answered();
+        assert!(core.is_free());
+        core.on_event(8);
+        assert!(!core.is_free() && !core.has_taken());
+        assert_eq!(core.on_next(false), Ok(Next::Take));
+        assert!(core.has_taken());
     }
 
     #[test]

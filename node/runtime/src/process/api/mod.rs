@@ -8,7 +8,6 @@ mod answer;
 mod core;
 mod server;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -46,8 +45,6 @@ struct Shared {
     state: Mutex<State>,
     /// An event was handed over, or an answer came to its end.
     changed: Notify,
-    /// The worker asks for batches.
-    takes_batches: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -69,12 +66,7 @@ impl Api {
             low >> 52,
             low & 0xfff
         );
-        let shared = Shared {
-            prefix,
-            state: Mutex::default(),
-            changed: Notify::new(),
-            takes_batches: AtomicBool::new(false),
-        };
+        let shared = Shared { prefix, state: Mutex::default(), changed: Notify::new() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -122,7 +114,7 @@ impl Api {
 
     /// Whether it asked for batches.
     pub(crate) fn takes_batches(&self) -> bool {
-        self.shared.takes_batches.load(Ordering::Acquire)
+        self.state().core.takes_batches()
     }
 
     /// Waits until the worker is free; its own account when it says that it cannot start.
@@ -146,7 +138,6 @@ impl Api {
 
     /// The worker asks for its next event; comes back when there is one.
     async fn next(&self, takes_batches: bool) -> Result<(String, Arc<Event>), Refusal> {
-        self.shared.takes_batches.store(takes_batches, Ordering::Release);
         let mut asking = Asking { api: self, counted: false };
         loop {
             let changed = self.shared.changed.notified();
@@ -154,6 +145,7 @@ impl Api {
             changed.as_mut().enable();
             {
                 let mut state = self.state();
+                state.core.on_taker_of_batches(takes_batches);
                 let was_free = state.core.is_free();
                 let next = state.core.on_next(asking.counted);
                 asking.counted = next == Ok(Next::Wait);

@@ -97,8 +97,37 @@ pub(crate) struct Shared {
 struct Inner {
     slots: Slots,
     instances: HashMap<SlotId, Instance>,
-    waiting: HashMap<RequestId, oneshot::Sender<Granted>>,
+    waiting: HashMap<RequestId, Request>,
     next_request: u64,
+}
+
+/// An invocation that waits for an instance, or runs in one.
+#[derive(Debug)]
+struct Request {
+    invocation: Invocation,
+    asked_at: Instant,
+    reply: Reply,
+}
+
+/// Where its answer goes. Whoever waits there hears of it whatever happens.
+#[derive(Debug)]
+struct Reply(Option<oneshot::Sender<Result<Answer, Failure>>>);
+
+impl Reply {
+    /// Whoever asked may have gone.
+    fn send(mut self, result: Result<Answer, Failure>) {
+        drop(self.0.take().map(|reply| reply.send(result)));
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        let Some(reply) = self.0.take() else { return };
+        // Cancelled: the engine was dropped, which is no fault of the batch.
+        let is_crash = std::thread::panicking();
+        let kind = if is_crash { FailureKind::Crash } else { FailureKind::NoCapacity };
+        drop(reply.send(Err(Failure::new(kind, "the invocation's task ended"))));
+    }
 }
 
 /// A slot to run in; given back when it is dropped, whatever happened.
@@ -113,21 +142,34 @@ struct Granted {
     done: bool,
 }
 
+impl Granted {
+    /// Gives the slot back; what its task is to run next, if something waits: a task less to wake
+    /// on the way from one invocation to the next.
+    fn give_back(&mut self) -> Option<(Self, Request)> {
+        self.done = true;
+        // What is not kept ends before others wait for the lock.
+        let instance = self.instance.take().filter(|_| self.keep);
+        let keep = instance.is_some();
+        let mut inner = self.shared.inner();
+        inner.instances.extend(instance.map(|it| (self.slot, it)));
+        inner.slots.on_finished(Instant::now(), self.slot, keep);
+        let next = self.shared.carry_out_but_one(&mut inner);
+        drop(inner);
+        self.shared.ended.fetch_add(1, Ordering::Relaxed);
+        self.shared.quiet.notify_waiters();
+        next
+    }
+}
+
 impl Drop for Granted {
     fn drop(&mut self) {
         if self.done {
             return;
         }
-        let keep = self.keep && self.instance.is_some();
-        let mut inner = self.shared.inner();
-        if let Some(instance) = self.instance.take().filter(|_| keep) {
-            inner.instances.insert(self.slot, instance);
+        // Its task ends here: what waits goes on in one of its own.
+        if let Some((granted, request)) = self.give_back() {
+            self.shared.spawn(granted, request);
         }
-        inner.slots.on_finished(Instant::now(), self.slot, keep);
-        self.shared.carry_out(&mut inner);
-        drop(inner);
-        self.shared.ended.fetch_add(1, Ordering::Relaxed);
-        self.shared.quiet.notify_waiters();
     }
 }
 
@@ -215,33 +257,22 @@ impl Pool {
 #[async_trait]
 impl Invoke for Pool {
     async fn invoke(&self, invocation: Invocation) -> Result<Answer, Failure> {
-        let asked_at = Instant::now();
-        let (grant, granted) = oneshot::channel();
+        let (reply, answer) = oneshot::channel();
         let place = {
+            let asked_at = Instant::now();
             let mut inner = self.shared.inner();
             let request = RequestId(inner.next_request);
             inner.next_request += 1;
-            inner.waiting.insert(request, grant);
+            let waiting = Request { invocation, asked_at, reply: Reply(Some(reply)) };
+            inner.waiting.insert(request, waiting);
             inner.slots.on_request(asked_at, request);
             self.shared.carry_out(&mut inner);
             Place { shared: &self.shared, request }
         };
-        let granted = granted.await;
+        let answer = answer.await;
         // It has left the queue, one way or the other.
         std::mem::forget(place);
-        let Ok(granted) = granted else {
-            let message = "every instance is busy and the queue is full";
-            return Err(Failure::new(FailureKind::NoCapacity, message));
-        };
-        let queue = asked_at.elapsed();
-        let shared = Arc::clone(&self.shared);
-        let run = self.shared.guests.spawn(run(shared, granted, invocation, queue));
-        run.await.unwrap_or_else(|error| {
-            // Cancelled: the engine was dropped, which is no fault of the batch.
-            let stopped = error.is_cancelled();
-            let kind = if stopped { FailureKind::NoCapacity } else { FailureKind::Crash };
-            Err(Failure::new(kind, format!("the invocation's task ended: {error}")))
-        })
+        answer.unwrap_or_else(|_gone| unreachable!("a reply is sent, at the latest when it goes"))
     }
 
     fn stats(&self) -> PoolStats {
@@ -252,22 +283,55 @@ impl Invoke for Pool {
     }
 }
 
-/// Runs one invocation on the guests' runtime, to its end.
-async fn run(
-    shared: Arc<Shared>,
-    mut granted: Granted,
-    invocation: Invocation,
+/// Runs invocations on the guests' runtime, one after the other while some wait.
+async fn run(mut granted: Granted, mut request: Request) {
+    loop {
+        let Request { invocation, asked_at, reply } = request;
+        let (result, instance) = call(&mut granted, &invocation, asked_at.elapsed()).await;
+        let next = match instance {
+            Some(mut instance) if granted.keep && !instance.is_free() => {
+                let run = result.as_ref().map_or(Duration::ZERO, |answer| answer.run);
+                let patience = invocation.timeout.saturating_sub(run).max(PATIENCE_MIN);
+                // The caller has its answer; the slot waits until the process asks for more.
+                reply.send(result);
+                granted.keep = instance.freed(patience).await;
+                granted.instance = Some(instance);
+                granted.give_back()
+            }
+            instance => {
+                granted.instance = instance;
+                let next = granted.give_back();
+                reply.send(result);
+                next
+            }
+        };
+        match next {
+            Some(next) => (granted, request) = next,
+            None => return,
+        }
+    }
+}
+
+/// Runs one invocation to its end, and says whether its instance is of use; it comes back unless
+/// it could not be started.
+async fn call(
+    granted: &mut Granted,
+    invocation: &Invocation,
     queue: Duration,
-) -> Result<Answer, Failure> {
+) -> (Result<Answer, Failure>, Option<Instance>) {
+    let shared = Arc::clone(&granted.shared);
     let (mut cold, mut start) = (granted.cold, Duration::ZERO);
     // An idle process may have ended by itself: nobody is charged for it.
     let mut instance = granted.instance.take().filter(Instance::is_alive);
-    let (run_at, called, mut instance) = loop {
+    let (run_at, called, instance) = loop {
         let mut ready = match instance.take() {
             Some(instance) => instance,
             None => {
                 let started_at = Instant::now();
-                let instance = shared.start().await?;
+                let instance = match shared.start().await {
+                    Ok(instance) => instance,
+                    Err(failure) => return (Err(failure), None),
+                };
                 (cold, start) = (true, started_at.elapsed());
                 shared.metrics.cold_starts.increment(1);
                 shared.metrics.start_seconds.record(start.as_secs_f64());
@@ -275,7 +339,7 @@ async fn run(
             }
         };
         let run_at = Instant::now();
-        match ready.call(&shared.template, &invocation, &shared.config).await {
+        match ready.call(&shared.template, invocation, &shared.config).await {
             Called::Gone if !cold => {}
             called => break (run_at, called, ready),
         }
@@ -291,19 +355,7 @@ async fn run(
         }
     };
     granted.keep = usable && shared.config.fresh == Fresh::Never;
-    if granted.keep && !instance.is_free() {
-        // The caller has its answer; the slot waits until the process asks for more.
-        let patience = invocation.timeout.saturating_sub(run).max(PATIENCE_MIN);
-        drop(tokio::spawn(async move {
-            let mut granted = granted;
-            granted.keep = instance.freed(patience).await;
-            granted.instance = Some(instance);
-        }));
-    } else {
-        granted.instance = Some(instance);
-        drop(granted);
-    }
-    result.map(|frame| Answer { frame, cold, queue, start, run })
+    (result.map(|frame| Answer { frame, cold, queue, start, run }), Some(instance))
 }
 
 /// Pools that are told the time: expiry and warm instances are nobody else's business.
@@ -361,24 +413,30 @@ impl Shared {
         self.carry_out(&mut inner);
     }
 
+    fn spawn(&self, granted: Granted, request: Request) {
+        drop(self.guests.spawn(run(granted, request)));
+    }
+
     fn carry_out(self: &Arc<Self>, inner: &mut Inner) {
+        if let Some((granted, request)) = self.carry_out_but_one(inner) {
+            self.spawn(granted, request);
+        }
+    }
+
+    /// Carries out what is decided, but for the first invocation that is to run.
+    fn carry_out_but_one(self: &Arc<Self>, inner: &mut Inner) -> Option<(Granted, Request)> {
+        let mut first = None;
         while let Some(command) = inner.slots.poll_command() {
             match command {
                 Command::Run { slot, request, cold } => {
+                    let request = inner.waiting.remove(&request);
+                    let request = request.expect("who goes takes its place in the queue along");
                     let instance = inner.instances.remove(&slot);
                     let shared = Arc::clone(self);
                     let granted = Granted { shared, slot, instance, cold, keep: true, done: false };
-                    let taken = match inner.waiting.remove(&request) {
-                        Some(grant) => grant.send(granted),
-                        None => Err(granted),
-                    };
-                    if let Err(mut unwanted) = taken {
-                        // Dropping it would lock again: give the slot back here.
-                        let instance = unwanted.instance.take();
-                        let keep = instance.is_some();
-                        inner.instances.extend(instance.map(|it| (slot, it)));
-                        inner.slots.on_finished(Instant::now(), slot, keep);
-                        unwanted.done = true;
+                    match first {
+                        None => first = Some((granted, request)),
+                        Some(_) => self.spawn(granted, request),
                     }
                 }
                 Command::Prepare(slot) => {
@@ -392,8 +450,15 @@ impl Shared {
                     }));
                 }
                 Command::Retire(slot) => drop(inner.instances.remove(&slot)),
-                Command::Refuse(request) => drop(inner.waiting.remove(&request)),
+                Command::Refuse(request) => {
+                    if let Some(request) = inner.waiting.remove(&request) {
+                        let message = "every instance is busy and the queue is full";
+                        let failure = Failure::new(FailureKind::NoCapacity, message);
+                        request.reply.send(Err(failure));
+                    }
+                }
             }
         }
+        first
     }
 }

@@ -478,7 +478,6 @@ fn shard_config(
     let at_least_1 = |value: usize| NonZeroUsize::new(value).unwrap_or(NonZeroUsize::MIN);
     let bytes = usize::try_from(trigger.batch.bytes).unwrap_or(usize::MAX);
     let records = at_least_1(trigger.batch.records as usize);
-    let instances = at_least_1(spec.instances.max as usize);
     let defaults = DispatchConfig::default();
     let window = WindowLimits {
         // Room for what runs and as much again behind it.
@@ -509,7 +508,8 @@ fn shard_config(
                 function::Order::Partition => Order::Partition,
             },
             batch: BatchLimits { records, bytes, window: trigger.batch.window },
-            invocations_max: at_least_1(instances.get().min(defaults.invocations_max.get())),
+            // One runs, and one is ready when it ends.
+            invocations_max: defaults.invocations_max,
             retry,
             window,
         },

@@ -153,8 +153,7 @@ impl Granted {
         let mut inner = self.shared.inner();
         inner.instances.extend(instance.map(|it| (self.slot, it)));
         inner.slots.on_finished(Instant::now(), self.slot, keep);
-        let next = self.shared.carry_out_but_one(&mut inner);
-        drop(inner);
+        let next = self.shared.carry_out_but_one(inner);
         self.shared.ended.fetch_add(1, Ordering::Relaxed);
         self.shared.quiet.notify_waiters();
         next
@@ -166,7 +165,11 @@ impl Drop for Granted {
         if self.done {
             return;
         }
-        // Its task ends here: what waits goes on in one of its own.
+        if !std::thread::panicking() {
+            // Its task was cancelled: the engine is gone, and nothing that waits can run.
+            self.shared.inner().slots.on_drain(Instant::now());
+        }
+        // Else it ended here alone, and what waits goes on in a task of its own.
         if let Some((granted, request)) = self.give_back() {
             self.shared.spawn(granted, request);
         }
@@ -244,8 +247,9 @@ impl Pool {
             {
                 let mut inner = self.shared.inner();
                 inner.slots.on_drain(Instant::now());
-                self.shared.carry_out(&mut inner);
-                if inner.slots.is_quiet() {
+                let is_quiet = inner.slots.is_quiet();
+                self.shared.carry_out(inner);
+                if is_quiet {
                     return;
                 }
             }
@@ -266,7 +270,7 @@ impl Invoke for Pool {
             let waiting = Request { invocation, asked_at, reply: Reply(Some(reply)) };
             inner.waiting.insert(request, waiting);
             inner.slots.on_request(asked_at, request);
-            self.shared.carry_out(&mut inner);
+            self.shared.carry_out(inner);
             Place { shared: &self.shared, request }
         };
         let answer = answer.await;
@@ -400,8 +404,7 @@ impl Shared {
         };
         inner.instances.extend(instance.map(|it| (slot, it)));
         inner.slots.on_prepared(Instant::now(), slot, result.is_ok());
-        self.carry_out(&mut inner);
-        drop(inner);
+        self.carry_out(inner);
         self.quiet.notify_waiters();
         result
     }
@@ -410,22 +413,25 @@ impl Shared {
     pub(crate) fn on_time(self: &Arc<Self>, now: Instant) {
         let mut inner = self.inner();
         inner.slots.on_timeout(now);
-        self.carry_out(&mut inner);
+        self.carry_out(inner);
     }
 
     fn spawn(&self, granted: Granted, request: Request) {
         drop(self.guests.spawn(run(granted, request)));
     }
 
-    fn carry_out(self: &Arc<Self>, inner: &mut Inner) {
+    fn carry_out(self: &Arc<Self>, inner: MutexGuard<'_, Inner>) {
         if let Some((granted, request)) = self.carry_out_but_one(inner) {
             self.spawn(granted, request);
         }
     }
 
     /// Carries out what is decided, but for the first invocation that is to run.
-    fn carry_out_but_one(self: &Arc<Self>, inner: &mut Inner) -> Option<(Granted, Request)> {
-        let mut first = None;
+    fn carry_out_but_one(
+        self: &Arc<Self>,
+        mut inner: MutexGuard<'_, Inner>,
+    ) -> Option<(Granted, Request)> {
+        let (mut first, mut others) = (None, Vec::new());
         while let Some(command) = inner.slots.poll_command() {
             match command {
                 Command::Run { slot, request, cold } => {
@@ -436,7 +442,7 @@ impl Shared {
                     let granted = Granted { shared, slot, instance, cold, keep: true, done: false };
                     match first {
                         None => first = Some((granted, request)),
-                        Some(_) => self.spawn(granted, request),
+                        Some(_) => others.push((granted, request)),
                     }
                 }
                 Command::Prepare(slot) => {
@@ -458,6 +464,11 @@ impl Shared {
                     }
                 }
             }
+        }
+        drop(inner);
+        // A runtime that has shut down drops a task at once, and with it what it was granted.
+        for (granted, request) in others {
+            self.spawn(granted, request);
         }
         first
     }

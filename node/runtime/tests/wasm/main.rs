@@ -198,3 +198,25 @@ async fn eventually(holds: impl Fn() -> bool) {
     };
     tokio::time::timeout(Duration::from_secs(10), patience).await.unwrap();
 }
+
+#[tokio::test]
+async fn whatever_waits_when_the_engine_goes_is_charged_to_nobody() {
+    let World { engine, .. } = world();
+    let module = engine.load(&component("probe")).unwrap();
+    let mut config = PoolConfig::new("probe");
+    config.max = 1;
+    let pool = engine.pool(&module, config);
+    let asleep = (0..5_000).map(|_| {
+        let pool = Arc::clone(&pool);
+        tokio::spawn(async move { call_within(Duration::from_secs(60), &pool, &["sleep"]).await })
+    });
+    let asleep: Vec<_> = asleep.collect();
+    eventually(|| (pool.stats().busy, pool.stats().queued) == (1, 4_999)).await;
+    drop(engine);
+    for call in asleep {
+        let failure = call.await.unwrap().unwrap_err();
+        assert_eq!(failure.kind, FailureKind::NoCapacity, "{failure}");
+    }
+    let late = call(&pool, &["late"]).await.unwrap_err();
+    assert_eq!(late.kind, FailureKind::NoCapacity, "{late}");
+}

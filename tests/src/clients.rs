@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use crate::demand;
 use crate::harness::api::{Api, ToProduce};
-use crate::harness::node::Node;
 use crate::harness::{binaries, command, wait};
 use crate::promise::{During, Figures, NotShown, Run, broken};
 
@@ -114,12 +113,7 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     let manifest: String = "[app]\nname = \"clients\"\n".to_owned()
         + &there.iter().map(|client| functions(client)).collect::<String>();
     std::fs::write(app.join("millrace.toml"), manifest).during("write the manifest")?;
-    let state = run.evidence.join("state");
-    let mut serve = Command::new(binaries::millrace());
-    serve.arg("serve").arg("--app").arg(&app).arg("--data").arg(run.evidence.join("data"));
-    serve.env("XDG_STATE_HOME", &state).env_remove("MILLRACE_NODE").env("NO_COLOR", "1");
-    let mut node = Node::start(&mut serve, &run.evidence.join("node.log"))?;
-    let api = Api::of(&state, &mut node, PATIENCE)?;
+    let (mut node, api) = Api::serve(&app, &run.evidence, PATIENCE)?;
     let mut records = 0;
     for client in &there {
         for mode in ["record", "lambda"] {

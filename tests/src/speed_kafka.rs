@@ -38,7 +38,7 @@ const IDLE_THREADS_MAX: f64 = 40.0;
 /// When outputs were lost or changed, and in a full run when a figure is out of its bound.
 pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     let records = run.count("records", 500_000, 2_000_000).to_string();
-    let rounds = run.count("rounds", 2, 5).to_string();
+    let rounds = run.count("rounds", 3, 5).to_string();
     let seconds = run.count("idle", 8, 60).to_string();
     let kafka = Kafka::fetch()?;
     let mut broker = Broker::start_for_figures(&kafka, &run.evidence.join("broker"))?;

@@ -67,7 +67,7 @@ async fn write(log: Arc<dyn PositionLog>, mut waiting: mpsc::UnboundedReceiver<C
 
 /// All of them in one write. One that is refused must not fail the others: then each is tried by
 /// itself.
-fn write_together(log: &dyn PositionLog, mut calls: Vec<Call>) {
+fn write_together(log: &dyn PositionLog, calls: Vec<Call>) {
     let record = |rows: &[(PositionKey, Position)]| {
         log.record(rows).map_err(|error| Error::PositionLog { reason: error.to_string() })
     };
@@ -81,7 +81,7 @@ fn write_together(log: &dyn PositionLog, mut calls: Vec<Call>) {
             return;
         }
     }
-    for call in calls.drain(..) {
+    for call in calls {
         let outcome = record(&call.rows);
         drop(call.done.send(outcome));
     }

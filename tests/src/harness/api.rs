@@ -3,12 +3,13 @@
 
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::harness::node::Node;
-use crate::harness::wait;
+use crate::harness::{binaries, wait};
 use crate::promise::{NotShown, broken};
 
 /// A record to produce.
@@ -60,6 +61,21 @@ pub struct Api {
 }
 
 impl Api {
+    /// Starts `millrace serve` on an application, with all it writes in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// When it ends or is not ready in time.
+    pub fn serve(app: &Path, folder: &Path, within: Duration) -> Result<(Node, Self), NotShown> {
+        let state = folder.join("state");
+        let mut serve = Command::new(binaries::millrace());
+        serve.arg("serve").arg("--app").arg(app).arg("--data").arg(folder.join("data"));
+        serve.env("XDG_STATE_HOME", &state).env_remove("MILLRACE_NODE").env("NO_COLOR", "1");
+        let mut node = Node::start(&mut serve, &folder.join("node.log"))?;
+        let api = Self::of(&state, &mut node, within)?;
+        Ok((node, api))
+    }
+
     /// Waits until the node has written its file and is ready.
     ///
     /// # Errors

@@ -13,8 +13,7 @@ use super::null::NullServer;
 use super::{RECORD, median};
 use crate::demand;
 use crate::harness::api::{Api, ToProduce};
-use crate::harness::node::Node;
-use crate::harness::{binaries, command, wait};
+use crate::harness::{command, wait};
 use crate::promise::{During, Figures, NotShown, Run, broken, rounded};
 
 /// The client, as PyPI has it.
@@ -66,12 +65,7 @@ pub(super) fn run(run: &Run, rounds: u64, figures: &mut Figures) -> Result<Vec<S
         .concat();
     let manifest = format!("[app]\nname = \"single\"\n{manifest}");
     std::fs::write(app.join("millrace.toml"), manifest).during("write the manifest")?;
-    let state = run.evidence.join("state");
-    let mut serve = Command::new(binaries::millrace());
-    serve.arg("serve").arg("--app").arg(&app).arg("--data").arg(run.evidence.join("data"));
-    serve.env("XDG_STATE_HOME", &state).env_remove("MILLRACE_NODE").env("NO_COLOR", "1");
-    let mut node = Node::start(&mut serve, &run.evidence.join("node.log"))?;
-    let api = Api::of(&state, &mut node, PATIENCE)?;
+    let (mut node, api) = Api::serve(&app, &run.evidence, PATIENCE)?;
     let server = NullServer::start(&event_headers(), RECORD)?;
     let bare = Bare(bare_client(&client, &server, &marks("null"))?);
 

@@ -13,7 +13,8 @@
 //! - **KL-1** An owner writes its epoch into the group before anything else says that it owned the
 //!   shard: at recovery for what was committed, at the first commit of an epoch for what was not.
 //!   So a group whose notes have no higher epoch than this node owned the shard at was written
-//!   last by this node, and the log, which is ahead of it by up to a second, is the truth.
+//!   last by this node, or by a late word of an owner before it, and the log, which is ahead of it
+//!   by up to a second, is the truth.
 //!   Otherwise somebody else owned the shard since, and the group is. An epoch that was seen, or
 //!   asked for in vain, was not owned.
 //! - **KL-2** A partition that the group does not know goes on from the log whatever the epochs
@@ -351,6 +352,15 @@ mod tests {
         assert_eq!(ledger.epoch(SHARD), Epoch(6));
         ledger.recover(SHARD, Epoch(7), [committed(7, 6, 0, 90)]).unwrap();
         assert_eq!(next(&ledger, 0), Some(90));
+    }
+
+    #[test]
+    fn a_late_word_of_an_owner_before_decides_nothing() {
+        let mut ledger = restarted(5, 121);
+        // The owner at 4 got further than this one and was slow to say so. What it settled may run
+        // again; what is true of the log stays true.
+        ledger.recover(SHARD, Epoch(6), [committed(7, 4, 0, 200)]).unwrap();
+        assert_eq!(next(&ledger, 0), Some(121), "KL-1");
     }
 
     #[test]

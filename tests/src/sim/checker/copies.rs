@@ -293,6 +293,9 @@ impl Checker {
             self.settle(shard, epoch, owner.place.next, place);
         }
         let before = self.copies.groups.insert(shard, (epoch, place.clone()));
+        // Late or not, this home has had its word under that epoch.
+        let wrote = self.copies.wrote.entry((home, shard)).or_default();
+        *wrote = epoch.max(*wrote);
         let newest = self.copies.newest.get(&shard).copied().unwrap_or(0);
         if epoch < newest {
             let before = before.map(|it| it.1).unwrap_or_default();
@@ -313,8 +316,6 @@ impl Checker {
             tally.restored_within = tally.restored_within.max(now - since);
         }
         self.copies.newest.insert(shard, epoch);
-        let wrote = self.copies.wrote.entry((home, shard)).or_default();
-        *wrote = epoch.max(*wrote);
         let last = self.copies.last.entry(shard).or_default();
         if last.0 < epoch {
             *last = (epoch, home, false);

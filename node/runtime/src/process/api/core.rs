@@ -10,7 +10,7 @@
 //! - **RA-1** an answer counts for the invocation that it names and that runs; once.
 //! - **RA-2** an event is given out only while its invocation runs, and again to whoever asks again.
 //! - **RA-3** a worker is free only while a question for the next event waits, or is on its way:
-//!   who takes batches sends it along with an answer.
+//!   for who takes batches an answer is one.
 
 /// What is wrong with a call; the names are the Runtime API's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(crate) struct Core {
     phase: Phase,
     /// Questions for the next event that wait.
     asking: u32,
-    /// It sends its next question along with its answer.
+    /// Its answers are questions for the next event.
     asks_along: bool,
 }
 

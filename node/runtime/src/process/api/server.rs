@@ -49,8 +49,6 @@ pub(crate) async fn serve_connection(
         .max_buf_size(HEAD_BYTES_MAX)
         // Clients in C read names as they were always written.
         .title_case_headers(true)
-        // A bootstrap sends its answer and its next question together.
-        .pipeline_flush(true)
         .serve_connection(TokioIo::new(connection), service)
         .await;
     // A worker that is killed, or that speaks no HTTP, hangs up or is hung up on.
@@ -105,13 +103,14 @@ async fn route(api: &Api, request: Request<Incoming>) -> Reply {
     let header = |name: &HeaderName| {
         head.headers.get(name).and_then(|it| it.to_str().ok()).map(str::to_owned)
     };
+    let takes_batches = head.headers.get(ACCEPT).is_some_and(|it| it == BATCH);
     match known {
         None => problem(StatusCode::NOT_FOUND, "NotFound", "no such path"),
         Some((method, _)) if method != head.method => {
             problem(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "not with this method")
         }
         Some((_, Call::Ping)) => reply(StatusCode::OK, "text/plain", "pong"),
-        Some((_, Call::Next)) => next(api, header(&ACCEPT).as_deref() == Some(BATCH)).await,
+        Some((_, Call::Next)) => next(api, takes_batches).await,
         Some((_, Call::InitError)) => {
             let name = header(&ERROR_TYPE);
             let body = match collect(body, ERROR_BYTES_MAX).await {
@@ -131,13 +130,21 @@ async fn route(api: &Api, request: Request<Incoming>) -> Reply {
                 Err(_too_large_or_cut) => Bytes::new(),
             };
             answering.with(Answered::Error { name, body });
-            accepted(Ok(()))
+            taken(api, takes_batches).await
         }
         Some((_, Call::Response(id))) => {
-            let batch = header(&CONTENT_TYPE).as_deref() == Some(BATCH);
-            response(api, id, header(&MODE), batch, body).await
+            let batch = head.headers.get(CONTENT_TYPE).is_some_and(|it| it == BATCH);
+            match response(api, id, header(&MODE), batch, body).await {
+                Ok(()) => taken(api, takes_batches).await,
+                Err(reply) => reply,
+            }
         }
     }
+}
+
+/// An answer was taken: who takes batches gets its next event in reply, without another question.
+async fn taken(api: &Api, takes_batches: bool) -> Reply {
+    if takes_batches { next(api, true).await } else { accepted(Ok(())) }
 }
 
 #[derive(Clone, Copy)]
@@ -184,17 +191,23 @@ async fn next(api: &Api, takes_batches: bool) -> Reply {
     }
 }
 
-async fn response(api: &Api, id: &str, mode: Option<String>, batch: bool, body: Incoming) -> Reply {
+async fn response(
+    api: &Api,
+    id: &str,
+    mode: Option<String>,
+    batch: bool,
+    body: Incoming,
+) -> Result<(), Reply> {
     let bytes_max = match api.begin(id) {
         Ok(bytes_max) => bytes_max,
-        Err(refusal) => return refused_unread(refusal, body).await,
+        Err(refusal) => return Err(refused_unread(refusal, body).await),
     };
     let answering = Answering { api, over: false };
     if let Some(mode) = mode.filter(|it| it != "streaming") {
         let message = format!("no response mode {mode:?}");
         answering.with(Answered::BadMode(mode));
         collect(body, 0).await.ok();
-        return problem(StatusCode::BAD_REQUEST, "InvalidFunctionResponseMode", &message);
+        return Err(problem(StatusCode::BAD_REQUEST, "InvalidFunctionResponseMode", &message));
     }
     match collect(body, bytes_max).await {
         Ok((body, trailers)) => {
@@ -205,16 +218,17 @@ async fn response(api: &Api, id: &str, mode: Option<String>, batch: bool, body: 
                 Some(Answered::Error { name: Some(name), body: decoded(body.unwrap_or_default()) })
             });
             answering.with(late.unwrap_or(Answered::Response { body, batch }));
-            accepted(Ok(()))
+            Ok(())
         }
         Err(Cut::TooLarge) => {
             answering.with(Answered::TooLarge { bytes_max });
             let message = format!("an answer of more than {bytes_max} bytes");
-            problem(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", &message)
+            Err(problem(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", &message))
         }
         Err(Cut::Short) => {
             answering.with(Answered::Truncated);
-            problem(StatusCode::BAD_REQUEST, "TruncatedHTTPRequest", "the body was cut short")
+            let message = "the body was cut short";
+            Err(problem(StatusCode::BAD_REQUEST, "TruncatedHTTPRequest", message))
         }
     }
 }

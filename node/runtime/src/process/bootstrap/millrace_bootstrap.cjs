@@ -84,13 +84,13 @@ class Node {
     });
   }
 
-  /** Sends an answer, and with it what comes next: one write. */
-  post(place, body, { content = "application/json", more = "", error = "" } = {}) {
+  /** Sends an answer; because of what it accepts, the reply is the next event. */
+  post(place, body, { content = "application/json", error = "" } = {}) {
     const named = error ? `Lambda-Runtime-Function-Error-Type: ${token(error)}\r\n` : "";
     const head =
-      `POST ${API}${place} HTTP/1.1\r\nHost: millrace\r\nContent-Type: ${content}\r\n` +
-      `${named}Content-Length: ${body.length}\r\n\r\n`;
-    this.socket.write(Buffer.concat([Buffer.from(head, "latin1"), body, Buffer.from(more)]));
+      `POST ${API}${place} HTTP/1.1\r\nHost: millrace\r\nAccept: ${BATCH}\r\n` +
+      `Content-Type: ${content}\r\n${named}Content-Length: ${body.length}\r\n\r\n`;
+    this.socket.write(Buffer.concat([Buffer.from(head, "latin1"), body]));
   }
 }
 
@@ -614,10 +614,10 @@ async function runOne(node, handler, headers, body) {
   } catch (error) {
     const fault = described(error);
     logError(fault);
-    node.post(`${place}error`, asBody(fault), { more: NEXT, error: fault.errorType });
+    node.post(`${place}error`, asBody(fault), { error: fault.errorType });
     return;
   }
-  node.post(`${place}response`, data, { content, more: NEXT });
+  node.post(`${place}response`, data, { content });
 }
 
 async function main() {
@@ -642,13 +642,16 @@ async function main() {
   for (;;) {
     const { headers, body } = await node.receive();
     const requestId = headers["lambda-runtime-aws-request-id"];
-    // Else it acknowledges the answer before.
-    if (requestId === undefined) continue;
+    if (requestId === undefined) {
+      // The answer before was refused.
+      node.socket.write(NEXT);
+      continue;
+    }
     current = requestId;
     if (headers["content-type"] === BATCH) {
       const made = runBatch(handler, headers, body);
       const answer = made instanceof Promise ? await made : made;
-      node.post(`invocation/${requestId}/response`, answer, { content: BATCH, more: NEXT });
+      node.post(`invocation/${requestId}/response`, answer, { content: BATCH });
     } else {
       await runOne(node, handler, headers, body);
     }

@@ -81,14 +81,14 @@ class Node:
         self.rest = rest[start + length :]
         return headers, body
 
-    def post(self, path, body, content="application/json", more=b"", error=None):
-        """Sends an answer, and with it what comes next: one write."""
+    def post(self, path, body, content="application/json", error=None):
+        """Sends an answer; because of what it accepts, the reply is the next event."""
         named = f"Lambda-Runtime-Function-Error-Type: {error}\r\n" if error else ""
         head = (
-            f"POST {API}{path} HTTP/1.1\r\nHost: millrace\r\nContent-Type: {content}\r\n"
-            f"{named}Content-Length: {len(body)}\r\n\r\n"
+            f"POST {API}{path} HTTP/1.1\r\nHost: millrace\r\nAccept: {BATCH}\r\n"
+            f"Content-Type: {content}\r\n{named}Content-Length: {len(body)}\r\n\r\n"
         )
-        self.send(b"".join((head.encode("latin-1", "replace"), body, more)))
+        self.send(head.encode("latin-1", "replace") + body)
 
 
 # --- values --------------------------------------------------------------------------------------
@@ -657,9 +657,9 @@ def run_one(handler, headers, body, node):
             fault["errorType"] = error.name
         log_error(fault)
         data = json.dumps(fault).encode()
-        node.post(path + "error", data, more=NEXT, error=fault["errorType"])
+        node.post(path + "error", data, error=fault["errorType"])
         return
-    node.post(path + "response", data, content, NEXT)
+    node.post(path + "response", data, content)
 
 
 def main():
@@ -677,11 +677,12 @@ def main():
         headers, body = node.receive()
         request_id = headers.get("lambda-runtime-aws-request-id")
         if request_id is None:
-            # The acknowledgement of the answer before.
+            # The answer before was refused.
+            node.send(NEXT)
             continue
         current[0] = request_id
         if headers.get("content-type") == BATCH:
             answer = run_batch(handler, headers, body)
-            node.post(f"invocation/{request_id}/response", answer, BATCH, NEXT)
+            node.post(f"invocation/{request_id}/response", answer, BATCH)
         else:
             run_one(handler, headers, body, node)

@@ -161,6 +161,7 @@ fn shard(
         timeout: Duration::from_secs(30),
         read_ahead: Arc::clone(read_ahead),
         calling: Calling::default(),
+        paused: false,
     };
     dispatch::start(Arc::clone(bus), config, revision.clone())
 }

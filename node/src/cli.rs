@@ -11,7 +11,7 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 use crate::commands::error::{CommandError, exit};
 use crate::commands::{
     build, completions, consume, deploy, dev, explain, lag, new, plan, produce, revisions, serve,
-    status, topic,
+    status, topic, trigger,
 };
 use crate::output::{ColorChoice, Format};
 
@@ -117,6 +117,9 @@ pub enum Command {
     /// List, make, describe and delete topics.
     #[command(subcommand)]
     Topic(topic::TopicCommand),
+    /// List, pause, resume and seek triggers.
+    #[command(subcommand)]
+    Trigger(trigger::TriggerCommand),
     /// Show what a node does.
     Status(status::StatusArgs),
     /// Show how far triggers are behind.
@@ -230,6 +233,7 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Produce(args) => produce::run(args, globals),
         Command::Consume(args) => consume::run(args, globals),
         Command::Topic(args) => topic::run(args, globals),
+        Command::Trigger(args) => trigger::run(args, globals),
         Command::Status(args) => status::run(args, globals),
         Command::Lag(args) => lag::run(args, globals),
         Command::Explain(args) if globals.output == Format::Json => explain::run_json(args),

@@ -19,5 +19,6 @@ pub use log::{COMMAND_BYTES_MAX, CommandLog, Error, OnFatal};
 /// What members send each other.
 pub use raft::eraftpb::Message;
 pub use state::{
-    App, Applied, Command, Function, History, Kept, REVISIONS_MAX, Refused, Shard, State, Trigger,
+    App, Applied, Command, Function, History, Kept, REVISIONS_MAX, Redriver, Refused, Shard, State,
+    Trigger,
 };

@@ -11,7 +11,7 @@ use storage::codec;
 use crate::group::{Committed, Group, Limits, RequestId, Step};
 use crate::image::{Image, Write};
 use crate::raft_log::RaftLog;
-use crate::state::{Applied, Command, Refused, State};
+use crate::state::{Applied, Command, Former, Refused, State};
 
 /// The member of a group of one.
 const FOUNDER: u64 = 1;
@@ -91,7 +91,7 @@ impl CommandLog {
         let state = codec::encode_snapshot(&State::default())?;
         let (log, image) = RaftLog::open(&path, &Image::founding(vec![FOUNDER], state))?;
         let last = image.last();
-        let state = codec::decode_snapshot(&image.checkpoint.state)
+        let state = decode_state(&image.checkpoint.state)
             .map_err(|error| damaged(format!("its checkpoint: {error}")))?;
         let group = Group::new(FOUNDER, image, limits, 0).map_err(damaged)?;
         let mut this = Self { group, log, state, path: path.clone(), proposals: 0, on_fatal };
@@ -198,11 +198,19 @@ impl CommandLog {
     }
 
     fn decode(&self, state: &[u8]) -> Result<State, Error> {
-        codec::decode_snapshot(state).map_err(|error| Error::Damaged {
+        decode_state(state).map_err(|error| Error::Damaged {
             path: self.path.clone(),
             reason: format!("its checkpoint: {error}"),
         })
     }
+}
+
+/// A checkpoint's state, also in the form of versions that could not pause.
+fn decode_state(bytes: &[u8]) -> Result<State, codec::CodecError> {
+    codec::decode_snapshot(bytes).or_else(|error| {
+        let former = codec::decode_snapshot::<Former>(bytes);
+        former.map_or(Err(error), |former| Ok(former.into()))
+    })
 }
 
 #[cfg(test)]
@@ -250,6 +258,21 @@ mod tests {
         assert!(30 < image.checkpoint.place.index && image.entries.len() < 20, "{image:?}");
         let remove = Command::Remove { name: "b".into() };
         assert!(matches!(log.append(&remove), Err(Error::Refused(_))));
+    }
+
+    #[test]
+    fn a_state_that_was_stored_before_triggers_could_be_paused_is_read() {
+        let mut state = State::default();
+        state.apply(&deploy(7)).unwrap();
+        let mut bytes = codec::encode_snapshot(&state).unwrap();
+        assert_eq!(decode_state(&bytes).unwrap(), state);
+        // Two empty maps are two counts; the head holds a version and a checksum.
+        bytes.truncate(bytes.len() - 2 * size_of::<u64>());
+        let checksum = crc32c::crc32c(&bytes[5..]);
+        bytes[1..5].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(decode_state(&bytes).unwrap(), state);
+        bytes.pop();
+        assert!(decode_state(&bytes).is_err());
     }
 
     #[test]

@@ -15,6 +15,9 @@
 //!   newest [`REVISIONS_MAX`] of a function are. Packages are needed for those that are kept alone.
 //! - **RS-7** an application's version grows with every change of what it is, and no version is
 //!   ever used twice; a command that expects another version is refused.
+//! - **RS-8** only a trigger that exists is paused, and it stays so until it is resumed or gone.
+//! - **RS-9** redrives of a topic have one shard id, never a trigger's, and each gets an epoch
+//!   above the one before.
 
 mod history;
 
@@ -126,6 +129,32 @@ pub enum Command {
         /// The revision; `None` takes the alias away.
         revision: Option<String>,
     },
+    /// A trigger takes no records from now on, on whichever node, until it is resumed.
+    Pause {
+        /// Its id.
+        trigger: String,
+        /// When, for people.
+        at: Timestamp,
+    },
+    /// A trigger goes on.
+    Resume {
+        /// Its id.
+        trigger: String,
+    },
+    /// Dead letters of this topic are about to be put back: whoever did so before is fenced.
+    Redrive {
+        /// The topic of dead letters.
+        topic: String,
+    },
+}
+
+/// Who puts back the dead letters of a topic: its position there says which are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redriver {
+    /// Under which the bus knows it.
+    pub shard: ShardId,
+    /// How often dead letters of the topic were put back.
+    pub epoch: Epoch,
 }
 
 /// What a command did.
@@ -149,6 +178,9 @@ pub enum Refused {
     /// The application has no such function.
     #[error("no function {0}")]
     UnknownFunction(String),
+    /// No application has such a trigger.
+    #[error("no trigger {0}")]
+    UnknownTrigger(String),
     /// No revision of this name is kept.
     #[error("no revision {revision} of {function} is kept")]
     UnknownRevision {
@@ -213,6 +245,28 @@ pub struct State {
     histories: BTreeMap<(String, String), History>,
     shards: BTreeMap<ShardId, Shard>,
     next_shard: u64,
+    /// Triggers that take no records, since when.
+    paused: BTreeMap<String, Timestamp>,
+    /// By topic of dead letters.
+    redrivers: BTreeMap<String, Redriver>,
+}
+
+/// The state as it was stored before triggers could be paused.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Former {
+    apps: BTreeMap<String, App>,
+    versions: BTreeMap<String, u64>,
+    version: u64,
+    histories: BTreeMap<(String, String), History>,
+    shards: BTreeMap<ShardId, Shard>,
+    next_shard: u64,
+}
+
+impl From<Former> for State {
+    fn from(former: Former) -> Self {
+        let Former { apps, versions, version, histories, shards, next_shard } = former;
+        Self { apps, versions, version, histories, shards, next_shard, ..Self::default() }
+    }
 }
 
 impl State {
@@ -236,6 +290,7 @@ impl State {
                 self.versions.remove(name);
                 self.histories.retain(|(app, _), _| app != name);
                 let prefix = format!("{name}/");
+                self.paused.retain(|it, _| !it.starts_with(&prefix));
                 Ok(Applied {
                     removed: self.drop_shards(|it| it.starts_with(&prefix)),
                     ..Applied::default()
@@ -259,6 +314,47 @@ impl State {
             Command::Alias { name, function, alias, revision } => {
                 self.alias(name, function, alias, revision.as_deref())
             }
+            Command::Pause { trigger, at } => {
+                self.check_trigger(trigger)?;
+                self.paused.entry(trigger.clone()).or_insert(*at);
+                Ok(Applied::default())
+            }
+            Command::Resume { trigger } => {
+                self.check_trigger(trigger)?;
+                self.paused.remove(trigger);
+                Ok(Applied::default())
+            }
+            Command::Redrive { topic } => {
+                match self.redrivers.get_mut(topic) {
+                    Some(known) => known.epoch = Epoch(known.epoch.0 + 1),
+                    None => {
+                        self.next_shard += 1;
+                        let shard = ShardId(self.next_shard);
+                        let redriver = Redriver { shard, epoch: Epoch(1) };
+                        self.redrivers.insert(topic.clone(), redriver);
+                    }
+                }
+                Ok(Applied::default())
+            }
+        }
+    }
+
+    /// Triggers that take no records, by id, with when they were paused.
+    #[must_use]
+    pub const fn paused(&self) -> &BTreeMap<String, Timestamp> {
+        &self.paused
+    }
+
+    /// Who puts back dead letters, by their topic.
+    #[must_use]
+    pub const fn redrivers(&self) -> &BTreeMap<String, Redriver> {
+        &self.redrivers
+    }
+
+    fn check_trigger(&self, trigger: &str) -> Result<(), Refused> {
+        match self.apps.values().any(|app| app.triggers.contains_key(trigger)) {
+            true => Ok(()),
+            false => Err(Refused::UnknownTrigger(trigger.to_owned())),
         }
     }
 
@@ -414,6 +510,7 @@ impl State {
         for (id, trigger) in &app.triggers {
             removed.extend(self.drop_topics(id, trigger));
         }
+        self.paused.retain(|it, _| !it.starts_with(&prefix) || app.triggers.contains_key(it));
         let mut added = Vec::new();
         for (id, trigger) in &app.triggers {
             for (topic, partitions) in &trigger.topics {

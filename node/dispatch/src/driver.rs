@@ -52,6 +52,8 @@ pub struct ShardConfig {
     pub read_ahead: Arc<ReadAhead>,
     /// How the handler is called.
     pub calling: Calling,
+    /// Whether it starts paused.
+    pub paused: bool,
 }
 
 /// A revision of the function, ready to run.
@@ -140,7 +142,11 @@ impl Driver {
         mut self,
         mut reader: Box<dyn Reader>,
         mut draining: watch::Receiver<bool>,
+        mut paused: watch::Receiver<bool>,
     ) {
+        if *paused.borrow_and_update() {
+            self.core.on_pause(Instant::now());
+        }
         loop {
             let over = self.over | self.follow();
             self.note();
@@ -160,6 +166,10 @@ impl Driver {
                     }
                 }
                 _changed = draining.changed() => self.core.on_drain(Instant::now()),
+                Ok(()) = paused.changed() => {
+                    let (is_paused, now) = (*paused.borrow_and_update(), Instant::now());
+                    if is_paused { self.core.on_pause(now) } else { self.core.on_resume(now) }
+                }
                 () = sleep_until(due_at.unwrap_or_else(Instant::now).into()), if due_at.is_some() => {
                     self.core.on_timeout(Instant::now());
                 }

@@ -470,10 +470,11 @@ impl ShardDispatch {
         match &self.mode {
             Mode::Stopped(reason) => State::Stopped(reason.clone()),
             Mode::Draining | Mode::Drained => State::Draining,
-            Mode::Running => match self.commits.wait().or(self.wait.as_ref()) {
-                Some(wait) => State::Waiting(wait.clone()),
-                None if self.paused => State::Paused,
-                None => State::Running,
+            Mode::Running => match (self.commits.wait(), &self.wait) {
+                (Some(wait), _) => State::Waiting(wait.clone()),
+                (None, _) if self.paused => State::Paused,
+                (None, Some(wait)) => State::Waiting(wait.clone()),
+                (None, None) => State::Running,
             },
         }
     }

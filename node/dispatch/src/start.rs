@@ -35,6 +35,7 @@ pub struct ShardHandle {
     stats: Arc<Mutex<StatsKeeper>>,
     revision: watch::Sender<Revision>,
     drain: watch::Sender<bool>,
+    pause: watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -42,6 +43,11 @@ impl ShardHandle {
     /// Runs what starts from now on with this revision; what runs ends on the one it started on.
     pub fn set_revision(&self, revision: Revision) {
         self.revision.send_replace(revision);
+    }
+
+    /// Lets what is in flight end and starts nothing more, or goes on.
+    pub fn set_paused(&self, paused: bool) {
+        self.pause.send_if_modified(|is| std::mem::replace(is, paused) != paused);
     }
 
     /// What it did and does.
@@ -103,10 +109,10 @@ pub async fn start_or_wait(
 #[must_use]
 pub fn stopped(config: ShardConfig, revision: Revision, reason: StopReason) -> ShardHandle {
     let (stats, (revision, _)) = (StatsKeeper::new(&config), watch::channel(revision));
-    let (drain, _) = watch::channel(false);
+    let ((drain, _), (pause, _)) = (watch::channel(false), watch::channel(config.paused));
     let stats = Arc::new(Mutex::new(stats));
     stop(&config, &mut stats.lock().expect("nothing panics while holding it"), reason);
-    ShardHandle { stats, revision, drain, task: tokio::spawn(async {}) }
+    ShardHandle { stats, revision, drain, pause, task: tokio::spawn(async {}) }
 }
 
 /// Says why a shard has stopped before it ran.
@@ -121,7 +127,14 @@ fn stop(config: &ShardConfig, stats: &mut StatsKeeper, reason: StopReason) {
 struct Ends {
     revision: watch::Sender<Revision>,
     drain: watch::Sender<bool>,
+    pause: watch::Sender<bool>,
+    told: Told,
+}
+
+/// What a shard is told while it runs.
+struct Told {
     draining: watch::Receiver<bool>,
+    paused: watch::Receiver<bool>,
 }
 
 /// A shard that does not run yet.
@@ -142,8 +155,10 @@ impl Starting {
     fn new(bus: Arc<dyn Bus>, config: ShardConfig, revision: Revision) -> (Self, Ends) {
         let (revision, revisions) = watch::channel(revision);
         let (drain, draining) = watch::channel(false);
+        let (pause, paused) = watch::channel(config.paused);
         let stats = Arc::new(Mutex::new(StatsKeeper::new(&config)));
-        (Self { bus, config, revisions, stats }, Ends { revision, drain, draining })
+        let told = Told { draining, paused };
+        (Self { bus, config, revisions, stats }, Ends { revision, drain, pause, told })
     }
 
     fn spawn(self, begun: Result<Begun, bus::Error>, ends: Ends) -> ShardHandle {
@@ -151,9 +166,9 @@ impl Starting {
         if let Ok(begun) = &begun {
             self.keeper().starts_at(&self.config, &begun.starts);
         }
-        let Ends { revision, drain, draining } = ends;
-        let task = tokio::spawn(self.run(begun, draining));
-        ShardHandle { stats, revision, drain, task }
+        let Ends { revision, drain, pause, told } = ends;
+        let task = tokio::spawn(self.run(begun, told));
+        ShardHandle { stats, revision, drain, pause, task }
     }
 
     fn keeper(&self) -> std::sync::MutexGuard<'_, StatsKeeper> {
@@ -187,13 +202,13 @@ impl Starting {
     }
 
     /// Tries until it runs, and runs it, unless the bus refuses for good or it is drained.
-    async fn run(self, mut begun: Result<Begun, bus::Error>, mut draining: watch::Receiver<bool>) {
+    async fn run(self, mut begun: Result<Begun, bus::Error>, mut told: Told) {
         let mut pause = PAUSE.0;
         loop {
             match begun {
                 Ok(Begun { starts, reader }) => {
                     self.keeper().starts_at(&self.config, &starts);
-                    return self.drive(&starts, reader, draining).await;
+                    return self.drive(&starts, reader, told).await;
                 }
                 Err(error) if !error.is_retryable() => return,
                 Err(_) => {}
@@ -204,7 +219,7 @@ impl Starting {
             };
             begun = tokio::select! {
                 again = again => again,
-                _drained = draining.changed() => return,
+                _drained = told.draining.changed() => return,
             };
             pause = PAUSE.1.min(2 * pause);
             if let Err(error) = &begun {
@@ -228,12 +243,7 @@ impl Starting {
         stats.set_state(State::Waiting(Wait { code, message, until }));
     }
 
-    async fn drive(
-        self,
-        starts: &[PartitionStart],
-        reader: Box<dyn Reader>,
-        draining: watch::Receiver<bool>,
-    ) {
+    async fn drive(self, starts: &[PartitionStart], reader: Box<dyn Reader>, told: Told) {
         let Self { bus, config, revisions, stats } = self;
         let core = ShardDispatch::new(
             config.dispatch.clone(),
@@ -243,6 +253,7 @@ impl Starting {
             Instant::now(),
             Timestamp::now(),
         );
-        Driver::new(bus, config, core, revisions, stats).run(reader, draining).await;
+        let driver = Driver::new(bus, config, core, revisions, stats);
+        driver.run(reader, told.draining, told.paused).await;
     }
 }

@@ -95,6 +95,7 @@ impl World {
             timeout: Duration::from_millis(300),
             read_ahead: Arc::default(),
             calling: Calling::default(),
+            paused: false,
         }
     }
 

@@ -3,6 +3,7 @@
 //! within `api` 1.
 
 mod apps;
+mod triggers;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ pub use apps::{
     FunctionOutcome, FunctionPlan, Outcome, Plan, Proposal, RevisionInfo, RevisionList,
     RevisionName, RolledBack, SettingPlan, Target, TopicChange, TopicPlan, TriggerPlan,
 };
+pub use triggers::{Seek, Sought, SoughtPartition, TriggerInfo, TriggerList};
 
 /// The version of every answer here.
 pub const API: u32 = 1;
@@ -43,6 +45,9 @@ pub struct Status {
     /// back what it waits for.
     #[serde(default)]
     pub held_up: Vec<HeldUp>,
+    /// Triggers that take no records, because somebody paused them.
+    #[serde(default)]
+    pub paused: Vec<PausedTrigger>,
     /// What a person should know, in sentences; may be empty.
     #[serde(default)]
     pub warnings: Vec<String>,
@@ -84,6 +89,15 @@ pub struct HeldUp {
     pub message: String,
 }
 
+/// A trigger that somebody paused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PausedTrigger {
+    /// `app/function/name`.
+    pub trigger: String,
+    /// RFC 3339, UTC.
+    pub since: String,
+}
+
 /// How a node is, in one word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -112,6 +126,8 @@ pub enum FunctionState {
     Failing,
     /// A newer revision was refused; the one before runs on.
     Stale,
+    /// Takes no records: somebody paused all its triggers.
+    Paused,
     /// Takes no records: it cannot start, or its shards stopped.
     Stopped,
     /// Finishes what is in flight.
@@ -259,6 +275,8 @@ pub enum ShardState {
     Running,
     /// Waits: the bus takes nothing now.
     Waiting,
+    /// Takes nothing new: somebody paused its trigger.
+    Paused,
     /// Finishes what is in flight.
     Draining,
     /// Ended with an error.

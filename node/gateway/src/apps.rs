@@ -37,9 +37,9 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/v1/packages/{digest}", put(receive))
 }
 
-/// Whether a request may take as long as compiling and starting take.
+/// Whether a request may take as long as compiling, starting and draining take.
 pub(crate) fn is_long(path: &str) -> bool {
-    [":deploy", ":rollback"].iter().any(|verb| path.ends_with(verb))
+    [":deploy", ":rollback", ":seek"].iter().any(|verb| path.ends_with(verb))
         || path.starts_with("/v1/packages/")
 }
 

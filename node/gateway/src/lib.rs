@@ -22,11 +22,14 @@
 //! | `PUT /v1/packages/{digest}` | an archive, in the layout of node/function/src/archive.rs |
 //! | `POST /v1/apps/{a}:deploy` | [`Proposal`](api::Proposal), with the plan's version in `If-Match` |
 //! | `DELETE /v1/apps/{a}` | ends it; topics stay |
+//! | `GET /v1/triggers` | [`TriggerList`](api::TriggerList) |
+//! | `POST /v1/triggers/{a}/{f}/{t}:pause`, `:resume` | takes no records any more, or goes on |
+//! | `POST /v1/triggers/{a}/{f}/{t}:seek` | [`Seek`](api::Seek): moves positions, or previews it |
 //! | `POST /v1/node:shutdown` | drains the node and ends it |
 //!
 //! Errors are [`Problem`](api::Problem)s. The crate runs nothing and decides nothing: what a node
-//! is stands behind [`NodeView`], what runs on it behind [`Applications`], what a topic is behind
-//! `bus::Bus`.
+//! is stands behind [`NodeView`], what runs on it behind [`Applications`] and [`Operations`], what a
+//! topic is behind `bus::Bus`.
 
 pub mod api;
 mod apps;
@@ -40,8 +43,10 @@ mod read;
 mod routes;
 mod server;
 mod topics;
+mod triggers;
 mod view;
 
 pub use data::Data;
+pub use read::Begin;
 pub use server::{BindError, Gateway, GatewayConfig};
-pub use view::{Applications, NodeView, Readiness, Refused};
+pub use view::{Applications, NodeView, Operations, Readiness, Refused};

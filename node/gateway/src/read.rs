@@ -110,7 +110,7 @@ async fn read(app: &App, topic: &str, asked: Fetch) -> Result<FetchedRecords, Re
         places.insert(partition, TopicPartition::new(Arc::clone(&info.spec.name), partition));
     }
     let mut reading = Reading { max, ..Reading::default() };
-    let from = From::parse(asked.from.as_deref())?;
+    let from = Begin::parse(asked.from.as_deref().unwrap_or("earliest"))?;
     for (partition, place) in &places {
         let explicit = asked.positions.get(partition).copied();
         reading.start(&*app.bus, place, explicit, from).await?;
@@ -119,25 +119,29 @@ async fn read(app: &App, topic: &str, asked: Fetch) -> Result<FetchedRecords, Re
     reading.finish(&*app.bus, &places).await
 }
 
-/// Where partitions start.
-#[derive(Clone, Copy, Debug)]
-enum From {
+/// A place in partitions, as people say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// At this offset.
     Offset(i64),
+    /// At an end, or at a time.
     Start(Start),
 }
 
-impl From {
-    fn parse(text: Option<&str>) -> Result<Self, Refusal> {
+impl Begin {
+    pub(crate) fn parse(text: &str) -> Result<Self, Refusal> {
         match text {
-            None | Some("earliest") => Ok(Self::Start(Start::Earliest)),
-            Some("latest") => Ok(Self::Start(Start::Latest)),
-            Some(text) => {
+            "earliest" => Ok(Self::Start(Start::Earliest)),
+            "latest" => Ok(Self::Start(Start::Latest)),
+            text => {
                 if let Ok(offset) = text.parse::<i64>() {
                     return Ok(Self::Offset(offset));
                 }
                 let time = text.parse::<jiff::Timestamp>().map_err(|_neither| {
-                    Refusal::bad(format!("`from` is {:?}", text.chars().take(40).collect::<String>()))
-                        .hint("it takes earliest, latest, an offset, or a time such as 2013-01-02T03:04:05Z")
+                    let text: String = text.chars().take(40).collect();
+                    Refusal::bad(format!("{text:?} is no place in a topic")).hint(
+                        "it takes earliest, latest, an offset, or a time such as 2013-01-02T03:04:05Z",
+                    )
                 })?;
                 Ok(Self::Start(Start::At(Timestamp(time.as_millisecond()))))
             }
@@ -164,7 +168,7 @@ impl Reading {
         bus: &dyn Bus,
         place: &TopicPartition,
         explicit: Option<i64>,
-        from: From,
+        from: Begin,
     ) -> Result<(), Refusal> {
         let marks = bus.watermarks(place).await?;
         let (start, end) = (marks.start.0, marks.end.0);
@@ -184,8 +188,8 @@ impl Reading {
                 }
                 offset.max(start)
             }
-            (None, From::Offset(offset)) => offset.clamp(start, end),
-            (None, From::Start(wanted)) => bus.offset_for(place, wanted).await?.0.max(start),
+            (None, Begin::Offset(offset)) => offset.clamp(start, end),
+            (None, Begin::Start(wanted)) => bus.offset_for(place, wanted).await?.0.max(start),
         };
         self.next.insert(place.partition, next);
         self.ends.insert(place.partition, end);
@@ -281,15 +285,15 @@ mod tests {
 
     #[test]
     fn a_start_is_a_word_an_offset_or_a_time() {
-        assert!(matches!(From::parse(None), Ok(From::Start(Start::Earliest))));
-        assert!(matches!(From::parse(Some("latest")), Ok(From::Start(Start::Latest))));
-        assert!(matches!(From::parse(Some("17")), Ok(From::Offset(17))));
-        let time = From::parse(Some("1970-01-01T00:00:01.5Z"));
-        assert!(matches!(time, Ok(From::Start(Start::At(Timestamp(1_500))))), "{time:?}");
-        let zoned = From::parse(Some("1970-01-01T01:00:00+01:00"));
-        assert!(matches!(zoned, Ok(From::Start(Start::At(Timestamp(0))))), "{zoned:?}");
+        assert!(matches!(Begin::parse("earliest"), Ok(Begin::Start(Start::Earliest))));
+        assert!(matches!(Begin::parse("latest"), Ok(Begin::Start(Start::Latest))));
+        assert!(matches!(Begin::parse("17"), Ok(Begin::Offset(17))));
+        let time = Begin::parse("1970-01-01T00:00:01.5Z");
+        assert!(matches!(time, Ok(Begin::Start(Start::At(Timestamp(1_500))))), "{time:?}");
+        let zoned = Begin::parse("1970-01-01T01:00:00+01:00");
+        assert!(matches!(zoned, Ok(Begin::Start(Start::At(Timestamp(0))))), "{zoned:?}");
         for bad in ["", "newest", "2013-01-01", "1.5", "99999999999999999999"] {
-            assert!(From::parse(Some(bad)).is_err(), "{bad}");
+            assert!(Begin::parse(bad).is_err(), "{bad}");
         }
     }
 }

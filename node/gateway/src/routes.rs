@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{API, Lag, Status};
 use crate::door::{self, Token};
 use crate::problem::Refusal;
-use crate::view::{Applications, NodeView, Readiness};
-use crate::{apps, codes, lag, produce, read, topics};
+use crate::view::{Applications, NodeView, Operations, Readiness};
+use crate::{apps, codes, lag, produce, read, topics, triggers};
 
 /// The largest body that is not records.
 pub(crate) const QUESTION_BYTES_MAX: usize = 256 << 10;
@@ -36,6 +36,8 @@ pub(crate) struct App {
     pub(crate) node: Arc<dyn NodeView>,
     /// `None`: nothing can be deployed here.
     pub(crate) applications: Option<Arc<dyn Applications>>,
+    /// `None`: nothing is operated here.
+    pub(crate) operations: Option<Arc<dyn Operations>>,
     pub(crate) metrics: Option<PrometheusHandle>,
     pub(crate) token: Token,
     pub(crate) body_bytes_max: usize,
@@ -59,6 +61,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/topics/{topic}/records", get(read::browse).post(produce::produce))
         .route("/v1/node:shutdown", post(shutdown))
         .merge(apps::routes())
+        .merge(triggers::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), door::pass))

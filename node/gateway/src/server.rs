@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::codes;
 use crate::door::Token;
 use crate::routes::{self, App};
-use crate::view::{Applications, NodeView};
+use crate::view::{Applications, NodeView, Operations};
 
 /// How long a head may take, which is also how long a connection may idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -162,6 +162,7 @@ impl Gateway {
             bus,
             node,
             applications: None,
+            operations: None,
             metrics,
             token: Token::new(&config.token),
             body_bytes_max: config.body_bytes_max,
@@ -182,6 +183,18 @@ impl Gateway {
     pub fn with_applications(mut self, applications: Arc<dyn Applications>) -> Self {
         let app = Arc::get_mut(&mut self.app).expect("nothing is served yet");
         app.applications = Some(applications);
+        self
+    }
+
+    /// The same, with what an operator may do.
+    ///
+    /// # Panics
+    ///
+    /// Once it serves.
+    #[must_use]
+    pub fn with_operations(mut self, operations: Arc<dyn Operations>) -> Self {
+        let app = Arc::get_mut(&mut self.app).expect("nothing is served yet");
+        app.operations = Some(operations);
         self
     }
 

@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::api::{
-    AliasList, Deployed, FunctionList, Plan, Proposal, RevisionList, RolledBack, ShardStatus,
-    Status, Target,
+    AliasList, Deployed, FunctionList, Plan, Proposal, RevisionList, RolledBack, Seek, ShardStatus,
+    Sought, Status, Target, TriggerInfo, TriggerList,
 };
+use crate::read::Begin;
 
 /// Whether a node takes work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,4 +143,28 @@ pub trait Applications: Send + Sync + Debug {
     ///
     /// When there is none of this name.
     async fn remove(&self, app: String, expects: Option<u64>) -> Result<Deployed, Refused>;
+}
+
+/// What an operator does to what runs. As with [`Applications`], a change that has begun is carried
+/// to its end whether or not anybody waits for the answer.
+#[async_trait]
+pub trait Operations: Send + Sync + Debug {
+    /// Every trigger. `lag` is left to the gateway, which asks the bus.
+    fn triggers(&self) -> TriggerList;
+
+    /// Lets a trigger, `app/function/name`, take no records any more, or go on. Durable when it
+    /// returns; what is in flight then ends.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such trigger.
+    async fn set_paused(&self, trigger: String, paused: bool) -> Result<TriggerInfo, Refused>;
+
+    /// Moves positions of a trigger, or says what that would do. Nothing of what ran before moves
+    /// them afterwards.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such trigger, topic, partition or offset.
+    async fn seek(&self, trigger: String, to: Begin, asked: Seek) -> Result<Sought, Refused>;
 }

@@ -102,11 +102,14 @@ fn states(partitions: &[PartitionLag]) -> String {
     format!("{} of {} {}", others.count(), partitions.len(), words.join(", "))
 }
 
-const fn word(state: ShardState) -> &'static str {
+/// The word that people read.
+#[must_use]
+pub const fn word(state: ShardState) -> &'static str {
     match state {
         ShardState::Starting => "starting",
         ShardState::Running => "running",
         ShardState::Waiting => "waiting",
+        ShardState::Paused => "paused",
         ShardState::Draining => "draining",
         ShardState::Stopped => "stopped",
     }

@@ -18,3 +18,4 @@ pub mod revisions;
 pub mod serve;
 pub mod status;
 pub mod topic;
+pub mod trigger;

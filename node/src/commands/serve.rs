@@ -109,7 +109,9 @@ impl Up {
         let view = Arc::new(node.clone());
         let bound = Gateway::bind(config, node.bus(), view, metrics).await;
         let gateway = match bound {
-            Ok(gateway) => gateway.with_applications(Arc::new(node.clone())),
+            Ok(gateway) => gateway
+                .with_applications(Arc::new(node.clone()))
+                .with_operations(Arc::new(node.clone())),
             Err(error) => {
                 node.end().await;
                 let message = format!("cannot listen: {}", crate::node::chain(&error));

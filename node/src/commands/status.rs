@@ -1,7 +1,9 @@
 //! `millrace status`: what a node does, at a glance, and what needs a person, with the command
 //! that shows more of it.
 
-use gateway::api::{FunctionState, FunctionStatus, Health, HeldUp, ShardState, Status};
+use gateway::api::{
+    FunctionState, FunctionStatus, Health, HeldUp, PausedTrigger, ShardState, Status,
+};
 
 use super::error::CommandError;
 use super::program::{program, quoted};
@@ -77,6 +79,11 @@ fn render(status: &Status, paint: Paint, program: &str) -> String {
     }
     for warning in &status.warnings {
         out.push_str(&format!("{} {}\n", paint.doubtful("!"), printable(warning)));
+    }
+    for PausedTrigger { trigger, since: at } in &status.paused {
+        let ago = since(at).map(|ago| format!(" {ago} ago")).unwrap_or_default();
+        let line = format!("{trigger}: paused{ago}    {program} trigger resume {trigger}");
+        out.push_str(&format!("{} {}\n", paint.doubtful("!"), printable(&line)));
     }
     for it in &status.held_up {
         out.push_str(&format!("{} {}\n", paint.bad("!"), printable(&held_up(it, program))));
@@ -194,6 +201,7 @@ const fn state(state: FunctionState) -> &'static str {
         FunctionState::Running => "running",
         FunctionState::Failing => "failing",
         FunctionState::Stale => "stale",
+        FunctionState::Paused => "paused",
         FunctionState::Stopped => "stopped",
         FunctionState::Draining => "draining",
     }

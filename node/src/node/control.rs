@@ -11,9 +11,9 @@ use function::{Manifest, Name, Package, PackageDigest};
 use gateway::api::{
     API, AliasInfo, AliasList, Deployed as Answer, FunctionError, FunctionInfo, FunctionList,
     FunctionOutcome, Outcome, Plan, Proposal, RevisionInfo, RevisionList, RevisionName, RolledBack,
-    Target,
+    Seek, Sought, Target, TriggerInfo, TriggerList,
 };
-use gateway::{Applications, Refused};
+use gateway::{Applications, Begin, Operations, Refused};
 
 use super::deploy::{Deployed, RunningApp};
 use super::plan::{self, There};
@@ -532,6 +532,22 @@ impl Applications for Node {
 
     async fn remove(&self, app: String, expects: Option<u64>) -> Result<Answer, Refused> {
         self.detached(move |node| async move { node.remove_app(&app, expects).await }).await
+    }
+}
+
+#[async_trait]
+impl Operations for Node {
+    fn triggers(&self) -> TriggerList {
+        self.trigger_list()
+    }
+
+    async fn set_paused(&self, trigger: String, paused: bool) -> Result<TriggerInfo, Refused> {
+        self.detached(move |node| async move { node.pause(&trigger, paused).await }).await
+    }
+
+    async fn seek(&self, trigger: String, to: Begin, asked: Seek) -> Result<Sought, Refused> {
+        self.detached(move |node| async move { node.seek_trigger(&trigger, to, &asked).await })
+            .await
     }
 }
 

@@ -83,10 +83,19 @@ impl RunningShard {
     }
 }
 
+fn as_revision(spec: &FunctionSpec, name: &Arc<str>, pool: &Arc<Pool>) -> dispatch::Revision {
+    dispatch::Revision::new(Arc::clone(name), pool.clone(), spec.instances.max as usize)
+}
+
 /// What runs, by application.
 pub(super) type Apps<'a> = tokio::sync::MutexGuard<'a, BTreeMap<String, RunningApp>>;
 
 impl RunningFunction {
+    /// What its shards run.
+    pub(super) fn as_revision(&self) -> dispatch::Revision {
+        as_revision(&self.spec, &self.revision, &self.pool)
+    }
+
     /// Lets what is in flight end, and takes nothing new.
     async fn drain(self) {
         let drains = self.shards.into_iter().map(|shard| shard.drain(DRAIN_PATIENCE));
@@ -347,11 +356,7 @@ impl Node {
         ready: Ready,
         before: Option<RunningFunction>,
     ) -> Result<RunningFunction, CommandError> {
-        let revision = dispatch::Revision::new(
-            Arc::clone(&ready.revision),
-            ready.pool.clone(),
-            ready.spec.instances.max as usize,
-        );
+        let revision = as_revision(&ready.spec, &ready.revision, &ready.pool);
         let since = match &before {
             Some(it) if it.revision == ready.revision => it.since,
             _ => bus::Timestamp::now(),
@@ -383,28 +388,46 @@ impl Node {
                 shards.push(running);
                 continue;
             }
-            let config = shard_config(&self.inner, id, &shard, &ready.spec, trigger);
-            // One that cannot start has stopped, and is shown; the others are not held up.
-            let handle = match growth::must_not_start(&shard, &shards) {
-                Some(reason) => dispatch::stopped(config, revision.clone(), reason),
-                None => dispatch::start_or_wait(self.bus(), config, revision.clone()).await,
-            };
-            let status = gateway::api::ShardStatus {
-                shard: id.0,
-                epoch: shard.epoch.0,
-                trigger: shard.trigger,
-                function: format!("{app}/{}", ready.spec.name),
-                topic: shard.topic,
-                partition: shard.partition.cast_signed(),
-                ..Default::default()
-            };
-            shards.push(RunningShard { id, handle: Arc::new(handle), status });
+            let revision = revision.clone();
+            let started =
+                self.start_shard(id, shard, &ready.spec, trigger, revision, &shards).await;
+            shards.push(started);
         }
         for gone in kept.into_values() {
             gone.drain(DRAIN_PATIENCE).await;
         }
         let Ready { spec, revision, pool, .. } = ready;
         Ok(RunningFunction { spec, revision, since, pool, shards })
+    }
+
+    /// Starts a shard that was assigned. One that cannot start has stopped, and is shown; the
+    /// others are not held up. `siblings` are those of its function that were started before.
+    pub(super) async fn start_shard(
+        &self,
+        id: ShardId,
+        shard: cluster::Shard,
+        spec: &FunctionSpec,
+        trigger: &TriggerSpec,
+        revision: dispatch::Revision,
+        siblings: &[RunningShard],
+    ) -> RunningShard {
+        let paused = self.state(|state| state.paused().contains_key(&shard.trigger));
+        let config = shard_config(&self.inner, id, &shard, spec, trigger, paused);
+        let handle = match growth::must_not_start(&shard, siblings) {
+            Some(reason) => dispatch::stopped(config, revision, reason),
+            None => dispatch::start_or_wait(self.bus(), config, revision).await,
+        };
+        let (app, _) = shard.trigger.split_once('/').unwrap_or_default();
+        let status = gateway::api::ShardStatus {
+            shard: id.0,
+            epoch: shard.epoch.0,
+            function: format!("{app}/{}", spec.name),
+            trigger: shard.trigger,
+            topic: shard.topic,
+            partition: shard.partition.cast_signed(),
+            ..Default::default()
+        };
+        RunningShard { id, handle: Arc::new(handle), status }
     }
 
     /// Assigns the shards of a function that do not run here yet to this node, each at a new
@@ -450,6 +473,9 @@ pub(super) fn refused(error: &cluster::Error) -> CommandError {
         R::UnknownApp(_) | R::UnknownFunction(_) => {
             (exit::NOT_FOUND, "E0506", "`millrace functions` lists those there are")
         }
+        R::UnknownTrigger(_) => {
+            (exit::NOT_FOUND, "E0506", "`millrace trigger list` lists those there are")
+        }
         R::UnknownRevision { .. } | R::UnknownAlias { .. } => {
             (exit::NOT_FOUND, "E0522", "`millrace functions APP/FUNCTION` lists those there are")
         }
@@ -474,6 +500,7 @@ fn shard_config(
     shard: &cluster::Shard,
     spec: &FunctionSpec,
     trigger: &TriggerSpec,
+    paused: bool,
 ) -> ShardConfig {
     let at_least_1 = |value: usize| NonZeroUsize::new(value).unwrap_or(NonZeroUsize::MIN);
     let bytes = usize::try_from(trigger.batch.bytes).unwrap_or(usize::MAX);
@@ -529,5 +556,6 @@ fn shard_config(
             },
             has_output: trigger.output_topic.is_some(),
         },
+        paused,
     }
 }

@@ -12,6 +12,7 @@ mod prepare;
 mod restore;
 mod status;
 mod topics;
+mod triggers;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

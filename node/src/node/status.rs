@@ -8,7 +8,7 @@ use dispatch::{ShardHandle, ShardStats, State, StopReason};
 use function::FunctionSpec;
 use gateway::api::{
     API, FeedStatus, FunctionState, FunctionStatus, Health, HeldUp, InstanceCounts, LastError,
-    NodeInfo, ShardCounts, ShardState, ShardStatus, Status,
+    NodeInfo, PausedTrigger, ShardCounts, ShardState, ShardStatus, Status,
 };
 use gateway::{NodeView, Readiness};
 use runtime::{Invoke as _, Pool};
@@ -84,6 +84,13 @@ impl Node {
     /// What the feed does, if there is one.
     pub(crate) fn feed_progress(&self) -> Option<FeedProgress> {
         self.inner.feed.lock().expect("nothing panics while holding it").clone()
+    }
+}
+
+impl Node {
+    /// Triggers that do not go on, by reason.
+    pub(super) fn held_up(&self) -> Vec<HeldUp> {
+        self.inner.shown.lock().expect("nothing panics while holding it").held_up()
     }
 }
 
@@ -191,6 +198,8 @@ impl ShownFunction {
             FunctionState::Stale
         } else if stopped == stats.len() && !stats.is_empty() {
             FunctionState::Stopped
+        } else if !stats.is_empty() && stats.iter().all(|it| it.state == State::Paused) {
+            FunctionState::Paused
         } else if 0 < stopped
             || last.as_ref().is_some_and(|it| bus::Timestamp::now().0 - it.2.0 < 60_000)
         {
@@ -238,7 +247,9 @@ impl NodeView for Node {
         let count = |state: ShardState| shards.iter().filter(|it| it.state == state).count() as u32;
         let counts = ShardCounts {
             total: shards.len() as u32,
-            running: count(ShardState::Running) + count(ShardState::Waiting),
+            running: count(ShardState::Running)
+                + count(ShardState::Waiting)
+                + count(ShardState::Paused),
             starting: count(ShardState::Starting),
             stopped: count(ShardState::Stopped),
         };
@@ -246,6 +257,14 @@ impl NodeView for Node {
         let functions: Vec<FunctionStatus> =
             shown.functions.iter_mut().map(ShownFunction::status).collect();
         let held_up = shown.held_up();
+        let paused = self.state(|state| {
+            let paused = state.paused().iter();
+            let told = |(trigger, since): (&String, &bus::Timestamp)| PausedTrigger {
+                trigger: trigger.clone(),
+                since: rfc3339(*since),
+            };
+            paused.map(told).collect()
+        });
         let mut apps: Vec<String> = functions.iter().map(|it| it.app.clone()).collect();
         apps.dedup();
         let trouble = inner.bus.trouble();
@@ -281,7 +300,7 @@ impl NodeView for Node {
             state: feed.state,
         });
         let shards = counts;
-        Status { api: API, node, apps, health, functions, shards, feed, held_up, warnings }
+        Status { api: API, node, apps, health, functions, shards, feed, held_up, paused, warnings }
     }
 
     fn shards(&self) -> Vec<ShardStatus> {
@@ -292,7 +311,8 @@ impl NodeView for Node {
             let stats = handle.stats();
             let state = match stats.state {
                 State::Running | State::Paused if is_draining => ShardState::Draining,
-                State::Running | State::Paused => ShardState::Running,
+                State::Running => ShardState::Running,
+                State::Paused => ShardState::Paused,
                 State::Waiting(_) => ShardState::Waiting,
                 State::Draining => ShardState::Draining,
                 State::Stopped(_) => ShardState::Stopped,

@@ -44,8 +44,8 @@ fn marks(mark: &str) -> String {
 }
 
 /// A node without folders, and an application beside it.
-struct Mill {
-    user: User,
+pub(crate) struct Mill {
+    pub(crate) user: User,
     node: Option<Child>,
     /// Of `serve`, beside the data folder.
     arguments: &'static str,
@@ -53,29 +53,36 @@ struct Mill {
 
 impl Mill {
     fn new() -> Self {
+        let side = "def side(value, context):\n    return value\n";
+        Self::with(MANIFEST, &[("mark/app.py", &marks("one")), ("side/app.py", side)])
+    }
+
+    /// With this manifest and these files beside it.
+    pub(crate) fn with(manifest: &str, files: &[(&str, &str)]) -> Self {
         let mut this = Self { user: User::new(), node: None, arguments: "" };
-        this.write("millrace.toml", MANIFEST);
-        this.write("mark/app.py", &marks("one"));
-        this.write("side/app.py", "def side(value, context):\n    return value\n");
+        this.write("millrace.toml", manifest);
+        for (file, text) in files {
+            this.write(file, text);
+        }
         this.serve();
         this
     }
 
-    fn path(&self, file: &str) -> PathBuf {
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.user.folder().join("app").join(file)
     }
 
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.user.folder().join("data")
     }
 
-    fn write(&self, file: &str, text: &str) {
+    pub(crate) fn write(&self, file: &str, text: &str) {
         let path = self.path(file);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
 
-    fn serve(&mut self) {
+    pub(crate) fn serve(&mut self) {
         let mut command = self.user.command(&format!("serve --data data {}", self.arguments));
         let log = std::fs::File::create(self.user.folder().join("node.log")).unwrap();
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
@@ -88,7 +95,7 @@ impl Mill {
     }
 
     /// SIGKILL, and a new process in its place.
-    fn kill_and_serve(&mut self) {
+    pub(crate) fn kill_and_serve(&mut self) {
         let mut node = self.node.take().unwrap();
         node.kill().unwrap();
         ended(&mut node);
@@ -96,7 +103,7 @@ impl Mill {
     }
 
     /// What the running node wrote about itself.
-    fn file(&self) -> Option<NodeFile> {
+    pub(crate) fn file(&self) -> Option<NodeFile> {
         let pid = self.node.as_ref()?.id();
         let files = std::fs::read_dir(self.user.nodes()).ok()?;
         files.filter_map(|entry| std::fs::read(entry.ok()?.path()).ok()).find_map(|bytes| {
@@ -104,7 +111,7 @@ impl Mill {
         })
     }
 
-    fn until<T>(&self, what: &str, mut ask: impl FnMut(&Self) -> Option<T>) -> T {
+    pub(crate) fn until<T>(&self, what: &str, mut ask: impl FnMut(&Self) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(answer) = ask(self) {
@@ -116,16 +123,16 @@ impl Mill {
         }
     }
 
-    fn run(&self, line: &str) -> Said {
+    pub(crate) fn run(&self, line: &str) -> Said {
         self.user.run(line)
     }
 
-    fn json(&self, line: &str) -> Value {
+    pub(crate) fn json(&self, line: &str) -> Value {
         serde_json::from_str(&self.run(&format!("{line} -o json")).ok()).unwrap()
     }
 
     /// Produces a value and waits for what `mark` makes of it.
-    fn passes(&self, value: &str, expected: &str) {
+    pub(crate) fn passes(&self, value: &str, expected: &str) {
         self.run(&format!("produce in \"{value}\" -k key")).ok();
         let last = self.until("an output", |mill| {
             let out = mill.run("consume out --end").ok();
@@ -136,7 +143,13 @@ impl Mill {
     }
 
     /// Asks the control API itself.
-    fn ask(&self, verb: &str, path: &str, version: Option<u64>, body: &[u8]) -> (u16, Value) {
+    pub(crate) fn ask(
+        &self,
+        verb: &str,
+        path: &str,
+        version: Option<u64>,
+        body: &[u8],
+    ) -> (u16, Value) {
         let node = self.file().unwrap();
         let mut request = ureq::http::Request::builder()
             .method(verb)
@@ -153,7 +166,7 @@ impl Mill {
         (status, serde_json::from_slice(&body).unwrap_or_default())
     }
 
-    fn proposal(&self) -> Value {
+    pub(crate) fn proposal(&self) -> Value {
         let package = |name: &str| {
             let package = function::Package::from_dir(&self.path(name)).unwrap();
             package.digest().to_string()
@@ -163,7 +176,7 @@ impl Mill {
         json!({"manifest": manifest, "packages": packages})
     }
 
-    fn packages(&self) -> Vec<String> {
+    pub(crate) fn packages(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.data().join("packages")).unwrap();
         let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name();
         entries.map(|entry| name(entry).into_string().unwrap()).collect()

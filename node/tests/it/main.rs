@@ -6,4 +6,5 @@ mod commands;
 mod deploys;
 mod harness;
 mod statuses;
+mod triggers;
 mod workers;

@@ -165,7 +165,10 @@ impl Model {
                 self.aliases.insert(alias.clone(), revision.clone());
             }
             Command::Alias { alias, .. } => drop(self.aliases.remove(alias)),
-            Command::Assign { .. } => {}
+            Command::Assign { .. }
+            | Command::Pause { .. }
+            | Command::Resume { .. }
+            | Command::Redrive { .. } => {}
         }
     }
 
@@ -184,7 +187,20 @@ impl Model {
     }
 }
 
-/// RS-1, RS-2, RS-4 to RS-7 over seeded commands.
+/// RS-8: which triggers are paused after a command that was applied.
+fn follow_pauses(paused: &mut BTreeMap<String, Timestamp>, command: &Command) {
+    match command {
+        Command::Pause { trigger, at } => drop(paused.entry(trigger.clone()).or_insert(*at)),
+        Command::Resume { trigger } => drop(paused.remove(trigger)),
+        Command::Remove { .. } => paused.clear(),
+        Command::Deploy { app: App { triggers, .. }, .. } | Command::Rollback { triggers, .. } => {
+            paused.retain(|it, _| triggers.contains_key(it))
+        }
+        _ => {}
+    }
+}
+
+/// RS-1, RS-2, RS-4 to RS-9 over seeded commands.
 #[test]
 fn any_commands_keep_the_invariants() {
     for seed in 1..=200_u64 {
@@ -198,11 +214,19 @@ fn any_commands_keep_the_invariants() {
         let mut state = State::default();
         let mut seen: BTreeSet<ShardId> = BTreeSet::new();
         let mut versions: BTreeSet<u64> = BTreeSet::new();
-        let mut model = Model::default();
+        let (mut model, mut paused) = (Model::default(), BTreeMap::new());
         // Few revisions meet each other often, many push each other out.
         let revisions = 3 + (seed % 2) * 60;
         for _step in 0..120 {
-            let command = match draw(16) {
+            let command = match draw(19) {
+                16 => Command::Redrive { topic: ["dead", "gone"][draw(2) as usize].into() },
+                at @ 17.. => {
+                    let trigger = format!("a/f/{}", ["f", "g", "h", "x"][draw(4) as usize]);
+                    match at {
+                        17 => Command::Pause { trigger, at: Timestamp(draw(99) as i64) },
+                        _ => Command::Resume { trigger },
+                    }
+                }
                 0 if draw(6) == 0 => Command::Remove { name: "a".into() },
                 0 | 1 => alias(["x", "y"][draw(2) as usize], None),
                 2 | 3 => {
@@ -237,6 +261,14 @@ fn any_commands_keep_the_invariants() {
                     for id in applied.added {
                         assert!(seen.insert(id), "seed {seed}: RS-2, {id} twice");
                     }
+                    follow_pauses(&mut paused, &command);
+                    if let Command::Redrive { topic } = &command {
+                        let (was, is) = (before.redrivers().get(topic), state.redrivers()[topic]);
+                        let id = was.map_or(is.shard, |was| was.shard);
+                        assert_eq!(is.shard, id, "seed {seed}: RS-9");
+                        assert_eq!(is.epoch.0, was.map_or(0, |was| was.epoch.0) + 1, "RS-9");
+                        assert!(was.is_some() || seen.insert(id), "seed {seed}: RS-9, {id} twice");
+                    }
                     model.follow(&command);
                     model.forget();
                     let was = (before.version("a"), before.apps().get("a"));
@@ -249,6 +281,7 @@ fn any_commands_keep_the_invariants() {
                     }
                 }
             }
+            assert_eq!(*state.paused(), paused, "seed {seed}: RS-8");
             let history = state.history("a", "f").cloned().unwrap_or_default();
             let kept = history.kept().iter().map(|it| &it.function.revision);
             assert!(kept.eq(model.order.iter().map(|(it, _)| it)), "seed {seed}: RS-6");

@@ -5,9 +5,10 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_gateway::api::{
-    AliasList, Deployed, FunctionList, Plan, Proposal, RevisionList, RolledBack, Target,
+    AliasList, Deployed, FunctionList, Plan, Proposal, RevisionList, RolledBack, Seek, Sought,
+    Target, TriggerInfo, TriggerList,
 };
-use millrace_gateway::{Applications, Refused};
+use millrace_gateway::{Applications, Begin, Operations, Refused};
 use serde_json::json;
 
 use crate::harness::Served;
@@ -114,6 +115,52 @@ impl Applications for Asked {
         self.note(format!("remove {app} at {expects:?}"));
         known(&app).map(|()| Deployed::default())
     }
+}
+
+#[async_trait]
+impl Operations for Asked {
+    fn triggers(&self) -> TriggerList {
+        let lag = |it: &str| TriggerInfo { trigger: it.into(), ..TriggerInfo::default() };
+        TriggerList { api: 1, triggers: vec![lag("a/f/f"), lag("nobody/knows/it")] }
+    }
+
+    async fn set_paused(&self, trigger: String, paused: bool) -> Result<TriggerInfo, Refused> {
+        self.note(format!("{trigger} paused {paused}"));
+        known(trigger.split('/').next().unwrap()).map(|()| TriggerInfo::default())
+    }
+
+    async fn seek(&self, trigger: String, to: Begin, asked: Seek) -> Result<Sought, Refused> {
+        self.note(format!("{trigger} to {to:?}, partition {:?}", asked.partition));
+        Ok(Sought { dry_run: asked.dry_run, ..Sought::default() })
+    }
+}
+
+#[test]
+fn what_an_operator_asks_reaches_the_node() {
+    let served = Served::new();
+    let list = served.get("/v1/triggers").ok();
+    assert_eq!(list["triggers"][1]["lag"], json!(null), "unknown is not zero");
+    served.post("/v1/triggers/a/f/f:pause", &json!({})).ok();
+    served.post("/v1/triggers/a/f/f:resume", &json!({})).ok();
+    served.post("/v1/triggers/b/f/f:resume", &json!({})).refused(404, "E0506");
+    let path = "/v1/triggers/a/f/f:seek";
+    let sought = served.post(path, &json!({"to": "7", "partition": 2, "dry_run": true})).ok();
+    assert_eq!(sought["dry_run"], true);
+    served.post(path, &json!({"to": "latest"})).ok();
+    let expected = [
+        "a/f/f paused true",
+        "a/f/f paused false",
+        "b/f/f paused false",
+        "a/f/f to Offset(7), partition Some(2)",
+        "a/f/f to Start(Latest), partition None",
+    ];
+    assert_eq!(served.asked.take(), expected);
+    for bad in [json!({}), json!({"to": "newest"}), json!({"to": "1", "partitions": 2})] {
+        served.post(path, &bad).refused(400, "E0513");
+    }
+    served.post("/v1/triggers/a/f/f:stop", &json!({})).refused(404, "E0506");
+    served.post("/v1/triggers/a/f/f", &json!({})).refused(404, "E0506");
+    assert!(served.asked.take().is_empty());
 }
 
 #[test]

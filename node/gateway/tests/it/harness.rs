@@ -93,7 +93,7 @@ impl Served {
                 on.create_topic(TopicSpec::new(topic, 2)).await.unwrap();
             }
             let gateway = Gateway::bind(config(), on, node, None).await.unwrap();
-            gateway.with_applications(asked.clone())
+            gateway.with_applications(asked.clone()).with_operations(asked.clone())
         });
         let address = gateway.address();
         runtime.spawn(gateway.serve(stop.clone()));

@@ -1,0 +1,64 @@
+//! Routes of triggers: list, pause, resume, seek. What is asked is given to the node.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+
+use crate::api::{Seek, TriggerList};
+use crate::problem::Refusal;
+use crate::read::Begin;
+use crate::routes::{App, question};
+use crate::view::Operations;
+use crate::{codes, lag};
+
+/// The largest question.
+const QUESTION_BYTES_MAX: usize = 4 << 10;
+
+pub(crate) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/triggers", get(list))
+        .route("/v1/triggers/{app}/{function}/{trigger}", post(verb))
+}
+
+pub(crate) fn node(app: &App) -> Result<&dyn Operations, Refusal> {
+    app.operations.as_deref().ok_or_else(no_such)
+}
+
+pub(crate) fn no_such() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, codes::NO_ROUTE, "there is nothing under this path")
+}
+
+async fn list(State(app): State<Arc<App>>) -> Result<Json<TriggerList>, Refusal> {
+    let mut list = node(&app)?.triggers();
+    let lag = lag::compute(&*app.bus, &app.node.shards()).await?;
+    for trigger in &mut list.triggers {
+        let known = lag.triggers.iter().find(|it| it.trigger == trigger.trigger);
+        trigger.lag = known.and_then(|it| it.lag);
+    }
+    Ok(Json(list))
+}
+
+async fn verb(
+    State(app): State<Arc<App>>,
+    Path((name, function, verb)): Path<(String, String, String)>,
+    content: Body,
+) -> Result<Response, Refusal> {
+    let node = node(&app)?;
+    let (trigger, verb) = verb.split_once(':').ok_or_else(no_such)?;
+    let trigger = format!("{name}/{function}/{trigger}");
+    match verb {
+        "pause" => Ok(Json(node.set_paused(trigger, true).await?).into_response()),
+        "resume" => Ok(Json(node.set_paused(trigger, false).await?).into_response()),
+        "seek" => {
+            let asked: Seek = question(content, QUESTION_BYTES_MAX).await?;
+            let to = Begin::parse(&asked.to)?;
+            Ok(Json(node.seek(trigger, to, asked).await?).into_response())
+        }
+        _ => Err(no_such()),
+    }
+}

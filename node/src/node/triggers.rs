@@ -1,0 +1,401 @@
+//! What an operator does to triggers. A pause is part of the replicated state, so that it outlives
+//! the process. A seek moves committed positions under an epoch of its own: what the assignment
+//! before left on its way to the bus is fenced when it arrives.
+
+use std::collections::BTreeMap;
+
+use bus::{
+    Bus, Commit, Completions, Epoch, Offset, Position, PositionKey, PositionMove, ShardId,
+    TopicPartition, Watermarks,
+};
+use cluster::Command;
+use gateway::api::{
+    API, HeldUp, Seek, ShardState, Sought, SoughtPartition, TriggerInfo, TriggerList,
+};
+use gateway::{Begin, NodeView as _};
+
+use super::deploy::{RunningApp, RunningFunction, RunningShard, failed, refused};
+use super::restore::as_kept;
+use super::status::rfc3339;
+use super::{DRAIN_PATIENCE, Node, chain};
+use crate::commands::error::{CommandError, exit};
+
+/// A partition of a trigger that is to be moved.
+#[derive(Clone, Debug)]
+struct Target {
+    shard: ShardId,
+    place: TopicPartition,
+    to: Offset,
+    marks: Watermarks,
+}
+
+/// What a seek makes of a position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Landed {
+    next: Offset,
+    completions: Completions,
+    skipped: u64,
+    repeated: u64,
+}
+
+impl Node {
+    pub(super) fn trigger_list(&self) -> TriggerList {
+        let (held_up, mut shards) = (self.held_up(), BTreeMap::<String, Vec<ShardState>>::new());
+        for shard in self.shards() {
+            shards.entry(shard.trigger).or_default().push(shard.state);
+        }
+        let mut triggers = Vec::new();
+        self.state(|state| {
+            for (app, it) in state.apps() {
+                for (id, trigger) in &it.triggers {
+                    let spec = it.functions.get(&trigger.function).map(as_kept);
+                    let spec = spec.and_then(Result::ok).and_then(|(spec, _)| {
+                        let name = id.rsplit('/').next().unwrap_or_default();
+                        spec.triggers.into_iter().find(|it| it.name.as_str() == name)
+                    });
+                    let states = shards.get(id).map_or(&[][..], Vec::as_slice);
+                    let mine = held_up.iter().filter(|it: &&HeldUp| it.trigger == *id);
+                    triggers.push(TriggerInfo {
+                        trigger: id.clone(),
+                        function: format!("{app}/{}", trigger.function),
+                        topics: trigger.topics.keys().cloned().collect(),
+                        output: spec.as_ref().and_then(|it| it.output_topic.clone()),
+                        dead_letter: spec.map(|it| it.dead_letter),
+                        partitions: trigger.topics.values().sum(),
+                        state: worst(states),
+                        paused_since: state.paused().get(id).copied().map(rfc3339),
+                        held_up: mine.cloned().collect(),
+                        lag: None,
+                    });
+                }
+            }
+        });
+        TriggerList { api: API, triggers }
+    }
+
+    pub(super) async fn pause(&self, id: &str, paused: bool) -> Result<TriggerInfo, CommandError> {
+        let apps = self.changing().await?;
+        let trigger = id.to_owned();
+        let command = match paused {
+            true => Command::Pause { trigger, at: bus::Timestamp::now() },
+            false => Command::Resume { trigger },
+        };
+        self.append(&command)?;
+        let running = apps.values().flat_map(|app| app.functions.values());
+        let shards = running.flat_map(|function| &function.shards);
+        for shard in shards.filter(|it| it.status.trigger == id) {
+            shard.handle.set_paused(paused);
+        }
+        drop(apps);
+        tracing::info!(trigger = id, "{}", if paused { "paused" } else { "resumed" });
+        let found = self.trigger_list().triggers.into_iter().find(|it| it.trigger == id);
+        found.ok_or_else(|| unknown(id))
+    }
+
+    pub(super) async fn seek_trigger(
+        &self,
+        id: &str,
+        to: Begin,
+        asked: &Seek,
+    ) -> Result<Sought, CommandError> {
+        let mut apps = self.changing().await?;
+        let targets = self.targets(id, to, asked).await?;
+        if asked.dry_run {
+            drop(apps);
+            let committed = self.inner.bus.positions().await.map_err(|error| of_bus(&error))?;
+            let committed: BTreeMap<PositionKey, Position> = committed.into_iter().collect();
+            let partitions = targets.iter().map(|target| {
+                let partition = target.place.clone();
+                let from = committed.get(&PositionKey { shard: target.shard, partition });
+                sought(target, from).1
+            });
+            return Ok(summed(id, true, partitions.collect()));
+        }
+        let (app, function) = owner(id);
+        let mut running = apps.remove(app);
+        let outcome = self.move_all(running.as_mut(), function, &targets).await;
+        if let Some(running) = running {
+            apps.insert(app.to_owned(), running);
+            self.show(&apps);
+        }
+        drop(apps);
+        let sought = summed(id, false, outcome?);
+        let (skipped, repeated) = (sought.skipped, sought.repeated);
+        tracing::info!(trigger = id, to = asked.to, skipped, repeated, "sought");
+        Ok(sought)
+    }
+
+    /// The partitions that are meant, and where each is to go on.
+    async fn targets(
+        &self,
+        id: &str,
+        to: Begin,
+        asked: &Seek,
+    ) -> Result<Vec<Target>, CommandError> {
+        let is_meant = |it: &cluster::Shard| {
+            asked.topic.as_ref().is_none_or(|topic| it.topic == *topic)
+                && asked.partition.is_none_or(|partition| it.partition.cast_signed() == partition)
+        };
+        let mine: Vec<(ShardId, cluster::Shard)> = self.state(|state| {
+            let mine = state.shards().iter().filter(|(_, it)| it.trigger == id);
+            mine.map(|(shard, it)| (*shard, it.clone())).collect()
+        });
+        if mine.is_empty() {
+            return Err(unknown(id));
+        }
+        let mut meant: Vec<_> = mine.into_iter().filter(|(_, it)| is_meant(it)).collect();
+        if meant.is_empty() {
+            let message = format!("{id} reads no such partition");
+            return Err(CommandError::new(exit::NOT_FOUND, "E0405", message)
+                .help("`millrace lag -p` lists those that it reads"));
+        }
+        meant.sort_by(|a, b| (&a.1.topic, a.1.partition).cmp(&(&b.1.topic, b.1.partition)));
+        let mut targets = Vec::with_capacity(meant.len());
+        for (shard, it) in meant {
+            let place = TopicPartition::new(it.topic.as_str(), it.partition.cast_signed());
+            let bus = &self.inner.bus;
+            let marks = bus.watermarks(&place).await.map_err(|error| of_bus(&error))?;
+            let to = match to {
+                Begin::Offset(offset) if (marks.start.0..=marks.end.0).contains(&offset) => {
+                    Offset(offset)
+                }
+                Begin::Offset(offset) => {
+                    let (offset, partition) = (Offset(offset), place);
+                    let (start, end) = (marks.start, marks.end);
+                    let error = bus::Error::OffsetOutOfRange { partition, offset, start, end };
+                    return Err(of_bus(&error));
+                }
+                Begin::Start(start) => {
+                    let found = bus.offset_for(&place, start).await;
+                    found.map_err(|error| of_bus(&error))?.max(marks.start)
+                }
+            };
+            targets.push(Target { shard, place, to, marks });
+        }
+        Ok(targets)
+    }
+
+    /// Ends the shards, moves their positions under a new epoch, and starts them again, whether
+    /// or not all went well.
+    async fn move_all(
+        &self,
+        running: Option<&mut RunningApp>,
+        function: &str,
+        targets: &[Target],
+    ) -> Result<Vec<SoughtPartition>, CommandError> {
+        let mut running = running.and_then(|app| app.functions.get_mut(function));
+        let is_target = |it: &RunningShard| targets.iter().any(|target| target.shard == it.id);
+        let mut ran = Vec::new();
+        if let Some(running) = &mut running {
+            let shards = std::mem::take(&mut running.shards);
+            (ran, running.shards) = shards.into_iter().partition(is_target);
+        }
+        let restarts: Vec<ShardId> = ran.iter().map(|it| it.id).collect();
+        futures::future::join_all(ran.into_iter().map(|it| it.drain(DRAIN_PATIENCE))).await;
+        let moved = self.move_positions(targets).await;
+        if let Some(running) = running {
+            for shard in restarts {
+                self.start_again(running, shard).await;
+            }
+            running.shards.sort_by_key(|it| it.id);
+        }
+        moved
+    }
+
+    async fn move_positions(
+        &self,
+        targets: &[Target],
+    ) -> Result<Vec<SoughtPartition>, CommandError> {
+        let shards = targets.iter().map(|it| it.shard).collect();
+        self.append(&Command::Assign { shards, owner: self.inner.name.clone() })?;
+        let mut moved = Vec::with_capacity(targets.len());
+        for target in targets {
+            let epoch = self.state(|state| state.shards()[&target.shard].epoch);
+            let one = move_position(&*self.inner.bus, target, epoch).await;
+            moved.push(one.map_err(|error| {
+                let error = of_bus(&error);
+                let message = format!(
+                    "{}; {} of {} partitions were moved",
+                    error.message,
+                    moved.len(),
+                    targets.len()
+                );
+                CommandError { message, ..error }
+            })?);
+        }
+        Ok(moved)
+    }
+
+    async fn start_again(&self, running: &mut RunningFunction, id: ShardId) {
+        let shard = self.state(|state| state.shards().get(&id).cloned());
+        let Some(shard) = shard else { return };
+        let name = shard.trigger.rsplit('/').next().unwrap_or_default();
+        let trigger = running.spec.triggers.iter().find(|it| it.name.as_str() == name);
+        let Some(trigger) = trigger else { return };
+        let revision = running.as_revision();
+        let started = self
+            .start_shard(id, shard.clone(), &running.spec, trigger, revision, &running.shards)
+            .await;
+        running.shards.push(started);
+    }
+}
+
+/// Fences whoever had the shard, and moves its position.
+async fn move_position(
+    bus: &dyn Bus,
+    target: &Target,
+    epoch: Epoch,
+) -> Result<SoughtPartition, bus::Error> {
+    let Target { shard, place, .. } = target;
+    let recovered = match bus.recover(*shard, epoch).await {
+        // The position is one of a topic that is gone: that is what the seek decides.
+        Err(bus::Error::TopicRecreated { .. }) => {
+            bus.forget_shard(*shard).await?;
+            bus.recover(*shard, epoch).await?
+        }
+        recovered => recovered?,
+    };
+    let from = recovered.positions.iter().find(|(it, _)| it == place).map(|(_, it)| it);
+    let (Landed { next, completions, .. }, sought) = sought(target, from);
+    let position = Position { epoch, next, completions };
+    let positions = vec![PositionMove { partition: place.clone(), position }];
+    bus.commit(Commit { shard: *shard, epoch, appends: Vec::new(), positions }).await?;
+    Ok(sought)
+}
+
+fn sought(target: &Target, from: Option<&Position>) -> (Landed, SoughtPartition) {
+    let Target { place, to, marks, .. } = target;
+    let landed = land(from, *to, *marks);
+    let sought = SoughtPartition {
+        topic: place.topic.to_string(),
+        partition: place.partition,
+        start: marks.start.0,
+        end: marks.end.0,
+        from: from.map(|it| it.next.0),
+        to: landed.next.0,
+        skipped: landed.skipped,
+        repeated: landed.repeated,
+    };
+    (landed, sought)
+}
+
+/// Forward, what was settled beyond the new place stays so. Backward, all of it runs again: that
+/// is what a seek back is for.
+fn land(from: Option<&Position>, to: Offset, marks: Watermarks) -> Landed {
+    let none = Completions::default();
+    let (next, done) = from.map_or((to, &none), |it| (it.next, &it.completions));
+    // What expired or was deleted is neither skipped nor repeated by this.
+    let there = |start: Offset, end: Offset| {
+        u64::try_from(end.min(marks.end).0 - start.max(marks.start).0).unwrap_or(0)
+    };
+    let settled = |start: Offset, end: Offset| -> u64 {
+        let ranges = done.ranges().iter();
+        ranges.map(|(a, b)| there((*a).max(start), (*b).min(end))).sum()
+    };
+    if to < next {
+        let repeated = there(to, next) + settled(next, marks.end);
+        return Landed { next: to, completions: none, skipped: 0, repeated };
+    }
+    let skipped = there(next, to) - settled(next, to);
+    let last = done.ranges().iter().find(|(a, b)| *a <= to && to < *b).map_or(to, |range| range.1);
+    let beyond = done.ranges().iter().copied().filter(|(a, b)| last < *a && *b <= marks.end);
+    let completions = Completions::from_ranges(beyond);
+    Landed { next: last, completions, skipped, repeated: 0 }
+}
+
+/// The function of a trigger's id.
+fn owner(id: &str) -> (&str, &str) {
+    let (app, rest) = id.split_once('/').unwrap_or((id, ""));
+    (app, rest.split_once('/').map_or(rest, |(function, _)| function))
+}
+
+fn worst(states: &[ShardState]) -> ShardState {
+    use ShardState::{Draining, Paused, Running, Starting, Stopped, Waiting};
+    let order = [Stopped, Waiting, Starting, Draining, Paused, Running];
+    order.into_iter().find(|it| states.contains(it)).unwrap_or(Stopped)
+}
+
+fn summed(id: &str, dry_run: bool, partitions: Vec<SoughtPartition>) -> Sought {
+    let sum = |of: fn(&SoughtPartition) -> u64| partitions.iter().map(of).sum();
+    let (skipped, repeated) = (sum(|it| it.skipped), sum(|it| it.repeated));
+    Sought { api: API, trigger: id.to_owned(), dry_run, partitions, skipped, repeated }
+}
+
+fn unknown(id: &str) -> CommandError {
+    refused(&cluster::Refused::UnknownTrigger(id.to_owned()).into())
+}
+
+/// What the bus says to an operator.
+pub(super) fn of_bus(error: &bus::Error) -> CommandError {
+    use bus::Error as E;
+    let (exit, code) = match error {
+        E::UnknownTopic { .. } => (exit::NOT_FOUND, "E0404"),
+        E::UnknownPartition(_) => (exit::NOT_FOUND, "E0405"),
+        E::OffsetOutOfRange { .. } | E::Position { .. } => (exit::USAGE, "E0406"),
+        E::TooLarge { .. } => (exit::USAGE, "E0407"),
+        E::Fenced { .. } => (exit::CONFLICT, "E0409"),
+        E::DiskFull { .. } => (exit::FAILED, "E0401"),
+        E::Unreachable { .. } => (exit::UNREACHABLE, "E0415"),
+        E::Authentication { .. } => (exit::UNREACHABLE, "E0416"),
+        E::TopicRecreated { .. } | E::TopicReplaced { .. } => (exit::CONFLICT, "E0417"),
+        E::Closed => (exit::UNREACHABLE, "E0512"),
+        _ => return failed(error),
+    };
+    CommandError::new(exit, code, chain(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marks(start: i64, end: i64) -> Watermarks {
+        Watermarks { start: Offset(start), end: Offset(end), bytes: 0 }
+    }
+
+    fn at(next: i64, done: &[(i64, i64)]) -> Position {
+        let done = done.iter().map(|(start, end)| (Offset(*start), Offset(*end)));
+        let completions = Completions::from_ranges(done);
+        Position { epoch: Epoch(1), next: Offset(next), completions }
+    }
+
+    fn landed(from: Option<&Position>, to: i64) -> (i64, Vec<(i64, i64)>, u64, u64) {
+        let it = land(from, Offset(to), marks(10, 100));
+        let done = it.completions.ranges().iter().map(|(start, end)| (start.0, end.0)).collect();
+        (it.next.0, done, it.skipped, it.repeated)
+    }
+
+    #[test]
+    fn forward_skips_what_was_open_and_keeps_what_was_settled_beyond() {
+        let from = at(20, &[(25, 30), (50, 60)]);
+        assert_eq!(landed(Some(&from), 20), (20, vec![(25, 30), (50, 60)], 0, 0));
+        assert_eq!(landed(Some(&from), 40), (40, vec![(50, 60)], 15, 0));
+        assert_eq!(landed(Some(&from), 55), (60, vec![], 25, 0), "on to what is open");
+        assert_eq!(landed(Some(&from), 50), (60, vec![], 25, 0));
+        assert_eq!(landed(Some(&from), 100), (100, vec![], 65, 0));
+        assert_eq!(landed(None, 40), (40, vec![], 0, 0), "there was no position");
+    }
+
+    #[test]
+    fn backward_runs_everything_again_also_what_was_settled_beyond() {
+        let from = at(20, &[(25, 30), (50, 60)]);
+        assert_eq!(landed(Some(&from), 10), (10, vec![], 0, 25));
+        assert_eq!(landed(Some(&from), 19), (19, vec![], 0, 16));
+    }
+
+    #[test]
+    fn what_is_not_there_any_more_is_not_counted() {
+        assert_eq!(landed(Some(&at(3, &[])), 15), (15, vec![], 5, 0), "ten of them expired");
+        assert_eq!(landed(Some(&at(120, &[])), 90), (90, vec![], 0, 10), "the topic was cut");
+        assert_eq!(landed(Some(&at(120, &[(130, 140)])), 90), (90, vec![], 0, 10));
+    }
+
+    #[test]
+    fn a_trigger_is_as_its_worst_partition() {
+        use ShardState::{Running, Stopped, Waiting};
+        assert_eq!(worst(&[Running, Waiting, Running]), Waiting);
+        assert_eq!(worst(&[Running, Stopped, Waiting]), Stopped);
+        assert_eq!(worst(&[Running]), Running);
+        assert_eq!(worst(&[]), Stopped, "its function does not run");
+        assert_eq!(owner("a/f/t"), ("a", "f"));
+    }
+}

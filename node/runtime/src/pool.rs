@@ -2,8 +2,11 @@
 //! its kind of instance, and measures queue, start and run.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -287,11 +290,43 @@ impl Invoke for Pool {
     }
 }
 
+/// An answer that is not told yet; told at the latest when it is dropped.
+struct Untold(Option<(Reply, Result<Answer, Failure>)>);
+
+impl Untold {
+    fn tell(&mut self) {
+        if let Some((reply, result)) = self.0.take() {
+            reply.send(result);
+        }
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        self.tell();
+    }
+}
+
 /// Runs invocations on the guests' runtime, one after the other while some wait.
 async fn run(mut granted: Granted, mut request: Request) {
+    let mut before = Untold(None);
     loop {
         let Request { invocation, asked_at, reply } = request;
-        let (result, instance) = call(&mut granted, &invocation, asked_at.elapsed()).await;
+        let (result, instance) = {
+            let mut called = pin!(call(&mut granted, &invocation, asked_at.elapsed()));
+            let mut early = None;
+            if before.0.is_some() {
+                // The process gets its event first. Whoever hears of the answer before it works in
+                // the time in which the process does, on this thread, which has nothing to do.
+                early = poll_once(called.as_mut()).await;
+                tokio::task::yield_now().await;
+                before.tell();
+            }
+            match early {
+                Some(early) => early,
+                None => called.await,
+            }
+        };
         let next = match instance {
             Some(mut instance) if granted.keep && !instance.is_free() => {
                 let run = result.as_ref().map_or(Duration::ZERO, |answer| answer.run);
@@ -303,9 +338,13 @@ async fn run(mut granted: Granted, mut request: Request) {
                 granted.give_back()
             }
             instance => {
+                let runs_elsewhere = matches!(instance, Some(Instance::Process(_)));
                 granted.instance = instance;
                 let next = granted.give_back();
-                reply.send(result);
+                before = Untold(Some((reply, result)));
+                if next.is_none() || !runs_elsewhere {
+                    before.tell();
+                }
                 next
             }
         };
@@ -314,6 +353,15 @@ async fn run(mut granted: Granted, mut request: Request) {
             None => return,
         }
     }
+}
+
+/// What a future comes to at once, if anything; it is polled again where it is awaited.
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// Runs one invocation to its end, and says whether its instance is of use; it comes back unless

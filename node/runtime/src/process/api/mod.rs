@@ -6,6 +6,7 @@
 
 mod answer;
 mod core;
+mod repoll;
 mod server;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -43,8 +44,11 @@ struct Shared {
     /// What all request ids of this worker begin with.
     prefix: String,
     state: Mutex<State>,
-    /// An event was handed over, or an answer came to its end.
-    changed: Notify,
+    /// An event was handed over: for the worker that waits for one.
+    handed: Notify,
+    /// The worker asks for more, or says that it cannot start. Apart from the other, because a
+    /// question would wake itself and, on its second way through the scheduler, another thread.
+    asked: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +70,8 @@ impl Api {
             low >> 52,
             low & 0xfff
         );
-        let shared = Shared { prefix, state: Mutex::default(), changed: Notify::new() };
+        let shared =
+            Shared { prefix, state: Mutex::default(), handed: Notify::new(), asked: Notify::new() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -98,7 +103,7 @@ impl Api {
         state.event = Some(Arc::new(event));
         state.answer = Some(answer);
         drop(state);
-        self.shared.changed.notify_waiters();
+        self.shared.handed.notify_waiters();
         answered
     }
 
@@ -120,9 +125,9 @@ impl Api {
     /// Waits until the worker is free; its own account when it says that it cannot start.
     pub(crate) async fn freed(&self) -> Result<(), Answered> {
         loop {
-            let changed = self.shared.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
+            let asked = self.shared.asked.notified();
+            tokio::pin!(asked);
+            asked.as_mut().enable();
             {
                 let mut state = self.state();
                 if let Some(error) = state.init_error.take() {
@@ -132,7 +137,7 @@ impl Api {
                     return Ok(());
                 }
             }
-            changed.await;
+            asked.await;
         }
     }
 
@@ -140,9 +145,9 @@ impl Api {
     async fn next(&self, takes_batches: bool) -> Result<(String, Arc<Event>), Refusal> {
         let mut asking = Asking { api: self, counted: false };
         loop {
-            let changed = self.shared.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
+            let handed = self.shared.handed.notified();
+            tokio::pin!(handed);
+            handed.as_mut().enable();
             {
                 let mut state = self.state();
                 state.core.on_taker_of_batches(takes_batches);
@@ -155,10 +160,10 @@ impl Api {
                 }
                 if !was_free {
                     drop(state);
-                    self.shared.changed.notify_waiters();
+                    self.shared.asked.notify_waiters();
                 }
             }
-            changed.await;
+            handed.await;
         }
     }
 
@@ -180,7 +185,7 @@ impl Api {
             drop(answer.send(answered));
         }
         drop(state);
-        self.shared.changed.notify_waiters();
+        self.shared.asked.notify_waiters();
     }
 
     fn init_error(&self, error: Answered) -> Result<(), Refusal> {
@@ -188,7 +193,7 @@ impl Api {
         state.core.on_init_error()?;
         state.init_error = Some(error);
         drop(state);
-        self.shared.changed.notify_waiters();
+        self.shared.asked.notify_waiters();
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use super::repoll::Repoll;
 use super::{Answered, Api, BATCH, Refusal};
 
 /// Where the API's paths begin.
@@ -45,12 +46,12 @@ pub(crate) async fn serve_connection(
         let api = api.clone();
         async move { Ok::<_, Infallible>(route(&api, request).await) }
     });
-    let served = http1::Builder::new()
+    let serving = http1::Builder::new()
         .max_buf_size(HEAD_BYTES_MAX)
         // Clients in C read names as they were always written.
         .title_case_headers(true)
-        .serve_connection(TokioIo::new(connection), service)
-        .await;
+        .serve_connection(TokioIo::new(connection), service);
+    let served = Repoll::new(serving).await;
     // A worker that is killed, or that speaks no HTTP, hangs up or is hung up on.
     if let Err(error) = served {
         tracing::debug!(%error, "a connection of the Runtime API ended");

@@ -10,8 +10,8 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 
 use crate::commands::error::{CommandError, exit};
 use crate::commands::{
-    build, completions, consume, deploy, dev, explain, lag, new, plan, produce, revisions, serve,
-    status, topic, trigger,
+    build, completions, consume, dead_letter, deploy, dev, explain, lag, new, plan, produce,
+    revisions, serve, status, topic, trigger,
 };
 use crate::output::{ColorChoice, Format};
 
@@ -117,6 +117,9 @@ pub enum Command {
     /// List, make, describe and delete topics.
     #[command(subcommand)]
     Topic(topic::TopicCommand),
+    /// Look at dead letters, edit them, put them back or purge them.
+    #[command(subcommand, visible_alias = "dlq")]
+    DeadLetter(dead_letter::DeadLetterCommand),
     /// List, pause, resume and seek triggers.
     #[command(subcommand)]
     Trigger(trigger::TriggerCommand),
@@ -233,6 +236,7 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Produce(args) => produce::run(args, globals),
         Command::Consume(args) => consume::run(args, globals),
         Command::Topic(args) => topic::run(args, globals),
+        Command::DeadLetter(args) => dead_letter::run(args, globals),
         Command::Trigger(args) => trigger::run(args, globals),
         Command::Status(args) => status::run(args, globals),
         Command::Lag(args) => lag::run(args, globals),

@@ -79,6 +79,23 @@ impl Client {
         self.answer(request.call()).map_err(|refused| refused.error)
     }
 
+    /// Asks for what is under a path with a query, and waits `wait` longer than usual.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn get_with<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        wait: Duration,
+    ) -> Result<T, CommandError> {
+        let request = self.agent.get(self.url(path)).header("authorization", self.bearer());
+        let request = request.query_pairs(query.iter().copied());
+        let request = request.config().timeout_global(Some(TIMEOUT + wait)).build();
+        self.answer(request.call()).map_err(|refused| refused.error)
+    }
+
     /// Deletes what is under a path.
     ///
     /// # Errors

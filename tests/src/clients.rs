@@ -195,7 +195,7 @@ fn one(api: &Api, client: &Client, mode: &str) -> Result<usize, NotShown> {
         let letter = dead.iter().find(|it| it["value"] == value);
         let headers = letter.and_then(|it| it["headers"].as_array()).into_iter().flatten();
         let codes: Vec<&Value> = headers
-            .filter(|it| it["name"] == "millrace-dead-code")
+            .filter(|it| it["name"] == "millrace-dead-error-type")
             .map(|it| &it["value"])
             .collect();
         demand!(codes == [code], "{value} is a dead letter with {codes:?}, not {code}");

@@ -324,7 +324,7 @@ impl Expected {
                         .unwrap_or_default();
                 let known = value["id"].as_u64().and_then(|id| left.remove(&id));
                 let headers = record["headers"].as_array().into_iter().flatten();
-                let mut codes = headers.filter(|it| it["name"] == "millrace-dead-code");
+                let mut codes = headers.filter(|it| it["name"] == "millrace-dead-error-type");
                 let code = codes.next().and_then(|it| it["value"].as_str()).unwrap_or_default();
                 demand!(
                     known.is_some_and(|(_, expected)| expected == code),

@@ -6,32 +6,17 @@ use std::sync::Arc;
 
 use bus::{
     Append, BatchBuilder, Bus, Commit, Headers, HeadersBuilder, Offset, Position, PositionMove,
-    RecordView, TopicPartition,
+    RecordView, Timestamp, TopicPartition,
 };
 use frame::{FrameError, Output, OutputKey, Response};
 
+use crate::dead_letter::{Cause, DEAD, DeadHead, ORIGIN};
 use crate::driver::ShardConfig;
 use crate::{DeadLetter, End, InvocationId, Kept, RecordRef, ShardDispatch, StopReason};
-
-/// The header that says where an output or dead letter comes from:
-/// `1;topic;partition;offset;output index;revision;attempt;epoch`, `d` as the index of a dead
-/// letter.
-pub const ORIGIN: &str = "millrace-origin";
-/// The output index of a dead letter.
-const DEAD: &str = "d";
-/// The name of the failure that a record was given up for.
-pub const DEAD_CODE: &str = "millrace-dead-code";
-/// Its account.
-pub const DEAD_MESSAGE: &str = "millrace-dead-message";
-/// How many attempts were made.
-pub const DEAD_ATTEMPTS: &str = "millrace-dead-attempts";
 
 /// What an origin takes at most beyond the topic's and revision's names: seven separators, five
 /// numbers of up to 20 digits, the header's name and lengths.
 const ORIGIN_BYTES: usize = 7 + 5 * 20 + ORIGIN.len() + 8;
-/// How much of a failure's account a dead letter keeps.
-const MESSAGE_BYTES_MAX: usize = 4_096;
-
 /// The failure of a record whose output its topic does not take.
 pub(crate) const OUTPUT_TOO_LARGE: &str = "Millrace.OutputTooLarge";
 
@@ -340,11 +325,22 @@ impl Gathering {
         self.headers.extend(record.view.headers);
         self.write_origin(record, DEAD, revision, letter.attempts);
         self.headers.push(ORIGIN.as_bytes(), Some(&self.origin));
-        self.headers.push(DEAD_CODE.as_bytes(), Some(letter.code.as_bytes()));
-        let end = letter.message.floor_char_boundary(MESSAGE_BYTES_MAX);
-        self.headers.push(DEAD_MESSAGE.as_bytes(), Some(&letter.message.as_bytes()[..end]));
-        let attempts = letter.attempts.to_string();
-        self.headers.push(DEAD_ATTEMPTS.as_bytes(), Some(attempts.as_bytes()));
+        let place = &self.config.partitions[record.partition as usize];
+        let head = DeadHead {
+            cause: self.cause(letter).as_str(),
+            attempts: letter.attempts,
+            topic: &place.topic,
+            partition: place.partition,
+            offset: record.view.offset.0,
+            timestamp: record.view.timestamp,
+            trigger: &self.config.trigger,
+            function: &self.config.function,
+            revision,
+            error_type: &letter.code,
+            error_message: &letter.message,
+            at: Timestamp::now(),
+        };
+        head.write(&mut self.headers);
         let headers = self.headers.headers();
         self.topics[topic].builder(partition).push(
             record.view.timestamp,
@@ -352,6 +348,17 @@ impl Gathering {
             record.view.value,
             headers,
         );
+    }
+
+    fn cause(&self, letter: &DeadLetter) -> Cause {
+        match letter.code.as_str() {
+            UNDECODABLE => Cause::Undecodable,
+            _ if self.config.dispatch.retry.attempts_max.get() <= letter.attempts => {
+                Cause::AttemptsExhausted
+            }
+            OUTPUT_TOO_LARGE => Cause::OutputRefused,
+            _ => Cause::TooOld,
+        }
     }
 
     /// All that was gathered, with these positions. What comes next belongs to the next commit.

@@ -5,6 +5,7 @@
 mod bisect;
 mod command;
 mod commits;
+pub mod dead_letter;
 mod driver;
 mod gather;
 mod hold;
@@ -23,8 +24,8 @@ pub use command::{
     BatchLimits, Blame, Command, CommitFailure, CommitId, Counters, DeadLetter, DispatchConfig,
     End, InvocationId, Kept, Outcome, StopReason, Wait, WindowLimits,
 };
+pub use dead_letter::{DeadHead, ORIGIN};
 pub use driver::{Revision, ShardConfig};
-pub use gather::{DEAD_ATTEMPTS, DEAD_CODE, DEAD_MESSAGE, ORIGIN};
 pub use offset_tracker::{Admission, OffsetTracker};
 pub use read_ahead::ReadAhead;
 pub use records::{RecordId, RecordRef};

@@ -13,8 +13,8 @@ use bus::{
     TopicSpec,
 };
 use millrace_dispatch::{
-    BatchLimits, DEAD_ATTEMPTS, DEAD_CODE, DispatchConfig, ORIGIN, Order, RetryPolicy, Revision,
-    ShardConfig, ShardHandle, State, start, start_or_wait,
+    BatchLimits, DispatchConfig, ORIGIN, Order, RetryPolicy, Revision, ShardConfig, ShardHandle,
+    State, dead_letter, start, start_or_wait,
 };
 use runtime::{Calling, Engine, EngineConfig, PoolConfig};
 
@@ -177,8 +177,8 @@ async fn a_record_that_crashes_its_batch_is_found_and_alone_is_given_up() {
     let dead = world.read("dead").await;
     assert_eq!(values(&dead), ["trap"]);
     assert_eq!(dead[0].0, "k37");
-    assert_eq!(dead[0].2[DEAD_CODE], "Runtime.ExitError");
-    assert_eq!(dead[0].2[DEAD_ATTEMPTS], "2");
+    assert_eq!(dead[0].2[dead_letter::ERROR_TYPE], "Runtime.ExitError");
+    assert_eq!(dead[0].2[dead_letter::ATTEMPTS], "2");
     assert_eq!(dead[0].2[ORIGIN], "1;in;0;37;d;trap;2;1");
     assert_eq!(world.read("out").await.len(), 63, "the others, once each");
     let counters = shard.stats().counters;
@@ -196,7 +196,8 @@ async fn a_failing_key_waits_alone_and_keeps_its_order() {
     let out = world.read("out").await;
     assert_eq!(values(&out), ["after", "other"]);
     let dead = world.read("dead").await;
-    let mut codes: Vec<&str> = dead.iter().map(|(.., headers)| &*headers[DEAD_CODE]).collect();
+    let mut codes: Vec<&str> =
+        dead.iter().map(|(.., headers)| &*headers[dead_letter::ERROR_TYPE]).collect();
     codes.sort_unstable();
     assert_eq!(codes, ["Millrace.OutputTooLarge", "Millrace.OutputTopic", "Test.Failed"]);
     shard.drain(Duration::from_secs(5)).await;

@@ -3,6 +3,7 @@
 //! within `api` 1.
 
 mod apps;
+mod dead_letters;
 mod triggers;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,10 @@ pub use apps::{
     AliasInfo, AliasList, Change, Deployed, FunctionError, FunctionInfo, FunctionList,
     FunctionOutcome, FunctionPlan, Outcome, Plan, Proposal, RevisionInfo, RevisionList,
     RevisionName, RolledBack, SettingPlan, Target, TopicChange, TopicPlan, TriggerPlan,
+};
+pub use dead_letters::{
+    DeadLetterCause, DeadLetterChoice, DeadLetterEdit, DeadLetterInfo, DeadLetterList, Redrive,
+    RedriveState, RedriveStatus,
 };
 pub use triggers::{Seek, Sought, SoughtPartition, TriggerInfo, TriggerList};
 

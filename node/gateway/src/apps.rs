@@ -37,10 +37,12 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/v1/packages/{digest}", put(receive))
 }
 
-/// Whether a request may take as long as compiling, starting and draining take.
+/// Whether a request may take as long as compiling, starting, draining or reading a whole topic
+/// takes.
 pub(crate) fn is_long(path: &str) -> bool {
     [":deploy", ":rollback", ":seek"].iter().any(|verb| path.ends_with(verb))
         || path.starts_with("/v1/packages/")
+        || path.starts_with("/v1/dead-letters/")
 }
 
 fn node(app: &App) -> Result<&dyn Applications, Refusal> {

@@ -25,6 +25,10 @@
 //! | `GET /v1/triggers` | [`TriggerList`](api::TriggerList) |
 //! | `POST /v1/triggers/{a}/{f}/{t}:pause`, `:resume` | takes no records any more, or goes on |
 //! | `POST /v1/triggers/{a}/{f}/{t}:seek` | [`Seek`](api::Seek): moves positions, or previews it |
+//! | `GET /v1/dead-letters/{t}` | [`DeadLetterList`](api::DeadLetterList): the open ones, by cause |
+//! | `GET`, `PUT /v1/dead-letters/{t}/{p}/{offset}` | [`DeadLetterInfo`](api::DeadLetterInfo); [`DeadLetterEdit`](api::DeadLetterEdit) |
+//! | `POST /v1/dead-letters/{t}:redrive`, `:purge` | [`Redrive`](api::Redrive): put back, or let be |
+//! | `GET`, `DELETE /v1/dead-letters/{t}/redrive` | [`RedriveStatus`](api::RedriveStatus); stops it |
 //! | `POST /v1/node:shutdown` | drains the node and ends it |
 //!
 //! Errors are [`Problem`](api::Problem)s. The crate runs nothing and decides nothing: what a node
@@ -35,6 +39,7 @@ pub mod api;
 mod apps;
 mod codes;
 mod data;
+mod dead_letters;
 mod door;
 mod lag;
 mod problem;
@@ -47,6 +52,6 @@ mod triggers;
 mod view;
 
 pub use data::Data;
-pub use read::Begin;
+pub use read::{Begin, record_data};
 pub use server::{BindError, Gateway, GatewayConfig};
 pub use view::{Applications, NodeView, Operations, Readiness, Refused};

@@ -261,7 +261,9 @@ impl Reading {
     }
 }
 
-fn record_data(place: &TopicPartition, record: RecordView<'_>) -> RecordData {
+/// A record as the control API gives it.
+#[must_use]
+pub fn record_data(place: &TopicPartition, record: RecordView<'_>) -> RecordData {
     let time = jiff::Timestamp::from_millisecond(record.timestamp.0).ok();
     RecordData {
         topic: place.topic.to_string(),

@@ -22,7 +22,7 @@ use crate::api::{API, Lag, Status};
 use crate::door::{self, Token};
 use crate::problem::Refusal;
 use crate::view::{Applications, NodeView, Operations, Readiness};
-use crate::{apps, codes, lag, produce, read, topics, triggers};
+use crate::{apps, codes, dead_letters, lag, produce, read, topics, triggers};
 
 /// The largest body that is not records.
 pub(crate) const QUESTION_BYTES_MAX: usize = 256 << 10;
@@ -62,6 +62,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/node:shutdown", post(shutdown))
         .merge(apps::routes())
         .merge(triggers::routes())
+        .merge(dead_letters::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), door::pass))

@@ -6,9 +6,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::api::{
-    AliasList, Deployed, FunctionList, Plan, Proposal, RevisionList, RolledBack, Seek, ShardStatus,
-    Sought, Status, Target, TriggerInfo, TriggerList,
+    AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, FunctionList, Plan,
+    Proposal, Redrive, RedriveStatus, RevisionList, RolledBack, Seek, ShardStatus, Sought, Status,
+    Target, TriggerInfo, TriggerList,
 };
+use crate::data::Data;
 use crate::read::Begin;
 
 /// Whether a node takes work.
@@ -167,4 +169,61 @@ pub trait Operations: Send + Sync + Debug {
     ///
     /// When there is no such trigger, topic, partition or offset.
     async fn seek(&self, trigger: String, to: Begin, asked: Seek) -> Result<Sought, Refused>;
+
+    /// The open dead letters of a topic that are meant, by cause.
+    ///
+    /// # Errors
+    ///
+    /// When the choice cannot be understood, or the topic cannot be read.
+    async fn dead_letters(
+        &self,
+        topic: String,
+        asked: DeadLetterChoice,
+    ) -> Result<DeadLetterList, Refused>;
+
+    /// One dead letter.
+    ///
+    /// # Errors
+    ///
+    /// When there is none at that place.
+    async fn dead_letter(
+        &self,
+        topic: String,
+        partition: i32,
+        offset: i64,
+    ) -> Result<DeadLetterInfo, Refused>;
+
+    /// Lets a dead letter be put back with another value than its own; durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// When there is none at that place, it is done with, or the value is too large.
+    async fn edit_dead_letter(
+        &self,
+        topic: String,
+        partition: i32,
+        offset: i64,
+        value: Data,
+    ) -> Result<DeadLetterInfo, Refused>;
+
+    /// Begins to put dead letters back to where they came from, or to purge them, or says what that
+    /// would do.
+    ///
+    /// # Errors
+    ///
+    /// When the choice cannot be understood, one runs already for the topic, or a topic that they
+    /// go to is not there.
+    async fn redrive(
+        &self,
+        topic: String,
+        asked: Redrive,
+        purge: bool,
+    ) -> Result<RedriveStatus, Refused>;
+
+    /// How far the last redrive or purge of a topic is; `None` when there was none since the node
+    /// started.
+    fn redrive_status(&self, topic: &str) -> Option<RedriveStatus>;
+
+    /// Lets one that runs end after its commit in flight.
+    fn stop_redrive(&self, topic: &str);
 }

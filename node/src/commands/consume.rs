@@ -131,7 +131,7 @@ fn write_record(
     Ok(())
 }
 
-/// `readings[2]@18  2013-01-02T03:00:00.000Z  key bed-4  millrace-dead-code=Reading.Number`
+/// `readings[2]@18  2013-01-02T03:00:00.000Z  key bed-4  millrace-dead-error-type=Reading.Number`
 fn meta(record: &RecordData) -> String {
     let mut line = format!("{}[{}]@{}", record.topic, record.partition, record.offset);
     match &record.timestamp {

@@ -4,6 +4,7 @@
 pub mod build;
 pub mod completions;
 pub mod consume;
+pub mod dead_letter;
 pub mod deploy;
 pub mod dev;
 pub mod error;
@@ -19,3 +20,4 @@ pub mod serve;
 pub mod status;
 pub mod topic;
 pub mod trigger;
+pub mod wait;

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use cluster::{Command, History};
 use function::{Manifest, Name, Package, PackageDigest};
 use gateway::api::{
-    API, AliasInfo, AliasList, Deployed as Answer, FunctionError, FunctionInfo, FunctionList,
-    FunctionOutcome, Outcome, Plan, Proposal, RevisionInfo, RevisionList, RevisionName, RolledBack,
-    Seek, Sought, Target, TriggerInfo, TriggerList,
+    API, AliasInfo, AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList,
+    Deployed as Answer, FunctionError, FunctionInfo, FunctionList, FunctionOutcome, Outcome, Plan,
+    Proposal, Redrive, RedriveStatus, RevisionInfo, RevisionList, RevisionName, RolledBack, Seek,
+    Sought, Target, TriggerInfo, TriggerList,
 };
-use gateway::{Applications, Begin, Operations, Refused};
+use gateway::{Applications, Begin, Data, Operations, Refused};
 
 use super::deploy::{Deployed, RunningApp};
 use super::plan::{self, There};
@@ -548,6 +549,55 @@ impl Operations for Node {
     async fn seek(&self, trigger: String, to: Begin, asked: Seek) -> Result<Sought, Refused> {
         self.detached(move |node| async move { node.seek_trigger(&trigger, to, &asked).await })
             .await
+    }
+
+    async fn dead_letters(
+        &self,
+        topic: String,
+        asked: DeadLetterChoice,
+    ) -> Result<DeadLetterList, Refused> {
+        self.list_dead_letters(&topic, &asked).await.map_err(as_refused)
+    }
+
+    async fn dead_letter(
+        &self,
+        topic: String,
+        partition: i32,
+        offset: i64,
+    ) -> Result<DeadLetterInfo, Refused> {
+        self.show_dead_letter(&topic, partition, offset).await.map_err(as_refused)
+    }
+
+    async fn edit_dead_letter(
+        &self,
+        topic: String,
+        partition: i32,
+        offset: i64,
+        value: Data,
+    ) -> Result<DeadLetterInfo, Refused> {
+        let edit = move |node: Self| async move {
+            node.edit(&topic, partition, offset, value.as_bytes()).await
+        };
+        self.detached(edit).await
+    }
+
+    async fn redrive(
+        &self,
+        topic: String,
+        asked: Redrive,
+        purge: bool,
+    ) -> Result<RedriveStatus, Refused> {
+        let redrive =
+            move |node: Self| async move { node.begin_redrive(&topic, &asked, purge).await };
+        self.detached(redrive).await
+    }
+
+    fn redrive_status(&self, topic: &str) -> Option<RedriveStatus> {
+        self.redrive_of(topic)
+    }
+
+    fn stop_redrive(&self, topic: &str) {
+        self.end_redrive(topic);
     }
 }
 

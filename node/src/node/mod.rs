@@ -2,6 +2,7 @@
 //! together. Applications are deployed into it, now and while it runs.
 
 mod control;
+mod dead_letters;
 mod deploy;
 mod feed;
 mod growth;
@@ -71,6 +72,9 @@ struct Inner {
     /// What status shows, kept apart so that it never waits for a deploy.
     shown: Mutex<status::Shown>,
     feed: Mutex<Option<FeedProgress>>,
+    redrives: Mutex<dead_letters::Redrives>,
+    /// Held while a redrive begins, and while an edit is written.
+    redriving: tokio::sync::Mutex<()>,
     shutdown: CancellationToken,
     warnings: Vec<String>,
 }
@@ -116,6 +120,9 @@ impl Node {
         for (id, shard) in cluster.state().shards() {
             groups.learn(*id, &shard.trigger);
         }
+        for (topic, redriver) in cluster.state().redrivers() {
+            groups.learn(redriver.shard, &dead_letters::redriver_name(topic));
+        }
         let bus = match &kafka {
             Some(kafka) => kafka::open(kafka, data_dir, name, &groups, opened.store).await?,
             None => open_embedded(data_dir, opened.store)?,
@@ -153,6 +160,8 @@ impl Node {
             apps: tokio::sync::Mutex::default(),
             shown: Mutex::default(),
             feed: Mutex::default(),
+            redrives: Mutex::default(),
+            redriving: tokio::sync::Mutex::default(),
             shutdown: CancellationToken::new(),
             warnings,
         };

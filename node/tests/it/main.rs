@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod commands;
+mod dead_letters;
 mod deploys;
 mod harness;
 mod statuses;

@@ -49,9 +49,9 @@ fn charged(ground: &Ground, function: Function<'_>, bad: &str, code: &str) -> Re
     let out = arrived(&api, &format!("{name}.out"), 3)?;
     demand!(dead.len() == 1, "{} dead letters instead of one", dead.len());
     demand!(dead[0]["value"] == bad, "the dead letter is {}", dead[0]["value"]);
-    let found = header(&dead[0], "millrace-dead-code");
+    let found = header(&dead[0], "millrace-dead-error-type");
     demand!(found == Some(code), "the dead letter's code is {found:?} instead of {code}");
-    let message = header(&dead[0], "millrace-dead-message");
+    let message = header(&dead[0], "millrace-dead-error-message");
     demand!(message.is_some_and(|it| !it.is_empty()), "the dead letter has no message");
     let attempts = header(&dead[0], "millrace-dead-attempts");
     demand!(attempts == Some("2"), "the dead letter says {attempts:?} attempts instead of 2");

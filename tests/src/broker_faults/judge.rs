@@ -31,7 +31,8 @@ pub(super) fn parse(line: &str) -> Option<Record> {
         let found = headers.split(',').find_map(|it| it.split_once('=').filter(|it| it.0 == name));
         found.and_then(|(_, value)| unhex(value))
     };
-    let code = header("millrace-dead-code").map(|code| String::from_utf8_lossy(&code).into_owned());
+    let code =
+        header("millrace-dead-error-type").map(|code| String::from_utf8_lossy(&code).into_owned());
     Some(Record {
         partition: partition.parse().ok()?,
         offset: offset.parse().ok()?,

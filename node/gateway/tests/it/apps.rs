@@ -5,10 +5,11 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_gateway::api::{
-    AliasList, Deployed, FunctionList, Plan, Proposal, RevisionList, RolledBack, Seek, Sought,
-    Target, TriggerInfo, TriggerList,
+    AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, FunctionList, Plan,
+    Proposal, Redrive, RedriveStatus, RevisionList, RolledBack, Seek, Sought, Target, TriggerInfo,
+    TriggerList,
 };
-use millrace_gateway::{Applications, Begin, Operations, Refused};
+use millrace_gateway::{Applications, Begin, Data, Operations, Refused};
 use serde_json::json;
 
 use crate::harness::Served;
@@ -133,6 +134,88 @@ impl Operations for Asked {
         self.note(format!("{trigger} to {to:?}, partition {:?}", asked.partition));
         Ok(Sought { dry_run: asked.dry_run, ..Sought::default() })
     }
+
+    async fn dead_letters(
+        &self,
+        topic: String,
+        asked: DeadLetterChoice,
+    ) -> Result<DeadLetterList, Refused> {
+        self.note(format!("letters of {topic} by {:?} for {:?}", asked.trigger, asked.cause));
+        Ok(DeadLetterList::default())
+    }
+
+    async fn dead_letter(
+        &self,
+        topic: String,
+        partition: i32,
+        offset: i64,
+    ) -> Result<DeadLetterInfo, Refused> {
+        self.note(format!("letter {topic}[{partition}]@{offset}"));
+        known("nobody").map(|()| unreachable!("it is refused"))
+    }
+
+    async fn edit_dead_letter(
+        &self,
+        topic: String,
+        partition: i32,
+        offset: i64,
+        value: Data,
+    ) -> Result<DeadLetterInfo, Refused> {
+        self.note(format!("{topic}[{partition}]@{offset} is {:?}", value.as_bytes()));
+        known("nobody").map(|()| unreachable!("it is refused"))
+    }
+
+    async fn redrive(
+        &self,
+        topic: String,
+        asked: Redrive,
+        purge: bool,
+    ) -> Result<RedriveStatus, Refused> {
+        self.note(format!("redrive {topic} purge {purge} rate {:?}", asked.rate));
+        Ok(RedriveStatus::default())
+    }
+
+    fn redrive_status(&self, topic: &str) -> Option<RedriveStatus> {
+        (topic == "in").then(RedriveStatus::default)
+    }
+
+    fn stop_redrive(&self, topic: &str) {
+        self.note(format!("stop {topic}"));
+    }
+}
+
+#[test]
+fn what_is_asked_of_dead_letters_reaches_the_node() {
+    let served = Served::new();
+    served.get("/v1/dead-letters/in?trigger=a/f/f&cause=a%20b").ok();
+    served.get("/v1/dead-letters/in/1/7").refused(404, "E0506");
+    served.put("/v1/dead-letters/in/1/7", br#"{"value":{"$bytes":"/w=="}}"#).refused(404, "E0506");
+    served.post("/v1/dead-letters/in:redrive", &json!({"rate": 5})).ok();
+    served.post("/v1/dead-letters/in:purge", &json!({})).ok();
+    assert_eq!(served.get("/v1/dead-letters/in/redrive").ok()["state"], "preview");
+    assert_eq!(served.delete("/v1/dead-letters/in/redrive").status, 204);
+    let expected = [
+        "letters of in by Some(\"a/f/f\") for Some(\"a b\")",
+        "letter in[1]@7",
+        "in[1]@7 is [255]",
+        "redrive in purge false rate Some(5)",
+        "redrive in purge true rate None",
+        "stop in",
+    ];
+    assert_eq!(served.asked.take(), expected);
+
+    served.get("/v1/dead-letters/nowhere").refused(404, "E0404");
+    served.get("/v1/dead-letters/nowhere/0/0").refused(404, "E0404");
+    served.get("/v1/dead-letters/out/redrive").refused(404, "E0506");
+    served.post("/v1/dead-letters/nowhere:redrive", &json!({})).refused(404, "E0404");
+    served.post("/v1/dead-letters/in:delete", &json!({})).refused(404, "E0506");
+    served.post("/v1/dead-letters/in", &json!({})).refused(404, "E0506");
+    for bad in [json!({"rate": 0}), json!({"limit": 0}), json!({"causes": "x"})] {
+        served.post("/v1/dead-letters/in:redrive", &bad).refused(400, "E0513");
+    }
+    served.get("/v1/dead-letters/in?causes=x").refused(400, "E0513");
+    served.put("/v1/dead-letters/in/1/7", b"{}").refused(400, "E0513");
+    assert!(served.asked.take().is_empty());
 }
 
 #[test]

@@ -1,0 +1,94 @@
+//! Routes of dead letters: by cause, one by one, edits, redrives and purges. What is asked is given
+//! to the node, which carries it out whether or not the client waits.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+
+use crate::api::{
+    DeadLetterChoice, DeadLetterEdit, DeadLetterInfo, DeadLetterList, Redrive, RedriveStatus,
+};
+use crate::problem::Refusal;
+use crate::routes::{App, question};
+use crate::topics::find;
+use crate::triggers::{no_such, node};
+
+/// The largest question but an edit.
+const QUESTION_BYTES_MAX: usize = 4 << 10;
+
+pub(crate) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/dead-letters/{topic}", get(list).post(verb))
+        .route("/v1/dead-letters/{topic}/redrive", get(progress).delete(stop))
+        .route("/v1/dead-letters/{topic}/{partition}/{offset}", get(show).put(edit))
+}
+
+async fn list(
+    State(app): State<Arc<App>>,
+    Path(topic): Path<String>,
+    asked: Result<Query<DeadLetterChoice>, QueryRejection>,
+) -> Result<Json<DeadLetterList>, Refusal> {
+    let Query(asked) = asked.map_err(|error| Refusal::bad(error.body_text()))?;
+    find(&*app.bus, &topic)?;
+    Ok(Json(node(&app)?.dead_letters(topic, asked).await?))
+}
+
+async fn show(
+    State(app): State<Arc<App>>,
+    Path((topic, partition, offset)): Path<(String, i32, i64)>,
+) -> Result<Json<DeadLetterInfo>, Refusal> {
+    find(&*app.bus, &topic)?;
+    Ok(Json(node(&app)?.dead_letter(topic, partition, offset).await?))
+}
+
+async fn edit(
+    State(app): State<Arc<App>>,
+    Path((topic, partition, offset)): Path<(String, i32, i64)>,
+    content: Body,
+) -> Result<Json<DeadLetterInfo>, Refusal> {
+    let asked: DeadLetterEdit = question(content, app.body_bytes_max).await?;
+    find(&*app.bus, &topic)?;
+    Ok(Json(node(&app)?.edit_dead_letter(topic, partition, offset, asked.value).await?))
+}
+
+async fn verb(
+    State(app): State<Arc<App>>,
+    Path(segment): Path<String>,
+    content: Body,
+) -> Result<Json<RedriveStatus>, Refusal> {
+    let (topic, verb) = segment.split_once(':').ok_or_else(no_such)?;
+    let purge = match verb {
+        "redrive" => false,
+        "purge" => true,
+        _ => return Err(no_such()),
+    };
+    let asked: Redrive = question(content, QUESTION_BYTES_MAX).await?;
+    if asked.rate == Some(0) || asked.limit == Some(0) {
+        return Err(Refusal::bad("rate and limit are 1 or more"));
+    }
+    find(&*app.bus, topic)?;
+    Ok(Json(node(&app)?.redrive(topic.to_owned(), asked, purge).await?))
+}
+
+async fn progress(
+    State(app): State<Arc<App>>,
+    Path(topic): Path<String>,
+) -> Result<Json<RedriveStatus>, Refusal> {
+    node(&app)?.redrive_status(&topic).map(Json).ok_or_else(|| {
+        let detail = format!("nothing of {topic} was put back or purged since the node started");
+        Refusal::new(StatusCode::NOT_FOUND, crate::codes::NO_ROUTE, detail)
+    })
+}
+
+async fn stop(
+    State(app): State<Arc<App>>,
+    Path(topic): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    node(&app)?.stop_redrive(&topic);
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use bus::{Bus, Epoch, Fetched, Reader, ShardId, Start, Timestamp, TopicPartition};
 use bytes::Bytes;
 use frame::{Context, RequestBuilder};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use runtime::{Answer, Calling, Failure, Invocation, Invoke};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::sleep_until;
@@ -101,6 +104,9 @@ pub(crate) struct Driver {
     answers: BTreeMap<InvocationId, Held>,
     /// The commit in flight, for when it must be tried again.
     sent: Option<bus::Commit>,
+    /// Invocations that wait or run, in this task: a task of their own would be woken, and wake
+    /// this one, for every answer.
+    invoked: FuturesUnordered<BoxFuture<'static, Report>>,
     reports: mpsc::UnboundedSender<Report>,
     reported: mpsc::UnboundedReceiver<Report>,
     stats: Arc<Mutex<StatsKeeper>>,
@@ -130,6 +136,7 @@ impl Driver {
             revisions,
             answers: BTreeMap::new(),
             sent: None,
+            invoked: FuturesUnordered::new(),
             reports,
             reported,
             stats,
@@ -158,12 +165,9 @@ impl Driver {
             let wanted = self.core.fetch_bytes(room);
             tokio::select! {
                 biased;
-                Some(report) = self.reported.recv() => {
-                    self.on_report(report);
-                    // What came meanwhile goes into the same commit.
-                    while let Ok(report) = self.reported.try_recv() {
-                        self.on_report(report);
-                    }
+                Some(report) = self.reported.recv() => self.on_reports(report),
+                Some(report) = self.invoked.next(), if !self.invoked.is_empty() => {
+                    self.on_reports(report);
                 }
                 _changed = draining.changed() => self.core.on_drain(Instant::now()),
                 Ok(()) = paused.changed() => {
@@ -189,6 +193,18 @@ impl Driver {
                 }
             }
             Err(error) => self.core.on_stop(StopReason::of(&error)),
+        }
+    }
+
+    /// What came meanwhile goes into the same commit.
+    fn on_reports(&mut self, first: Report) {
+        let mut next = Some(first);
+        while let Some(report) = next {
+            self.on_report(report);
+            next = match self.reported.try_recv() {
+                Ok(report) => Some(report),
+                Err(_none_yet) => self.invoked.next().now_or_never().flatten(),
+            };
         }
     }
 
@@ -371,11 +387,10 @@ impl Driver {
         let (timeout, calling) = (self.config.timeout, self.config.calling);
         let frame = frame.into();
         let invocation = Invocation { frame, batch_id: id.0, records, timeout, calling };
-        let reports = self.reports.clone();
-        drop(tokio::spawn(async move {
+        self.invoked.push(Box::pin(async move {
             let result = revision.invoke.invoke(invocation).await;
             drop(room);
-            drop(reports.send(Report::Ended(id, revision.name, result)));
+            Report::Ended(id, revision.name, result)
         }));
     }
 

@@ -94,7 +94,10 @@ fn what_was_given_up_is_listed_by_cause_shown_edited_and_put_back_in_order() {
     assert!(said.starts_with("edited; "), "{said}");
     assert_eq!(list(&mill)["edited"], 1);
     let text = mill.run(&format!("dead-letter show {place}")).ok();
-    assert!(text.contains("  open, edited\n") && text.contains("edited    \"mended 3\"\n"), "{text}");
+    assert!(
+        text.contains("  open, edited\n") && text.contains("edited    \"mended 3\"\n"),
+        "{text}"
+    );
 
     mend(&mill);
     let dry = mill.json("dead-letter redrive mark --dry-run");

@@ -33,7 +33,7 @@ const OWNERS: &[(&str, &[&str])] = &[
 /// of bus, and the guest those of the frame.
 const FLOORS: &[&[&str]] = &[
     &["rdkafka-ffi", "iot"],
-    &["bus", "frame"],
+    &["bus", "frame", "filter"],
     &["storage", "guest"],
     &["function"],
     &["cluster", "runtime"],
@@ -58,6 +58,7 @@ const CRATES: &[(&str, &str)] = &[
     ("rdkafka-ffi", "bus/rdkafka-ffi"),
     ("storage", "storage"),
     ("frame", "node/frame"),
+    ("filter", "node/filter"),
     ("guest", "node/guest"),
     ("function", "node/function"),
     ("runtime", "node/runtime"),
@@ -90,6 +91,7 @@ const IMPURE: &[&str] = &[
 /// The cores there must be: a core that lost its marker is not looked at any more.
 const CORES: &[&str] = &[
     "node/frame/",
+    "node/filter/",
     "node/runtime/",
     "node/dispatch/src/offset_tracker.rs",
     "node/dispatch/src/shard.rs",

@@ -155,6 +155,7 @@ fn shard(
         partitions: vec![TopicPartition::new(topic, partition)],
         start: Start::Earliest,
         dispatch: dispatch_config(plan),
+        filter: None,
         output_topic: Some("out".into()),
         allow_produce: Vec::new(),
         dead_letter: "dead".into(),

@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 
 use crate::commands::error::{CommandError, exit};
 use crate::commands::{
-    build, completions, consume, dead_letter, deploy, dev, explain, lag, new, plan, produce,
+    build, completions, consume, dead_letter, deploy, dev, event, explain, lag, new, plan, produce,
     revisions, serve, status, topic, trigger,
 };
 use crate::output::{ColorChoice, Format};
@@ -123,6 +123,9 @@ pub enum Command {
     /// List, pause, resume and seek triggers.
     #[command(subcommand)]
     Trigger(trigger::TriggerCommand),
+    /// Try event patterns on sample records.
+    #[command(subcommand)]
+    Event(event::EventCommand),
     /// Show what a node does.
     Status(status::StatusArgs),
     /// Show how far triggers are behind.
@@ -238,6 +241,7 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Topic(args) => topic::run(args, globals),
         Command::DeadLetter(args) => dead_letter::run(args, globals),
         Command::Trigger(args) => trigger::run(args, globals),
+        Command::Event(args) => event::run(args, globals),
         Command::Status(args) => status::run(args, globals),
         Command::Lag(args) => lag::run(args, globals),
         Command::Explain(args) if globals.output == Format::Json => explain::run_json(args),

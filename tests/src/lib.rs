@@ -9,6 +9,7 @@ pub mod components;
 pub mod conformance;
 pub mod crash_points;
 pub mod crash_store;
+pub mod filters;
 pub mod first_alert;
 pub mod harness;
 pub mod hidden;

@@ -43,8 +43,8 @@ pub enum Command {
     Commit {
         /// Which.
         id: CommitId,
-        /// How many records it settles.
-        records: u32,
+        /// How many records it settles, filtered ones too.
+        records: u64,
         /// By index of the partition in the shard.
         positions: Vec<(u32, Position)>,
     },
@@ -307,6 +307,8 @@ impl Default for DispatchConfig {
 pub struct Counters {
     /// Records let into the window.
     pub admitted: u64,
+    /// Records of these that the filter kept from the function.
+    pub filtered: u64,
     /// Records that were seen before, or settled before a restart.
     pub skipped: u64,
     /// Invocations started.
@@ -321,7 +323,7 @@ pub struct Counters {
     pub dead_lettered: u64,
     /// Batches halved.
     pub bisected: u64,
-    /// Records settled, durably.
+    /// Records settled, durably, filtered ones too.
     pub settled: u64,
     /// Commits that are durable.
     pub commits: u64,

@@ -10,6 +10,8 @@ use crate::records::RecordId;
 struct InFlight {
     id: CommitId,
     records: Vec<RecordId>,
+    /// Filtered records that its positions pass.
+    filtered: u64,
     output_bytes: usize,
     /// How often it failed.
     failures: u32,
@@ -24,6 +26,9 @@ pub(crate) struct Commits {
     output_bytes: usize,
     /// Partitions whose position goes with the next commit.
     touched: BTreeSet<u16>,
+    /// Filtered records since the last one, and their partitions: they need no commit of their own.
+    filtered: u64,
+    passed: BTreeSet<u16>,
     in_flight: Option<InFlight>,
     started: u64,
 }
@@ -33,6 +38,8 @@ pub(crate) struct Commits {
 pub(crate) struct Starting<'a> {
     pub(crate) id: CommitId,
     pub(crate) records: &'a [RecordId],
+    /// Filtered ones beside them.
+    pub(crate) filtered: u64,
     pub(crate) partitions: Vec<u16>,
 }
 
@@ -40,6 +47,27 @@ impl Commits {
     /// The partition's position goes with the next commit.
     pub(crate) fn touch(&mut self, partition: u16) {
         self.touched.insert(partition);
+    }
+
+    /// A filtered record was passed: its partition's position goes with the next commit there is.
+    pub(crate) fn pass(&mut self, partition: u16) {
+        self.filtered += 1;
+        self.passed.insert(partition);
+    }
+
+    /// Filtered records wait for no other reason to commit.
+    pub(crate) fn touch_passed(&mut self) {
+        self.touched.append(&mut self.passed);
+    }
+
+    /// Whether filtered records wait for a commit.
+    pub(crate) fn has_passed(&self) -> bool {
+        !self.passed.is_empty()
+    }
+
+    /// Filtered records that no durable commit covers.
+    pub(crate) fn filtered(&self) -> u64 {
+        self.filtered + self.in_flight.as_ref().map_or(0, |it| it.filtered)
     }
 
     pub(crate) fn add(&mut self, record: RecordId) {
@@ -59,17 +87,19 @@ impl Commits {
         if self.in_flight.is_some() || self.touched.is_empty() {
             return None;
         }
+        self.touch_passed();
         let id = CommitId(self.started);
         self.started += 1;
         let commit = self.in_flight.insert(InFlight {
             id,
             records: std::mem::take(&mut self.records),
+            filtered: std::mem::take(&mut self.filtered),
             output_bytes: std::mem::take(&mut self.output_bytes),
             failures: 0,
             wait: None,
         });
         let partitions = std::mem::take(&mut self.touched).into_iter().collect();
-        Some(Starting { id, records: &commit.records, partitions })
+        Some(Starting { id, records: &commit.records, filtered: commit.filtered, partitions })
     }
 
     pub(crate) fn is_in_flight(&self, id: CommitId) -> bool {
@@ -81,9 +111,9 @@ impl Commits {
         self.in_flight.as_ref().filter(|it| it.id == id).map_or(&[], |it| &it.records)
     }
 
-    /// Ends the commit in flight; its records, if it is this one (SD-2).
-    pub(crate) fn committed(&mut self, id: CommitId) -> Option<Vec<RecordId>> {
-        self.in_flight.take_if(|it| it.id == id).map(|it| it.records)
+    /// Ends the commit in flight; its records and how many filtered ones, if it is this one (SD-2).
+    pub(crate) fn committed(&mut self, id: CommitId) -> Option<(Vec<RecordId>, u64)> {
+        self.in_flight.take_if(|it| it.id == id).map(|it| (it.records, it.filtered))
     }
 
     /// The commit in flight waits for its next try, if it is this one and does not wait (SD-2).
@@ -107,7 +137,7 @@ impl Commits {
 
     /// Nothing is in flight, and nothing gathers.
     pub(crate) fn is_idle(&self) -> bool {
-        self.in_flight.is_none() && self.touched.is_empty()
+        self.in_flight.is_none() && self.touched.is_empty() && self.passed.is_empty()
     }
 
     /// Bytes of outputs that are not durable.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bus::{Bus, Epoch, Fetched, Reader, ShardId, Start, Timestamp, TopicPartition};
 use bytes::Bytes;
+use filter::Filter;
 use frame::{Context, RequestBuilder};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -21,7 +22,7 @@ use crate::read_ahead::{ReadAhead, Share};
 use crate::stats::StatsKeeper;
 use crate::{
     Blame, Command, CommitFailure, CommitId, DispatchConfig, InvocationId, Order, Outcome,
-    ShardDispatch, StopReason,
+    ShardDispatch, StopReason, Unwanted,
 };
 
 /// Who a shard is, and what it does with records.
@@ -43,6 +44,8 @@ pub struct ShardConfig {
     pub start: Start,
     /// Order, batches, retry, window.
     pub dispatch: DispatchConfig,
+    /// What a record has to be for the function to get it; all of them without.
+    pub filter: Option<Arc<Filter>>,
     /// Where outputs go that choose no topic.
     pub output_topic: Option<Arc<str>>,
     /// Topics that an output may choose.
@@ -189,7 +192,9 @@ impl Driver {
                 for Fetched { partition, batch } in batches {
                     let index = self.config.partitions.iter().position(|it| *it == partition);
                     let index = index.expect("a reader gives what was assigned");
-                    self.core.on_fetched(now, index as u32, batch);
+                    let filter = self.config.filter.as_ref();
+                    let unwanted = filter.and_then(|it| Unwanted::by(it, &partition, &batch));
+                    self.core.on_filtered(now, index as u32, batch, unwanted);
                 }
             }
             Err(error) => self.core.on_stop(StopReason::of(&error)),

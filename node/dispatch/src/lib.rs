@@ -19,6 +19,7 @@ mod start;
 mod stats;
 mod strands;
 mod token;
+mod unwanted;
 
 pub use command::{
     BatchLimits, Blame, Command, CommitFailure, CommitId, Counters, DeadLetter, DispatchConfig,
@@ -34,3 +35,4 @@ pub use shard::{PartitionStart, ShardDispatch, State};
 pub use start::{ShardHandle, StartError, start, start_or_wait, stopped};
 pub use stats::ShardStats;
 pub use token::Order;
+pub use unwanted::Unwanted;

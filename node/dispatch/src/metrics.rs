@@ -1,4 +1,4 @@
-//! Names of what shards count: seven counters a trigger, added to once per turn.
+//! Names of what shards count: nine counters a trigger, added to once per turn.
 
 use metrics::{Counter, counter};
 
@@ -6,12 +6,13 @@ use crate::Counters;
 
 /// Handles of one shard, looked up once, and what was added so far.
 pub(crate) struct ShardMetrics {
-    handles: [Counter; 8],
-    last: [u64; 8],
+    handles: [Counter; 9],
+    last: [u64; 9],
 }
 
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "millrace_trigger_records_polled_total",
+    "millrace_trigger_records_filtered_total",
     "millrace_trigger_invocations_total",
     "millrace_trigger_attempts_total",
     "millrace_trigger_attempts_failed_total",
@@ -24,12 +25,13 @@ const NAMES: [&str; 8] = [
 impl ShardMetrics {
     pub(crate) fn new(function: &str, trigger: &str) -> Self {
         let handle = |name| counter!(name, "function" => function.to_owned(), "trigger" => trigger.to_owned());
-        Self { handles: NAMES.map(handle), last: [0; 8] }
+        Self { handles: NAMES.map(handle), last: [0; 9] }
     }
 
     pub(crate) fn note(&mut self, counters: &Counters, outputs: u64) {
         let now = [
             counters.admitted,
+            counters.filtered,
             counters.invocations,
             counters.attempts,
             counters.failed,
@@ -58,6 +60,6 @@ mod tests {
         for attempts in [5, 3, 5, 6] {
             metrics.note(&Counters { attempts, ..Counters::default() }, 0);
         }
-        assert_eq!(metrics.last[2], 6);
+        assert_eq!(metrics.last[3], 6);
     }
 }

@@ -48,6 +48,10 @@
 //! old; then it is a dead letter. A batch that fails as a whole is halved until the bad record
 //! stands alone. What is nobody's fault (no capacity) is run again after a pause.
 //!
+//! **Filters.** What is unwanted in a batch is known when it comes: it is settled where it would
+//! have been let in, takes no room, and goes with the next commit, or with one of its own when none
+//! comes within a second.
+//!
 //! **Commits.** One is in flight, the next gathers meanwhile. The positions of a commit count the
 //! records whose outputs and dead letters it carries, and no others.
 //!
@@ -63,6 +67,7 @@
 //!   run records of one token.
 //! - **SD-6** records, invocations and commits in flight stay within their limits.
 //! - **SD-7** neither halving a batch nor a failure that is nobody's costs an attempt.
+//! - **SD-8** an unwanted record is never run; it is settled by one commit, and holds up nothing.
 //!
 //! What it leaves out: parking to a topic (a held token stays in the window), and attempts that
 //! outlive the process.
@@ -83,8 +88,10 @@ use crate::records::{RecordId, RecordRef, Records};
 use crate::retry::{Jitter, backoff_bound};
 use crate::strands::{Gathered, Room, Strands};
 use crate::token::{Order, Tokens};
+use crate::unwanted::Unwanted;
 
 mod endings;
+mod filtered;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -149,11 +156,12 @@ struct Invocation {
 }
 
 /// A fetched batch, admitted up to `cursor`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Backlog {
     partition: u16,
     chunk: u32,
     cursor: u32,
+    unwanted: Option<Unwanted>,
 }
 
 /// See the [module documentation](self).
@@ -183,6 +191,8 @@ pub struct ShardDispatch {
     waits: u32,
     /// When a batch that could be fuller starts anyway.
     linger_until: Option<Instant>,
+    /// When filtered records get a commit of their own.
+    filtered_until: Option<Instant>,
     paused: bool,
     mode: Mode,
     invocations: u64,
@@ -230,6 +240,7 @@ impl ShardDispatch {
             wait: None,
             waits: 0,
             linger_until: None,
+            filtered_until: None,
             paused: false,
             mode: Mode::Running,
             invocations: 0,
@@ -278,14 +289,7 @@ impl ShardDispatch {
 
     /// Takes a batch of the partition with this index.
     pub fn on_fetched(&mut self, now: Instant, partition: u32, batch: RecordBatch) {
-        if self.mode != Mode::Running {
-            return;
-        }
-        let partition = u16::try_from(partition).expect("the index of a partition of the shard");
-        let chunk = self.records.add_chunk(now, batch);
-        self.fetch_bytes = FETCH_BYTES_MAX.min(2 * self.fetch_bytes);
-        self.backlog.push_back(Backlog { partition, chunk, cursor: 0 });
-        self.proceed(now);
+        self.on_filtered(now, partition, batch, None);
     }
 
     /// Takes the end of an invocation (SD-2: whoever waits for it).
@@ -315,9 +319,9 @@ impl ShardDispatch {
         if self.is_stopped() {
             return;
         }
-        let Some(records) = self.commits.committed(id) else { return };
+        let Some((records, filtered)) = self.commits.committed(id) else { return };
         self.counters.commits += 1;
-        self.counters.settled += records.len() as u64;
+        self.counters.settled += records.len() as u64 + filtered;
         for record in records {
             self.records.release(record);
         }
@@ -430,7 +434,7 @@ impl ShardDispatch {
     /// When [`on_timeout`](Self::on_timeout) has something to do next. Ask after every input.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        let commit = self.commits.wait().map(|wait| wait.until);
+        let commit = self.commits.wait().map(|wait| wait.until).or(self.filtered_until);
         let work = match self.mode {
             Mode::Running if !self.paused => {
                 let wait = self.wait.as_ref().map(|wait| wait.until);
@@ -457,7 +461,8 @@ impl ShardDispatch {
         self.records.get(id)
     }
 
-    /// The position of the partition with this index, as the last `Commit` command said it.
+    /// The position of the partition with this index, as the last `Commit` command said it, and
+    /// past what was filtered since.
     #[must_use]
     pub fn position(&self, partition: u32) -> Position {
         let (next, completions) = self.trackers[partition as usize].position();
@@ -518,8 +523,10 @@ impl ShardDispatch {
         if self.is_stopped() {
             return;
         }
+        self.commit_passed(now);
         self.commit_next();
         self.admit();
+        self.commit_passed(now);
         self.linger_until = None;
         while self.start_next(now) {}
         let idle = self.running.is_empty() && self.commits.is_idle();
@@ -544,7 +551,7 @@ impl ShardDispatch {
         });
         self.commands.push_back(Command::Commit {
             id: commit.id,
-            records: u32::try_from(commit.records.len()).expect("the window bounds a commit"),
+            records: commit.records.len() as u64 + commit.filtered,
             positions: positions.collect(),
         });
     }
@@ -568,16 +575,21 @@ impl ShardDispatch {
         let count = batch.len();
         let window = self.config.window.records.get();
         let (first, last) = (batch.first_offset().0, batch.last_offset().0);
-        let tracker = &mut self.trackers[usize::from(it.partition)];
         if last - first + 1 == count as i64 {
-            let room = window.saturating_sub(self.records.len());
-            let wanted = room.min(count - it.cursor as usize);
-            let from = Offset(first + i64::from(it.cursor));
-            if let Some(sequences) = tracker.track_run(from, wanted) {
+            loop {
+                let room = window.saturating_sub(self.records.len());
+                let wanted = room.min(count - it.cursor as usize);
+                let from = Offset(first + i64::from(it.cursor));
+                let tracker = &mut self.trackers[usize::from(it.partition)];
+                let Some(sequences) = tracker.track_run(from, wanted) else { break };
+                let is_full = sequences.is_empty();
                 for sequence in sequences {
                     self.admit_record(it, &batch, sequence);
                 }
-                return it.cursor as usize == count;
+                // Unwanted records took no room: there may be more of it.
+                if is_full || it.cursor as usize == count {
+                    return it.cursor as usize == count;
+                }
             }
         }
         while (it.cursor as usize) < count {
@@ -600,6 +612,10 @@ impl ShardDispatch {
 
     #[inline]
     fn admit_record(&mut self, it: &mut Backlog, batch: &RecordBatch, sequence: u64) {
+        self.counters.admitted += 1;
+        if it.unwanted.as_ref().is_some_and(|unwanted| unwanted.contains(it.cursor)) {
+            return self.pass(it, sequence);
+        }
         let view = batch.get(it.cursor as usize);
         let part = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
         let bytes = part(view.key) + part(view.value) + view.headers.as_bytes().len();
@@ -608,7 +624,6 @@ impl ShardDispatch {
         let at = (it.chunk, it.cursor);
         let record = self.records.admit(at, (it.partition, sequence), order, bytes);
         self.strands.push_back(&mut self.records, record);
-        self.counters.admitted += 1;
         it.cursor += 1;
     }
 

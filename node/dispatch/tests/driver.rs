@@ -89,6 +89,7 @@ impl World {
                 },
                 ..DispatchConfig::default()
             },
+            filter: None,
             output_topic: Some("out".into()),
             allow_produce: Vec::new(),
             dead_letter: "dead".into(),
@@ -250,6 +251,26 @@ async fn a_trigger_waits_for_its_output_topic_and_charges_no_record() {
     let counters = shard.stats().counters;
     assert_eq!((counters.failed, counters.dead_lettered), (0, 0), "{counters:?}");
     shard.drain(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_keeps_records_from_the_function_and_settles_them() {
+    let mut world = World::new().await;
+    let (mut config, revision) = (world.config("identity"), world.revision("identity"));
+    let pattern = serde_json::json!({"key": ["a"], "value": {"c": [{"numeric": [">", 30]}]}});
+    config.filter = Some(Arc::new(filter::Filter::compile(&[pattern]).unwrap()));
+    let bus = Arc::clone(&world.bus) as Arc<dyn Bus>;
+    let shard = start(bus, config, revision).await.unwrap();
+    let (hot, cold) = (r#"{"c":34.2}"#, r#"{"c":3}"#);
+    world.produce(&[("a", cold), ("b", hot), ("a", hot), ("a", "no JSON")]).await;
+    world.settled(4).await;
+    assert_eq!(values(&world.read("out").await), [hot]);
+    world.produce(&[("b", hot), ("a", cold)]).await;
+    world.settled(6).await;
+    let counters = shard.stats().counters;
+    assert_eq!((counters.admitted, counters.filtered, counters.attempts), (6, 5, 1));
+    shard.drain(Duration::from_secs(5)).await;
+    assert!(world.read("dead").await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

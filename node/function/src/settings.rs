@@ -58,6 +58,7 @@ impl TriggerSpec {
             delivery,
             event,
             decode,
+            filter,
             batch,
             retry,
             dead_letter,
@@ -83,6 +84,8 @@ impl TriggerSpec {
         set("delivery", word(delivery));
         set("event", word(event));
         set("decode", word(decode));
+        let patterns: Vec<String> = filter.iter().map(ToString::to_string).collect();
+        set("filter", if patterns.is_empty() { none() } else { patterns.join(" or ") });
         set("batch.records", records.to_string());
         set("batch.bytes", format_bytes(*bytes));
         set("batch.window", format_duration(*window));
@@ -146,6 +149,7 @@ memory = "128MiB"
 env = { LIMIT = "30" }
 [[function.hot.trigger]]
 topics = ["readings"]
+filter = [{ value = { c = [{ numeric = [">", 30] }] } }, { key = ["a"] }]
 batch = { window = "200ms" }
 retry = { backoff = "1s..1m" }
 output = { topic = "alerts" }
@@ -179,6 +183,7 @@ output = { topic = "alerts" }
             "delivery at-least-once",
             "event record",
             "decode json",
+            r#"filter {"value":{"c":[{"numeric":[">",30]}]}} or {"key":["a"]}"#,
             "batch.records 100",
             "batch.bytes 1MiB",
             "batch.window 200ms",

@@ -170,6 +170,9 @@ pub struct FunctionStatus {
     pub in_flight: u64,
     /// Records settled since the node started.
     pub settled: u64,
+    /// Those of them that a filter kept from the function.
+    #[serde(default)]
+    pub filtered: u64,
     /// Failed attempts since the node started.
     pub failed: u64,
     /// Dead letters written since the node started.

@@ -8,6 +8,7 @@ pub mod dead_letter;
 pub mod deploy;
 pub mod dev;
 pub mod error;
+pub mod event;
 pub mod explain;
 pub mod interrupt;
 pub mod lag;

@@ -54,7 +54,7 @@ pub struct ProduceArgs {
     pub null: bool,
 }
 
-fn header(text: &str) -> Result<HeaderData, String> {
+pub(super) fn header(text: &str) -> Result<HeaderData, String> {
     match text.split_once('=') {
         Some(("", _)) | None => Err("it is written as NAME=VALUE".to_owned()),
         Some((name, value)) => Ok(HeaderData { name: name.into(), value: Some(value.into()) }),

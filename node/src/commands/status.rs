@@ -102,10 +102,11 @@ fn render(status: &Status, paint: Paint, program: &str) -> String {
 }
 
 fn functions(status: &Status) -> Rows {
-    let head = [
-        "FUNCTION", "RUNTIME", "FROM", ">RATE/s", ">P50", ">P99", ">ERR", ">LAG", ">INST",
-        "REVISION", "STATE",
-    ];
+    let mut head = vec!["FUNCTION", "RUNTIME", "FROM", ">RATE/s"];
+    // Few functions have a filter, and lines are long.
+    let has_filtered = status.functions.iter().any(|it| it.filtered != 0);
+    head.extend(has_filtered.then_some(">FILTERED"));
+    head.extend([">P50", ">P99", ">ERR", ">LAG", ">INST", "REVISION", "STATE"]);
     let mut rows = Rows::new(&head);
     for function in &status.functions {
         let revision = match since(&function.revision_since) {
@@ -113,11 +114,14 @@ fn functions(status: &Status) -> Rows {
             None => function.revision.clone(),
         };
         let time = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), milliseconds);
-        rows.push(vec![
+        let mut row = vec![
             name(status, function),
             function.runtime.clone(),
             function.reads.join(", "),
             rate(function.rate_per_s),
+        ];
+        row.extend(has_filtered.then(|| count(function.filtered)));
+        row.extend([
             time(function.p50_ms),
             time(function.p99_ms),
             error_ratio(function.error_ratio),
@@ -126,6 +130,7 @@ fn functions(status: &Status) -> Rows {
             revision,
             state(function.state).to_owned(),
         ]);
+        rows.push(row);
     }
     rows
 }

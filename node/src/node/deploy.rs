@@ -494,6 +494,15 @@ pub(super) fn failed(error: &dyn std::error::Error) -> CommandError {
     CommandError::new(exit::FAILED, "E0511", chain(error))
 }
 
+/// A trigger's filter, compiled, where it has one.
+fn filter_of(trigger: &TriggerSpec) -> Option<Arc<filter::Filter>> {
+    if trigger.filter.is_empty() {
+        return None;
+    }
+    let filter = filter::Filter::compile(&trigger.filter);
+    Some(Arc::new(filter.expect("what is prepared has filters that compile")))
+}
+
 fn shard_config(
     node: &Inner,
     id: ShardId,
@@ -540,6 +549,7 @@ fn shard_config(
             retry,
             window,
         },
+        filter: filter_of(trigger),
         output_topic: trigger.output_topic.as_deref().map(Into::into),
         allow_produce: spec.allow_produce.iter().map(|topic| topic.as_str().into()).collect(),
         dead_letter: trigger.dead_letter.as_str().into(),

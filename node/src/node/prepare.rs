@@ -53,6 +53,11 @@ pub(super) async fn prepare(
     spec: &FunctionSpec,
     running: Option<&RunningFunction>,
 ) -> Result<Ready, Refused> {
+    for trigger in spec.triggers.iter().filter(|it| !it.filter.is_empty()) {
+        let compiled = filter::Filter::compile(&trigger.filter);
+        compiled
+            .map_err(|error| (error.code, format!("the filter of {}: {error}", trigger.name)))?;
+    }
     let named = |digest| -> Arc<str> { function::Revision::of(spec, digest).as_str().into() };
     let (digest, revision, read) = match source {
         Source::Folder(dir) => {

@@ -221,6 +221,7 @@ impl ShownFunction {
             error_ratio: (attempts != 0).then(|| failed as f64 / attempts as f64),
             in_flight: sum(|it| it.running_records as u64),
             settled,
+            filtered: sum(|it| it.counters.filtered),
             failed,
             dead_lettered: sum(|it| it.counters.dead_lettered),
             instances: pool,

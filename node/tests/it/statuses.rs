@@ -24,6 +24,25 @@ fn help_and_versions_are_successes_and_misuse_is_not() {
 }
 
 #[test]
+fn event_match_ends_as_its_records_match() {
+    let user = User::new();
+    let hot = r#"event match --pattern {"value":{"c":[{"numeric":[">",30]}]}}"#;
+    assert_eq!(user.run(&format!(r#"{hot} {{"c":34.2}}"#)).ok(), "match     {\"c\":34.2}\n");
+    let said = user.run(&format!(r#"{hot} {{"c":34.2}} {{"c":21}}"#));
+    assert_eq!(said.status, Some(1), "{said:?}");
+    assert!(
+        said.out.ends_with("   value.c is 21, wanted [{\"numeric\":[\">\",30]}]\n"),
+        "{said:?}"
+    );
+    assert!(said.err.is_empty(), "{said:?}");
+    let said = user.run(&format!(r#"{hot} {{"c":21}} -o json"#));
+    let verdicts: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(verdicts[0]["unmet"][0]["missed"][0]["found"], serde_json::json!([21]), "{said:?}");
+    user.run(r#"event match --pattern {"value":{"c":30}} 1"#).failed(2, "E0221");
+    user.run("event match --trigger hot 1").failed(78, "E0201");
+}
+
+#[test]
 fn without_a_node_commands_say_how_to_start_one() {
     let user = User::new();
     for line in [

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dispatch::Order;
 
 use super::bus::{Move, Place};
-use super::plan::{DEAD, Origin, Plan, Rec, TOPICS, output_count, output_value};
+use super::plan::{DEAD, Origin, Plan, Rec, TOPICS, is_unwanted, output_count, output_value};
 
 pub(super) use copies::{Tally, Wrote};
 
@@ -32,6 +32,8 @@ type Key = (usize, usize, i64);
 #[derive(Clone, Copy, Debug)]
 struct Source {
     rec: Rec,
+    /// The trigger's filter keeps it from the function.
+    unwanted: bool,
     delivered: bool,
     /// Durable outputs, a bit each.
     outputs: u32,
@@ -69,10 +71,12 @@ pub(super) struct Checker {
     lives: BTreeMap<u64, Life>,
     /// Whether the life is on Kafka, and what holds there.
     kafka: bool,
+    filters: bool,
     copies: Copies,
     pub(super) acknowledged: usize,
     settled: usize,
     pub(super) dead: u64,
+    pub(super) filtered: u64,
     pub(super) outputs: u64,
     pub(super) checks: u64,
 }
@@ -92,10 +96,12 @@ impl Checker {
             owed: BTreeSet::new(),
             lives: BTreeMap::new(),
             kafka: plan.kafka.is_some(),
+            filters: plan.filters,
             copies: Copies::default(),
             acknowledged: 0,
             settled: 0,
             dead: 0,
+            filtered: 0,
             outputs: 0,
             checks: 0,
         }
@@ -128,8 +134,15 @@ impl Checker {
         *high = offset + 1;
         // The topics that a trigger reads are numbered like the triggers.
         if topic < self.orders.len() {
-            let source =
-                Source { rec: *rec, delivered: false, outputs: 0, dead: false, settled: None };
+            let source = Source {
+                rec: *rec,
+                unwanted: self.filters && is_unwanted(topic, rec.value),
+                delivered: false,
+                outputs: 0,
+                dead: false,
+                settled: None,
+            };
+            self.filtered += u64::from(source.unwanted);
             let held = self.sources.insert((topic, partition, offset), source);
             hold!(self, held.is_none(), "the simulated bus used offset {offset} twice");
         }
@@ -203,7 +216,7 @@ impl Checker {
                 let all = (1_u32 << output_count(trigger, source.rec.value)) - 1;
                 hold!(
                     self,
-                    source.delivered && (source.dead || source.outputs == all),
+                    source.unwanted || source.delivered && (source.dead || source.outputs == all),
                     "DEL-7: offset {offset} of shard {} is not settled, but {place:?}",
                     moved.shard
                 );
@@ -246,6 +259,7 @@ impl Checker {
             let Some(source) = self.sources.get_mut(&(trigger, partition, offset)) else {
                 return Err(format!("DEL-4: offset {offset} was delivered and does not exist"));
             };
+            hold!(self, !source.unwanted, "SD-8: offset {offset} is filtered and runs");
             source.delivered = true;
             let anew = if self.kafka {
                 self.copies.tells(it.shard, it.epoch, offset)
@@ -321,14 +335,20 @@ impl Checker {
         self.groups_at_end()?;
         let (open, owed) = (self.open(), self.owed.len());
         hold!(self, open == 0 && owed == 0, "DEL-1: {open} records open, {owed} inputs lost");
-        let mut tally = [0_usize; 3];
+        let mut tally = [0_usize; 4];
         for (&(trigger, ..), source) in &self.sources {
-            let filtered = output_count(trigger, source.rec.value) == 0;
-            tally[if source.dead { 0 } else { usize::from(filtered) + 1 }] += 1;
+            let is_mute = output_count(trigger, source.rec.value) == 0;
+            tally[match source {
+                Source { unwanted: true, .. } => 3,
+                Source { dead: true, .. } => 0,
+                _ => usize::from(is_mute) + 1,
+            }] += 1;
         }
         let (all, ends) = (self.sources.len(), tally.iter().sum::<usize>());
-        let dead = usize::try_from(self.dead).unwrap_or(usize::MAX);
-        hold!(self, all == ends && tally[0] == dead, "DEL-9: {all} in, {tally:?} out");
+        let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        let (dead, filtered) = (count(self.dead), count(self.filtered));
+        let whole = all == ends && tally[0] == dead && tally[3] == filtered;
+        hold!(self, whole, "DEL-9: {all} in, {tally:?} out");
         Ok(())
     }
 }

@@ -45,6 +45,10 @@ pub(crate) enum Bug {
     DeadLetterLeftOut,
     /// The results of an older invocation are taken for those of the newest.
     AnswerOfAnother,
+    /// The filter is not asked.
+    FilterIgnored,
+    /// The filter's answers are taken for those on the records that follow.
+    FilterShifted,
     /// BUG-11, on Kafka: position and completion map go to the position log in two batches.
     MapApart,
     /// BUG-3, on Kafka: the epochs in the group's notes are not looked at.
@@ -52,7 +56,7 @@ pub(crate) enum Bug {
 }
 
 impl Bug {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::PositionFirst,
         Self::OutputsFirst,
         Self::NoEpochCheck,
@@ -60,6 +64,8 @@ impl Bug {
         Self::CompletionsDropped,
         Self::DeadLetterLeftOut,
         Self::AnswerOfAnother,
+        Self::FilterIgnored,
+        Self::FilterShifted,
         Self::MapApart,
         Self::EpochsIgnored,
     ];
@@ -73,6 +79,8 @@ impl Bug {
             Self::CompletionsDropped => "completions_dropped",
             Self::DeadLetterLeftOut => "dead_letter_left_out",
             Self::AnswerOfAnother => "answer_of_another",
+            Self::FilterIgnored => "filter_ignored",
+            Self::FilterShifted => "filter_shifted",
             Self::MapApart => "map_apart",
             Self::EpochsIgnored => "epochs_ignored",
         }
@@ -81,6 +89,7 @@ impl Bug {
     /// The invariant that it has to break, where one is named.
     const fn breaks(self) -> &'static str {
         match self {
+            Self::FilterIgnored => "SD-8",
             Self::MapApart => "DEL-7",
             Self::EpochsIgnored => "OWN-5",
             _ => "",
@@ -125,6 +134,7 @@ impl Sum {
         total.records += life.records;
         total.outputs += life.outputs;
         total.dead += life.dead;
+        total.filtered += life.filtered;
         total.crashes += life.crashes;
         total.lost_writes += life.lost_writes;
         total.fenced += life.fenced;
@@ -205,6 +215,7 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
         .with("records", sum.total.records)
         .with("outputs", sum.total.outputs)
         .with("dead_letters", sum.total.dead)
+        .with("filtered", sum.total.filtered)
         .with("effective_crashes", sum.total.crashes)
         .with("effective_crashes_least", sum.crashes_least)
         .with("writes_lost", sum.total.lost_writes)
@@ -232,6 +243,7 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     kafkas.iter().for_each(|(name, count)| figures.set(name, *count));
     // What never happened was not survived; a few lives need not meet everything.
     let rarest = sum.total.lost_writes.min(sum.total.fenced).min(sum.total.dead);
+    let rarest = rarest.min(sum.total.filtered);
     let rarest = rarest.min(kafka.deleted).min(tally.from_group).min(tally.from_log);
     let rarest = rarest.min(kafka.unsure).min(tally.restored).min(tally.duplicates);
     demand!(0 < rarest || seeds < 500, "some fault never struck: {figures}");

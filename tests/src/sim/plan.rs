@@ -82,6 +82,8 @@ pub(super) struct Plan {
     pub(super) keys: u64,
     /// `None`: on the embedded bus.
     pub(super) kafka: Option<KafkaPlan>,
+    /// Whether the triggers have filters.
+    pub(super) filters: bool,
 }
 
 impl Plan {
@@ -110,6 +112,7 @@ impl Plan {
             crashes: 3 + rng.draw(3),
             keys: 2 + rng.draw(30),
             kafka,
+            filters: seed.is_multiple_of(3),
         }
     }
 }
@@ -172,6 +175,11 @@ pub(super) const fn output_count(trigger: usize, value: u64) -> u32 {
         6 => 2,
         _ => 3,
     }
+}
+
+/// Whether a trigger's filter keeps a value from the function.
+pub(super) const fn is_unwanted(trigger: usize, value: u64) -> bool {
+    mix(value, 30 + trigger as u64).is_multiple_of(6)
 }
 
 /// What they are.

@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use bus::Position;
-use dispatch::{Command, CommitId, InvocationId, ShardDispatch};
+use bus::{Position, RecordBatch, RecordView};
+use dispatch::{Command, CommitId, InvocationId, ShardDispatch, Unwanted};
 
 use super::Bug;
 use super::bus::{Place, SimCommit};
 use super::checker::Checker;
 use super::handler::{Answer, Given};
-use super::plan::{DEAD, Origin, Plan, Rec};
+use super::plan::{DEAD, Origin, Plan, Rec, is_unwanted};
 
 /// What a shell asks of the world.
 #[derive(Debug)]
@@ -37,6 +37,7 @@ pub(super) struct Shell {
     pub(super) wake: Option<u64>,
     pub(super) target: usize,
     pub(super) bug: Option<Bug>,
+    filters: bool,
     running: BTreeMap<InvocationId, usize>,
     answers: BTreeMap<InvocationId, Rc<Answer>>,
     gathered: Vec<(usize, Rec)>,
@@ -69,6 +70,7 @@ impl Shell {
             wake: None,
             target: plan.triggers[trigger].target,
             bug,
+            filters: plan.filters,
             running: BTreeMap::new(),
             answers: BTreeMap::new(),
             gathered: Vec::new(),
@@ -103,6 +105,19 @@ impl Shell {
         let asks = self.follow(checker);
         self.answers.remove(&id);
         asks
+    }
+
+    /// Evaluates the trigger's filter.
+    pub(super) fn unwanted(&self, batch: &RecordBatch) -> Option<Unwanted> {
+        let mut of_last = false;
+        Unwanted::of(batch, |view| {
+            let is_unwanted = self.filters && is_unwanted(self.trigger, value_of(view));
+            match self.bug {
+                Some(Bug::FilterIgnored) => false,
+                Some(Bug::FilterShifted) => std::mem::replace(&mut of_last, is_unwanted),
+                _ => is_unwanted,
+            }
+        })
     }
 
     /// Takes the news that a commit is durable.
@@ -149,7 +164,7 @@ impl Shell {
                         shard: self.shard,
                         epoch: self.epoch,
                         id,
-                        records: u64::from(records),
+                        records,
                         appends: std::mem::take(&mut self.gathered),
                         place,
                     };
@@ -190,13 +205,17 @@ impl Shell {
 
     fn read(&self, record: dispatch::RecordId) -> Given {
         let it = self.core.record(record);
-        let mut value = [0; 8];
-        value.copy_from_slice(it.view.value.expect("every record has a value"));
         Given {
             offset: it.view.offset.0,
             attempt: it.attempt,
             key: it.view.key.map(|key| key[0]),
-            value: u64::from_le_bytes(value),
+            value: value_of(&it.view),
         }
     }
+}
+
+fn value_of(view: &RecordView<'_>) -> u64 {
+    let mut value = [0; 8];
+    value.copy_from_slice(view.value.expect("every record has a value"));
+    u64::from_le_bytes(value)
 }

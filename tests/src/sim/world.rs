@@ -164,6 +164,7 @@ impl World {
             records: self.checker.acknowledged as u64,
             outputs: self.checker.outputs,
             dead: self.checker.dead,
+            filtered: self.checker.filtered,
             crashes: self.crashes,
             lost_writes: self.bus.lost + self.kafka.lost,
             fenced: self.bus.fenced + self.kafka.fenced,
@@ -281,7 +282,7 @@ impl World {
             Ok(()) => {
                 shell.on_committed(now, id);
                 let counters = *shell.core.counters();
-                let open = shell.core.open_records() as u64;
+                let open = shell.core.open_records() as u64 + shell.core.filtered_records();
                 self.checker.on_counted(counters.admitted, counters.settled, open)?;
             }
             Err(Refused::Fenced) => {
@@ -362,7 +363,8 @@ impl World {
             let topic = self.plan.triggers[shell.trigger].source;
             let Some(batch) = self.bus.fetch(topic, shell.partition, shell.reader) else { break };
             shell.reader = batch.last_offset().0 + 1;
-            shell.core.on_fetched(now, 0, batch);
+            let unwanted = shell.unwanted(&batch);
+            shell.core.on_filtered(now, 0, batch, unwanted);
         }
         let due = self.shells[&life].core.next_timeout().map(|at| self.micros(at));
         let shell = self.shells.get_mut(&life).expect("it was just there");

@@ -1,4 +1,4 @@
-//! Any seeded mix of failures, repeats, crashes and drains, in virtual time: SD-1 to SD-7 are
+//! Any seeded mix of failures, repeats, crashes and drains, in virtual time: SD-1 to SD-8 are
 //! checked at every command, and in the end every record is settled exactly once.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +28,8 @@ enum Nature {
     /// Every batch that it is in crashes.
     Crashes,
     Undecodable,
+    /// The filter keeps it from the function.
+    Unwanted,
 }
 
 #[derive(Clone, Copy)]
@@ -43,12 +45,13 @@ struct Known {
 enum Settled {
     Output(Place),
     Dead(Place),
+    Filtered(Place),
 }
 
 impl Settled {
     const fn place(self) -> Place {
         match self {
-            Self::Output(place) | Self::Dead(place) => place,
+            Self::Output(place) | Self::Dead(place) | Self::Filtered(place) => place,
         }
     }
 }
@@ -162,6 +165,7 @@ impl Model {
 
     fn draw_log(&mut self, partition: u32) -> Vec<RecordBatch> {
         let troubled = self.draw(3) != 0;
+        let filters = self.draw(2) != 0;
         let (mut batches, mut offset, mut left) = (Vec::new(), 0_i64, RECORDS);
         while 0 < left {
             let size = (1 + self.draw(25)).min(left);
@@ -170,6 +174,7 @@ impl Model {
             for index in 0..size as i64 {
                 let key = (self.draw(8) != 0).then(|| self.draw(12) as u8);
                 let nature = match self.draw(40) {
+                    7..=12 if filters => Nature::Unwanted,
                     0 if troubled => Nature::Crashes,
                     1 if troubled => Nature::Undecodable,
                     2..=6 if troubled => Nature::Fails(1 + self.draw(ATTEMPTS_MAX as usize) as u32),
@@ -263,7 +268,8 @@ impl Model {
                 Command::Commit { id, records, positions } => {
                     self.trace.push(format!("commit {} {positions:?}", id.0));
                     assert!(self.sent.is_none(), "seed {seed}: SD-6, two commits in flight");
-                    let settled = std::mem::take(&mut self.gathering);
+                    let mut settled = std::mem::take(&mut self.gathering);
+                    settled.extend(self.passed(&positions));
                     assert_eq!(settled.len(), records as usize, "seed {seed}: SD-4");
                     self.sent = Some(Sent { id, settled, positions });
                 }
@@ -282,6 +288,20 @@ impl Model {
         self.check_limits();
     }
 
+    /// Unwanted records that these positions are the first to settle.
+    fn passed(&self, positions: &[(u32, Position)]) -> Vec<Settled> {
+        let mut passed = Vec::new();
+        for (partition, position) in positions {
+            for (&place, known) in self.log.range((*partition, 0)..(partition + 1, 0)) {
+                let is_new = known.nature == Nature::Unwanted && !self.durable.contains_key(&place);
+                if is_new && is_told(position, place) {
+                    passed.push(Settled::Filtered(place));
+                }
+            }
+        }
+        passed
+    }
+
     fn place(&self, record: RecordId) -> Place {
         let record = self.core.record(record);
         (record.partition, record.view.offset.0)
@@ -293,7 +313,10 @@ impl Model {
         for (&earlier, _) in self.log.range((place.0, 0)..place) {
             let counts = self.token(earlier) == Some(token);
             assert!(
-                !counts || ahead.contains(&earlier) || self.is_settled(earlier),
+                !counts
+                    || self.log[&earlier].nature == Nature::Unwanted
+                    || ahead.contains(&earlier)
+                    || self.is_settled(earlier),
                 "seed {}: SD-5, {place:?} before {earlier:?}",
                 self.seed
             );
@@ -309,6 +332,8 @@ impl Model {
         assert!(!self.drained, "seed {seed}: after the drain");
         for (index, (&place, &record)) in places.iter().zip(&records).enumerate() {
             assert!(!self.is_settled(place), "seed {seed}: OT-4, {place:?}");
+            let unwanted = self.log[&place].nature == Nature::Unwanted;
+            assert!(!unwanted, "seed {seed}: SD-8, {place:?} runs");
             for (other, running) in &self.running {
                 assert!(!running.contains(&place), "seed {seed}: SD-1, also in {other:?}");
                 let token = self.token(place);
@@ -338,7 +363,7 @@ impl Model {
         let counters = self.core.counters();
         assert_eq!(
             counters.admitted - counters.settled,
-            self.core.open_records() as u64,
+            self.core.open_records() as u64 + self.core.filtered_records(),
             "seed {seed}: SD-1"
         );
     }
@@ -353,7 +378,11 @@ impl Model {
         }
         self.fetched[partition] += 1;
         let batch = batch.clone();
-        self.core.on_fetched(self.now, partition as u32, batch);
+        let is_unwanted = |view: &bus::RecordView<'_>| {
+            self.log[&(partition as u32, view.offset.0)].nature == Nature::Unwanted
+        };
+        let unwanted = Unwanted::of(&batch, is_unwanted);
+        self.core.on_filtered(self.now, partition as u32, batch, unwanted);
         true
     }
 
@@ -403,7 +432,7 @@ impl Model {
             let known = self.log.get_mut(place).unwrap();
             let (code, message) = ("Fails".to_owned(), String::new());
             let end = match known.nature {
-                Nature::Good | Nature::Crashes => continue,
+                Nature::Good | Nature::Crashes | Nature::Unwanted => continue,
                 Nature::Fails(attempts) if attempts < known.attempt => continue,
                 Nature::Fails(_) => End::Failed { code, message },
                 Nature::Undecodable => End::Undecodable { code: "Decode".into(), message },
@@ -449,8 +478,7 @@ impl Model {
             assert!(before <= position.next, "seed {seed}: OT-1");
             assert_eq!(position.epoch, Epoch(self.epoch), "seed {seed}");
             for (&place, _) in self.log.range((partition, 0)..(partition + 1, 0)) {
-                let offset = Offset(place.1);
-                let told = offset < position.next || position.completions.contains(offset);
+                let told = is_told(&position, place);
                 let is = self.durable.contains_key(&place);
                 assert_eq!(told, is, "seed {seed}: SD-4, {place:?} in {position:?}");
             }
@@ -547,6 +575,9 @@ impl Model {
         let seed = self.seed;
         for (place, known) in &self.log {
             let is_dead = matches!(self.durable[place], Settled::Dead(_));
+            let is_filtered = matches!(self.durable[place], Settled::Filtered(_));
+            let unwanted = known.nature == Nature::Unwanted;
+            assert_eq!(is_filtered, unwanted, "seed {seed}: SD-8, {place:?}");
             let may_die = self.sloppy || !self.config.retry.bisect;
             match known.nature {
                 Nature::Crashes | Nature::Undecodable | Nature::Fails(ATTEMPTS_MAX) => {
@@ -561,6 +592,11 @@ impl Model {
         assert_eq!(self.core.strands.ready_bytes(), 0, "seed {seed}");
         assert!(self.running.is_empty() && self.core.next_timeout().is_none(), "seed {seed}");
     }
+}
+
+fn is_told(position: &Position, place: Place) -> bool {
+    let offset = Offset(place.1);
+    offset < position.next || position.completions.contains(offset)
 }
 
 #[test]

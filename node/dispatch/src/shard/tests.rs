@@ -24,7 +24,7 @@ enum Said {
     /// Offset, attempts, code.
     Dead(i64, u32, String),
     /// Id, records, next, completions.
-    Commit(u64, u32, i64, Vec<(i64, i64)>),
+    Commit(u64, u64, i64, Vec<(i64, i64)>),
     Again(u64),
     Drained,
     Stop(StopReason),
@@ -97,6 +97,14 @@ impl Bench {
 
     fn fetched(&mut self, base: i64, keys: &[&str]) -> Vec<Said> {
         self.core.on_fetched(self.now, 0, batch(base, keys));
+        self.said()
+    }
+
+    /// The same, of which those with the key `x` are unwanted.
+    fn filtered(&mut self, base: i64, keys: &[&str]) -> Vec<Said> {
+        let batch = batch(base, keys);
+        let unwanted = Unwanted::of(&batch, |it| it.key == Some(b"x"));
+        self.core.on_filtered(self.now, 0, batch, unwanted);
         self.said()
     }
 
@@ -589,4 +597,51 @@ fn a_pause_starts_nothing_and_a_resume_goes_on() {
     assert_eq!(bench.core.state(), State::Paused);
     bench.core.on_resume(bench.now);
     assert_eq!(bench.said(), [Invoke(0, vec![0], 1)]);
+}
+
+#[test]
+fn filtered_records_go_with_the_next_commit() {
+    let mut bench = Bench::new(config(Order::Key));
+    assert_eq!(bench.filtered(0, &["x", "a", "x", "x"]), [Invoke(0, vec![1], 1)]);
+    assert_eq!(bench.core.open_records(), 1, "SD-8: they take no room");
+    assert_eq!(bench.filtered(4, &["x"]), []);
+    assert_eq!(bench.outcome(0, Outcome::ok(10)), [Gather(0, vec![1]), Commit(0, 5, 5, vec![])]);
+    assert_eq!(bench.core.filtered_records(), 4, "nothing is durable yet");
+    assert_eq!(bench.filtered(5, &["x"]), [], "one commit in flight");
+    assert_eq!(bench.committed(0), [], "and the next can wait");
+    let counters = *bench.core.counters();
+    assert_eq!((counters.admitted, counters.filtered, counters.settled), (6, 5, 5));
+    assert_eq!(bench.wait(), [Commit(1, 1, 6, vec![])]);
+    assert_eq!(bench.committed(1), []);
+    assert_eq!((bench.core.filtered_records(), bench.core.next_timeout()), (0, None));
+    assert_eq!(bench.core.records.bytes(), 0);
+}
+
+#[test]
+fn filtered_records_alone_are_committed_once_a_second() {
+    let mut bench = Bench::new(config(Order::Partition));
+    let started_at = bench.now;
+    for base in 0..900 {
+        assert_eq!(bench.filtered(base, &["x"]), []);
+        bench.now += Duration::from_millis(1);
+    }
+    assert_eq!(bench.wait(), [Commit(0, 900, 900, vec![])]);
+    assert_eq!(bench.now - started_at, Duration::from_secs(1));
+    assert_eq!(bench.committed(0), []);
+    // Far more than the window, which they do not fill.
+    assert_eq!(bench.filtered(900, &["x"; 5_000]), []);
+    assert!(bench.core.wants_records());
+    assert_eq!(bench.wait(), [Commit(1, 5_000, 5_900, vec![])]);
+    assert_eq!(bench.core.counters().admitted, 5_900);
+}
+
+#[test]
+fn filtered_records_pass_one_that_waits() {
+    let mut bench = Bench::new(config(Order::Key));
+    assert_eq!(bench.filtered(0, &["a"]), [Invoke(0, vec![0], 1)]);
+    assert_eq!(bench.outcome(0, ended(&[(0, fail("Test.No"))])), []);
+    assert_eq!(bench.filtered(1, &["x", "x"]), []);
+    bench.core.on_drain(bench.now);
+    assert_eq!(bench.said(), [Commit(0, 2, 0, vec![(1, 3)])], "a drain does not wait");
+    assert_eq!(bench.committed(0), [Drained]);
 }

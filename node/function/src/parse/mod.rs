@@ -5,6 +5,7 @@
 
 mod check;
 mod files;
+mod filter;
 mod kinds;
 mod log;
 mod planned;

@@ -77,7 +77,6 @@ pub(super) const INSTANCES: &[Planned] = &[
 ];
 
 pub(super) const TRIGGER: &[Planned] = &[
-    plan("filter", "event patterns come later", "return nothing for what is not wanted"),
     plan("registry", "schema registries come later", "decode in the function"),
     plan("transform", "input transforms come later", "transform in the function"),
     plan("window", "windows over records come later", "`batch = { window = \"5ms\" }` gathers"),

@@ -188,7 +188,6 @@ fn what_the_plan_knows_and_this_version_does_not_is_refused_by_name() {
         (function, "allow = { state = [\"carts\"] }"),
         (function, "allow = { invoke = [\"tidy\"] }"),
         (function, "instances = { concurrency = 2 }"),
-        (trigger, "filter = { value = { c = [30] } }"),
         (trigger, "registry = \"http://registry\""),
         (trigger, "event = \"lambda\""),
         (trigger, "event = \"cloudevents\""),
@@ -253,6 +252,12 @@ fn every_mistake_has_its_code_and_line() {
         (trigger, "retry = { max-age = \"0s\" }", "E0211", "1s to"),
         (trigger, "dead-letter = \"clean\"", "E0215", "its dead letters"),
         (trigger, "dead-letter = \"\"", "E0209", "empty"),
+        (trigger, "filter = { value = { c = 30 } }", "E0221", "a list, even of one: c = [30]"),
+        (trigger, "filter = { c = [30] }", "E0222", "fields of JSON stand under value"),
+        (trigger, "filter = { value = { c = [{ gt = 3 }] } }", "E0222", "`gt` is no operator"),
+        (trigger, "filter = []", "E0221", "no pattern"),
+        (trigger, "filter = { value = { at = [2026-01-01] } }", "E0204", "cannot hold a date"),
+        (trigger, "filter = { value = { c = [nan] } }", "E0204", "a number that is none"),
         ("[dev.feed]", "rates = 1", "E0203", "did you mean `rate`"),
     ];
     for (after, line, code, says) in cases {
@@ -439,4 +444,42 @@ fn no_damage_to_a_manifest_makes_it_panic() {
     check("[".repeat(100_000).as_bytes());
     check(format!("a = {}", "[".repeat(100_000)).as_bytes());
     check(format!("{}a = 1", "b.".repeat(100_000)).as_bytes());
+}
+
+#[test]
+fn a_filter_is_one_pattern_or_several_in_any_form_of_toml() {
+    let trigger = "[[function.gale.trigger]]";
+    let patterns = |lines: &str| {
+        let manifest = Manifest::parse(&good_with(trigger, lines), "millrace.toml").unwrap();
+        let all = manifest.function("gale").unwrap().triggers[0].filter.clone();
+        all.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let one = [r#"{"value":{"c":[{"numeric":[">",30]}]}}"#];
+    assert_eq!(patterns("filter = { value = { c = [{ numeric = [\">\", 30] }] } }"), one);
+    assert_eq!(patterns("filter.value.c = [{ numeric = [\">\", 30] }]"), one);
+    let two = [r#"{"key":["a"]}"#, r#"{"partition":[0,1.5]}"#];
+    assert_eq!(patterns("filter = [{ key = [\"a\"] }, { partition = [0, 1.5] }]"), two);
+    let tables = "[[function.gale.trigger.filter]]\nkey = [\"a\"]\n\
+                  [[function.gale.trigger.filter]]\npartition = [0, 1.5]\n\n[dev.feed]";
+    let manifest = Manifest::parse(&GOOD.replace("[dev.feed]", tables), "millrace.toml").unwrap();
+    let gale = manifest.function("gale").unwrap();
+    assert_eq!(gale.triggers[0].filter.iter().map(ToString::to_string).collect::<Vec<_>>(), two);
+}
+
+#[test]
+fn a_mistake_in_a_filter_is_shown_where_it_stands() {
+    let trigger = "[[function.gale.trigger]]";
+    let shown = |line: &str| {
+        let found = errors(&good_with(trigger, line));
+        assert_eq!(found.len(), 1, "{found}");
+        let place = found.0[0].place.clone().unwrap();
+        assert_eq!(place.text, line);
+        place
+    };
+    let line = "filter = { value = { c = [1, { gt = 30 }] } }";
+    assert_eq!(shown(line).column, line.find("gt").unwrap() + 1);
+    let line = "filter = [{ key = [\"a\"] }, { key = [5] }]";
+    assert_eq!(shown(line).column, line.find('5').unwrap() + 1);
+    let line = "filter = { value.c = 30 }";
+    assert_eq!(shown(line).column, line.find("30").unwrap() + 1);
 }

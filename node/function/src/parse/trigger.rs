@@ -87,6 +87,7 @@ fn read_trigger(
     let delivery = section.choice("delivery", &deliveries, planned::DELIVERIES).unwrap_or_default();
     let event = read_event(section, is_process);
     let decode = read_decode(section, is_process, event);
+    let filter = super::filter::read(section);
     let batch = section.section("batch", "batch = { records = 100 }");
     let retry = section.section("retry", "retry = { attempts = 3 }");
     let dead_letter = section.string("dead-letter", "dead-letter = \"readings.dead\"");
@@ -106,6 +107,7 @@ fn read_trigger(
         delivery,
         event,
         decode,
+        filter,
         batch,
         retry,
         dead_letter: dead.unwrap_or_else(|| format!("{app}.{function}.dead")),

@@ -372,7 +372,9 @@ impl Checker {
                 let ended = owner.is_some_and(|owner| {
                     let ends = owner.ends.get(&offset).copied().unwrap_or_default();
                     let ran = |life: &super::Life| life.attempts.contains_key(&offset);
-                    self.lives.get(&owner.life).is_some_and(ran) && source.is_whole(trigger, ends)
+                    source.unwanted
+                        || self.lives.get(&owner.life).is_some_and(ran)
+                            && source.is_whole(trigger, ends)
                 });
                 hold!(
                     self,

@@ -9,6 +9,7 @@ pub(in crate::sim) struct Life {
     pub(in crate::sim) records: u64,
     pub(in crate::sim) outputs: u64,
     pub(in crate::sim) dead: u64,
+    pub(in crate::sim) filtered: u64,
     pub(in crate::sim) crashes: u64,
     pub(in crate::sim) lost_writes: u64,
     pub(in crate::sim) fenced: u64,

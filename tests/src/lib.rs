@@ -18,6 +18,7 @@ pub mod kill;
 pub mod promise;
 pub mod raft_sim;
 pub mod redeploy;
+pub mod redrive;
 pub mod sim;
 pub mod speed_embedded;
 pub mod speed_kafka;

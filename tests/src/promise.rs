@@ -438,6 +438,19 @@ pub const PROMISES: &[Promise] = &[
         run: crate::redeploy::run,
     },
     Promise {
+        name: "redrive",
+        says: "dead letters of a function that was mended go back once, in the order of their keys and \
+               as they were or were edited, although the node is killed in the middle; a dry run \
+               changes nothing",
+        needs: "python3 (77 without)",
+        flags: &["records", "kills"],
+        full: "1 min: 100,000 dead letters, 10 kills",
+        ci: "20 s: 10,000 dead letters of 500 keys, 3 kills",
+        may_skip: true,
+        floors: &[("records", 10_000), ("kills", 2), ("edited", 5), ("red_controls", 7)],
+        run: crate::redrive::run,
+    },
+    Promise {
         name: "speed-embedded",
         says: "400,000 records/s end to end on 2 cores, or 4 us of CPU a record on a noisy \
                machine; many partitions and functions cost little; a fresh instance is nearly free",

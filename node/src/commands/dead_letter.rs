@@ -357,8 +357,11 @@ fn render_info(info: &DeadLetterInfo, paint: Paint, program: &str) -> String {
     };
     line("error", &format!("{}: {}", info.error_type, info.error_message));
     let ago = since(&info.at).map(|ago| format!(", {ago} ago")).unwrap_or_default();
-    let attempts = count(info.attempts.into());
-    line("cause", &format!("{}, {attempts} attempts, {}{ago}", info.cause, info.at));
+    let attempts = match info.attempts {
+        1 => "1 attempt".to_owned(),
+        other => format!("{} attempts", count(other.into())),
+    };
+    line("cause", &format!("{}, {attempts}, {}{ago}", info.cause, info.at));
     line("trigger", &format!("{}  revision {}", info.trigger, info.revision));
     line("from", &format!("{}[{}]@{}", info.topic, info.partition, info.offset));
     if let Some(time) = &record.timestamp {

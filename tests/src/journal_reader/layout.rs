@@ -17,6 +17,12 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
+    /// How many headers it has.
+    #[must_use]
+    pub const fn header_count(&self) -> u32 {
+        self.header_count
+    }
+
     /// The value of the last header of this name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {

@@ -20,6 +20,18 @@ pub struct Retention {
     pub bytes: Option<u64>,
 }
 
+/// What becomes of a topic's older records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cleanup {
+    /// They go by [`Retention`].
+    #[default]
+    Delete,
+    /// The newest record of each key stays, for ever; one without a value is a tombstone, which
+    /// goes with its key some time later. Offsets stay what they were, and so have gaps. Retention
+    /// means nothing here.
+    Compact,
+}
+
 /// What a topic is made with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicSpec {
@@ -29,6 +41,8 @@ pub struct TopicSpec {
     pub partitions: i32,
     /// How long records stay.
     pub retention: Retention,
+    /// What becomes of older records.
+    pub cleanup: Cleanup,
     /// The largest record, key and value and headers together. 1 MiB as on Kafka by default.
     pub record_bytes_max: usize,
 }
@@ -37,7 +51,14 @@ impl TopicSpec {
     /// A topic with the default limits.
     pub fn new(name: impl Into<Arc<str>>, partitions: i32) -> Self {
         let retention = Retention::default();
-        Self { name: name.into(), partitions, retention, record_bytes_max: 1 << 20 }
+        let cleanup = Cleanup::Delete;
+        Self { name: name.into(), partitions, retention, cleanup, record_bytes_max: 1 << 20 }
+    }
+
+    /// The same, compacted.
+    #[must_use]
+    pub fn compacted(self) -> Self {
+        Self { cleanup: Cleanup::Compact, ..self }
     }
 }
 
@@ -104,8 +125,10 @@ pub struct Commit {
     pub shard: ShardId,
     /// The assignment that did the work.
     pub epoch: Epoch,
-    /// Outputs, dead letters, later parked records and state changes. In order per partition.
+    /// Outputs, dead letters, parked records and state changes. In order per partition.
     pub appends: Vec<Append>,
+    /// Tombstones of what the appends settle: never durable without them, and behind them.
+    pub settles: Vec<Append>,
     /// Positions by input partition.
     pub positions: Vec<PositionMove>,
 }
@@ -197,7 +220,8 @@ pub trait Bus: Send + Sync + Debug {
     /// [`Error::UnknownPartition`], [`Error::Busy`], [`Error::Closed`].
     async fn append(&self, appends: Vec<Append>) -> Result<Vec<Appended>, Error>;
 
-    /// The one commit: appends and positions as one.
+    /// The one commit: appends and positions as one. Where it can be durable in parts only, the
+    /// appends come first, then what they settle, then the positions. Says where the appends lie.
     ///
     /// # Errors
     ///

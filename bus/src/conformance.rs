@@ -11,9 +11,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::{
-    Append, BatchBuilder, Bus, Commit, Completions, Epoch, Error, Headers, HeadersBuilder, Offset,
-    Position, PositionKey, PositionMove, Reader, Record, RecordBatch, ShardId, Start, Timestamp,
-    TopicPartition, TopicSpec,
+    Append, BatchBuilder, Bus, Cleanup, Commit, Completions, Epoch, Error, Headers, HeadersBuilder,
+    Offset, Position, PositionKey, PositionMove, Reader, Record, RecordBatch, ShardId, Start,
+    Timestamp, TopicPartition, TopicSpec,
 };
 
 /// What an implementation promises beyond the rules, or leaves out of them.
@@ -44,7 +44,8 @@ pub trait Stage: Send + Sync + Debug {
     async fn empty(&self) -> Arc<dyn Bus>;
 
     /// Ends `bus` without closing it, as far as that can be done within the process, and gives
-    /// what the next process finds.
+    /// what the next process finds. What can be compacted is, where that can be asked for: a broker
+    /// does it when it likes.
     async fn reopen(&self, bus: Arc<dyn Bus>) -> Arc<dyn Bus>;
 }
 
@@ -69,6 +70,7 @@ pub async fn check(stage: &dyn Stage) -> u64 {
         what_was_acknowledged_is_durable
         an_append_is_atomic
         a_commit_is_atomic
+        what_is_settled_comes_behind_what_settles_it
         a_position_never_precedes_its_outputs
         an_older_epoch_is_fenced_and_writes_nothing
         a_fence_outlives_the_process
@@ -86,6 +88,8 @@ pub async fn check(stage: &dyn Stage) -> u64 {
         topics_are_refused_by_name
         offsets_are_found_by_time
         a_record_over_the_limit_is_refused
+        a_compacted_topic_keeps_the_newest_record_of_each_key
+        a_record_without_a_key_is_refused_by_a_compacted_topic
         concurrent_appends_all_land_once
         a_closed_bus_says_so
     }
@@ -129,7 +133,7 @@ fn moved(topic: &str, partition: i32, position: Position) -> PositionMove {
 }
 
 fn commit(epoch: u64, appends: Vec<Append>, positions: Vec<PositionMove>) -> Commit {
-    Commit { shard: ShardId(7), epoch: Epoch(epoch), appends, positions }
+    Commit { shard: ShardId(7), epoch: Epoch(epoch), appends, settles: Vec::new(), positions }
 }
 
 async fn with_topics(stage: &dyn Stage, topics: &[(&str, i32)]) -> Arc<dyn Bus> {
@@ -248,6 +252,21 @@ async fn a_commit_is_atomic(stage: &dyn Stage) {
     assert_eq!(bus.positions().await.expect("it is open"), [], "no position without its outputs");
     bus.commit(commit(1, vec![to("out", 0, ["A"])], good())).await.expect("all of it is right");
     assert_eq!(values(&*bus, "out", 0, 0).await, ["A"]);
+    bus.close().await;
+}
+
+async fn what_is_settled_comes_behind_what_settles_it(stage: &dyn Stage) {
+    let bus = with_topics(stage, &[("in", 1), ("out", 1)]).await;
+    bus.append(vec![to("in", 0, ["a"])]).await.expect("room");
+    let work = commit(1, vec![to("out", 0, ["A", "B"])], vec![moved("in", 0, position(1, &[]))]);
+    let unknown = Commit { settles: vec![to("out", 3, ["done"])], ..work.clone() };
+    let refused = bus.commit(unknown).await;
+    assert!(matches!(refused, Err(Error::UnknownPartition(_))), "{refused:?}");
+    assert_eq!(end(&*bus, "out", 0).await, 0, "all of it or nothing");
+    let work = Commit { settles: vec![to("out", 0, ["done"])], ..work };
+    let appended = bus.commit(work).await.expect("all of it is right");
+    assert_eq!(appended[0].base, Offset(0));
+    assert_eq!(values(&*bus, "out", 0, 0).await, ["A", "B", "done"]);
     bus.close().await;
 }
 
@@ -601,6 +620,63 @@ async fn a_record_over_the_limit_is_refused(stage: &dyn Stage) {
     assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");
     assert_eq!(end(&*bus, "t", 0).await, 0);
     bus.append(vec![to("t", 0, [&*fits, &*fits])]).await.expect("each record fits");
+    bus.close().await;
+}
+
+fn keyed<'a>(topic: &str, records: impl IntoIterator<Item = (&'a str, Option<&'a str>)>) -> Append {
+    let mut builder = BatchBuilder::default();
+    for (key, value) in records {
+        let (key, value) = (Some(key.as_bytes()), value.map(str::as_bytes));
+        builder.push(Timestamp::now(), key, value, Headers::default());
+    }
+    Append { to: place(topic, 0), batch: builder.finish().expect("there are records") }
+}
+
+async fn a_compacted_topic_keeps_the_newest_record_of_each_key(stage: &dyn Stage) {
+    let bus = stage.empty().await;
+    let made = bus.create_topic(TopicSpec::new("t", 1).compacted()).await.expect("a new topic");
+    assert_eq!(made.spec.cleanup, Cleanup::Compact);
+    let old = [("a", Some("1")), ("b", Some("1")), ("a", Some("2")), ("c", Some("1"))];
+    let new = [("b", None), ("a", Some("3")), ("d", Some("1"))];
+    bus.append(vec![keyed("t", old)]).await.expect("room");
+    let at = moved("t", 0, position(2, &[]));
+    bus.commit(commit(1, vec![keyed("t", new)], vec![at])).await.expect("forward");
+    let bus = stage.reopen(bus).await;
+    assert_eq!(bus.topic("t").or(bus.topics().await.expect("it is open").pop()), Some(made));
+    assert_eq!(end(&*bus, "t", 0).await, 7, "the end stays");
+    let log: Vec<_> = old.iter().chain(&new).collect();
+    // From the start, and from offsets that compaction may have taken.
+    for from in [0, 2, 4] {
+        let mut reader = bus.reader(vec![(place("t", 0), Offset(from))]).await.expect("it exists");
+        let mut found = Vec::new();
+        while found.last().is_none_or(|last| *last < 6) {
+            for fetched in soon("a fetch", reader.fetch(1 << 20)).await.expect("it is there") {
+                for record in fetched.batch.iter() {
+                    let offset = record.offset.0;
+                    let (key, value) = log[usize::try_from(offset).expect("from 0 on")];
+                    assert_eq!(record.key, Some(key.as_bytes()), "{offset}");
+                    assert_eq!(record.value, value.map(str::as_bytes), "{offset}");
+                    assert!(from <= offset && found.last().is_none_or(|last| *last < offset));
+                    found.push(offset);
+                }
+            }
+        }
+        for newest in [3, 4, 5, 6].into_iter().filter(|newest| from <= *newest) {
+            assert!(found.contains(&newest), "from {from}: {newest} of {found:?}");
+        }
+    }
+    let recovered = bus.recover(ShardId(7), Epoch(2)).await.expect("a newer epoch");
+    assert_eq!(recovered.positions[0].1.next, Offset(2), "also where nothing lies any more");
+    bus.close().await;
+}
+
+async fn a_record_without_a_key_is_refused_by_a_compacted_topic(stage: &dyn Stage) {
+    let bus = stage.empty().await;
+    bus.create_topic(TopicSpec::new("t", 1).compacted()).await.expect("a new topic");
+    let refused = bus.append(vec![to("t", 0, ["a"])]).await;
+    assert!(matches!(refused, Err(Error::NoKey(_))), "{refused:?}");
+    bus.append(vec![keyed("t", [("k", Some("a"))])]).await.expect("room");
+    assert_eq!(end(&*bus, "t", 0).await, 1, "nothing of it was written");
     bus.close().await;
 }
 

@@ -46,6 +46,9 @@ pub enum Error {
         /// The limit.
         limit_bytes: usize,
     },
+    /// A record without a key for a topic that keeps the newest record of each key.
+    #[error("a record without a key for {0}, which is compacted by key")]
+    NoKey(TopicPartition),
     /// The offset is below the partition's start (expired) or beyond its end.
     #[error("offset {offset} of {partition} is outside {start}..{end}")]
     OffsetOutOfRange {

@@ -18,7 +18,7 @@ mod position;
 mod types;
 
 pub use api::{
-    Append, Appended, Bus, Commit, Fetched, PositionLog, PositionMove, Reader, Recovered,
+    Append, Appended, Bus, Cleanup, Commit, Fetched, PositionLog, PositionMove, Reader, Recovered,
     Retention, Start, TopicInfo, TopicSpec, Watermarks,
 };
 pub use batch::{BatchBuilder, Header, Headers, HeadersBuilder, Record, RecordBatch, RecordView};

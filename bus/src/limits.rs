@@ -1,7 +1,7 @@
 //! What every bus refuses before it asks anybody: names, counts and sizes that Kafka would not
 //! take.
 
-use crate::{Error, RecordBatch, TopicPartition};
+use crate::{Cleanup, Error, RecordBatch, TopicPartition};
 
 /// More partitions than this in one topic are refused.
 pub(crate) const PARTITIONS_MAX: i32 = 16_384;
@@ -14,6 +14,18 @@ pub(crate) fn check_topic_name(name: &str) -> Result<(), Error> {
     let good =
         (1..=249).contains(&name.len()) && name.bytes().all(legal) && name != "." && name != "..";
     if good { Ok(()) } else { Err(Error::TopicName { topic: name.to_owned() }) }
+}
+
+/// Refuses a record without a key for a compacted topic.
+pub(crate) fn check_keys(
+    batch: &RecordBatch,
+    to: &TopicPartition,
+    cleanup: Cleanup,
+) -> Result<(), Error> {
+    if cleanup == Cleanup::Compact && batch.iter().any(|record| record.key.is_none()) {
+        return Err(Error::NoKey(to.clone()));
+    }
+    Ok(())
 }
 
 /// Refuses a record over the limit of its topic.

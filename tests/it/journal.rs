@@ -46,7 +46,7 @@ async fn killed(dir: &std::path::Path) -> std::path::PathBuf {
         let position = Position { epoch, next: Offset(next), completions };
         let appends = vec![Append { to: output.clone(), batch: batch(outputs, Some(0)) }];
         let positions = vec![PositionMove { partition: input.clone(), position }];
-        bus.commit(Commit { shard, epoch, appends, positions }).await.unwrap();
+        bus.commit(Commit { shard, epoch, appends, settles: Vec::new(), positions }).await.unwrap();
     };
     commit(0..300, 300, &[]).await;
     commit(310..320, 300, &[(310, 320)]).await;

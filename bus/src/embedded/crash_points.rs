@@ -362,7 +362,7 @@ impl Script {
                 let (shard, epoch) = self.assignment();
                 let appends = self.appends(model, 0);
                 let positions = self.positions(model);
-                Op::Commit(Commit { shard, epoch, appends, positions })
+                Op::Commit(Commit { shard, epoch, appends, settles: Vec::new(), positions })
             }
         }
     }

@@ -10,6 +10,7 @@
 //! answers. A reader sees nothing that a power cut could take back.
 
 mod backend;
+mod compaction;
 mod config;
 #[cfg(any(test, feature = "testing"))]
 mod crash_model;
@@ -47,8 +48,8 @@ pub use sim_disk::{SimDisk, SyncKind};
 
 use crate::{
     Append, Appended, Bus, Commit, Epoch, Error, Offset, Position, PositionKey, PositionLog,
-    Reader, RecordBatch, Recovered, ShardId, Start, Timestamp, TopicInfo, TopicPartition,
-    TopicSpec, Watermarks, limits, metrics as names,
+    Reader, Recovered, ShardId, Start, Timestamp, TopicInfo, TopicPartition, TopicSpec, Watermarks,
+    limits, metrics as names,
 };
 use backend::SyncGuard;
 use follower::Follower;
@@ -194,6 +195,7 @@ impl Embedded {
         for Append { to, batch } in appends {
             let (topic, _) = self.shared.partition(to)?;
             limits::check_sizes(batch, to, topic.info.spec.record_bytes_max)?;
+            limits::check_keys(batch, to, topic.info.spec.cleanup)?;
         }
         Ok(())
     }
@@ -247,7 +249,8 @@ impl Embedded {
         })?;
         let Some(base) = base else { return Ok(None) };
         let found = shared.store.read(partition.uid, base, Offset(i64::MAX), 1)?;
-        let first = found.iter().flat_map(RecordBatch::iter).find(|it| time <= it.timestamp);
+        let mut records = found.iter().flat_map(|it| it.batch.iter());
+        let first = records.find(|it| time <= it.timestamp);
         Ok(first.map(|record| record.offset))
     }
 }
@@ -354,6 +357,7 @@ impl Bus for Embedded {
 
     async fn commit(&self, commit: Commit) -> Result<Vec<Appended>, Error> {
         self.check_appends(&commit.appends)?;
+        self.check_appends(&commit.settles)?;
         match self.ask(Op::Commit(commit)).await? {
             Outcome::Appended(bases) => Ok(bases),
             other => unreachable!("a commit was asked for, not {other:?}"),

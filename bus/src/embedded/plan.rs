@@ -63,7 +63,8 @@ impl Plan {
 
     /// A commit: appends and positions, all of it or nothing.
     pub(super) fn commit(&mut self, shared: &Shared, commit: Commit) -> Result<Outcome, Error> {
-        let Commit { shard, epoch, appends, positions } = commit;
+        let Commit { shard, epoch, mut appends, settles, positions } = commit;
+        appends.extend(settles);
         self.check_fence(shared, shard, epoch)?;
         let placed = self.locate(shared, &appends)?;
         let mut ends: BTreeMap<u64, Offset> = BTreeMap::new();

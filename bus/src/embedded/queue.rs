@@ -32,7 +32,12 @@ impl Op {
             Self::Commit(commit) => &commit.appends,
             _ => return OVERHEAD_BYTES,
         };
-        appends.iter().map(|it| it.batch.as_bytes().len() + OVERHEAD_BYTES).sum::<usize>()
+        let settles = if let Self::Commit(commit) = self { &commit.settles[..] } else { &[] };
+        appends
+            .iter()
+            .chain(settles)
+            .map(|it| it.batch.as_bytes().len() + OVERHEAD_BYTES)
+            .sum::<usize>()
             + OVERHEAD_BYTES
     }
 

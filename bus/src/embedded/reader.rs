@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::state::{Found, Partition, Ready, Shared, Subscription};
+use super::store::Spanned;
 use crate::{Error, Fetched, Offset, Reader, RecordBatch, TopicPartition, metrics as names};
 
 /// A reader of the embedded bus.
@@ -60,19 +61,26 @@ impl EmbeddedReader {
             // Before the look: what is published after it wakes the reader again.
             cursor.subscription.taken();
             let left = bytes_max.saturating_sub(bytes);
-            let (batches, more) = match cursor.partition.find(cursor.next, left) {
-                Ok(Found::Batches(batches, more)) => (batches, more),
-                Ok(Found::Nothing) => (Vec::new(), false),
+            let next = cursor.next;
+            let (batches, next, more) = match cursor.partition.find(next, left) {
+                Ok(Found::Batches(batches, more)) => {
+                    let next = batches.last().map_or(next, |it| it.last_offset().next());
+                    (batches, next, more)
+                }
+                Ok(Found::Nothing) => (Vec::new(), next, false),
                 Ok(Found::Cold(_)) | Err(_) if !fetched.is_empty() => break,
-                Ok(Found::Cold(end)) => (self.read_cold(index, end, left).await?, true),
+                Ok(Found::Cold(end)) => {
+                    let (batches, next) = self.read_cold(index, end, left).await?;
+                    (batches, next, true)
+                }
                 Err(error) => return Err(error),
             };
             self.turns.pop_front();
             let cursor = &mut self.cursors[index];
             cursor.has_turn = false;
+            cursor.next = next;
             for batch in batches {
                 bytes += batch.as_bytes().len();
-                cursor.next = batch.last_offset().next();
                 fetched.push(Fetched { partition: cursor.partition.place.clone(), batch });
             }
             if more {
@@ -88,13 +96,14 @@ impl EmbeddedReader {
         }
     }
 
-    /// Batches that are no longer in memory.
+    /// Batches that are no longer in memory, and where reading goes on behind them: of a compacted
+    /// partition there may be none between two offsets.
     async fn read_cold(
         &self,
         index: usize,
         end: Offset,
         bytes_max: usize,
-    ) -> Result<Vec<RecordBatch>, Error> {
+    ) -> Result<(Vec<RecordBatch>, Offset), Error> {
         let Cursor { partition, next, .. } = &self.cursors[index];
         let (shared, uid, next) = (Arc::clone(&self.shared), partition.uid, *next);
         metrics::counter!(names::COLD_READS).increment(1);
@@ -104,19 +113,24 @@ impl EmbeddedReader {
             tokio::task::spawn_blocking(read).await.map_err(|_cancelled| Error::Closed)??;
         let mut expected = next;
         let mut found = Vec::with_capacity(read.len());
-        for batch in read {
-            let batch = batch.from_offset(expected).filter(|it| it.first_offset() == expected);
-            let Some(batch) = batch else { break };
+        for Spanned { batch, end } in read {
+            let batch = batch.from_offset(expected);
+            if partition.is_compacted {
+                found.extend(batch);
+                expected = end.max(expected);
+                continue;
+            }
+            let Some(batch) = batch.filter(|it| it.first_offset() == expected) else { break };
             expected = batch.last_offset().next();
             found.push(batch);
         }
-        if found.is_empty() {
+        if expected == next {
             // Retention may have passed meanwhile, or the topic be gone; else records are missing.
             partition.find(next, 0)?;
             let what = format!("record {next} of {} is missing", partition.place);
             return Err(Error::Corrupt(what));
         }
-        Ok(found)
+        Ok((found, expected))
     }
 }
 

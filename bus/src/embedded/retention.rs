@@ -7,7 +7,7 @@ use super::rows::IndexRow;
 use super::state::Partition;
 use super::store::WriteSet;
 use super::writer::Writer;
-use crate::{Error, Offset, Retention, Timestamp, metrics as names};
+use crate::{Cleanup, Error, Offset, Retention, Timestamp, metrics as names};
 
 /// What one write deletes at most, so that operations behind it wait only for that.
 const PIECE_BATCHES: usize = 1024;
@@ -82,6 +82,9 @@ impl Writer {
         let (mut more, mut held_bytes) = (false, 0);
         for topic in self.shared.topics() {
             let retention = topic.info.spec.retention;
+            if topic.info.spec.cleanup == Cleanup::Compact {
+                continue;
+            }
             if retention.age.is_none() && retention.bytes.is_none() {
                 continue;
             }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Completions, Epoch, Offset, Position, Retention, TopicInfo, TopicSpec};
+use crate::{Cleanup, Completions, Epoch, Offset, Position, Retention, TopicInfo, TopicSpec};
 
 const VERSION: u8 = 1;
 
@@ -160,7 +160,7 @@ impl Place {
 /// What the journal knows of a batch without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct IndexRow {
-    /// How many records it has, and so how many offsets it takes.
+    /// How many offsets it takes. It has as many records, or fewer where the topic is compacted.
     pub(super) count: u32,
     /// How many bytes it has.
     pub(super) bytes: u32,
@@ -247,6 +247,7 @@ pub(super) fn encode_topic(key: &[u8], info: &TopicInfo) -> Vec<u8> {
         .option(age_ms)
         .option(spec.retention.bytes)
         .number(spec.record_bytes_max as u64)
+        .number(u64::from(spec.cleanup == Cleanup::Compact))
         .finish(key)
 }
 
@@ -261,8 +262,14 @@ pub(super) fn decode_topic(key: &[u8], id: u64, bytes: &[u8]) -> Result<TopicInf
         Retention { age: row.option()?.map(Duration::from_millis), bytes: row.option()? };
     let record_bytes_max =
         usize::try_from(row.number()?).map_err(|_| "a record limit over 2^64")?;
+    // Rows of before there were compacted topics end here.
+    let cleanup = match if row.rest.is_empty() { 0 } else { row.number()? } {
+        0 => Cleanup::Delete,
+        1 => Cleanup::Compact,
+        _ => return Err("an unknown way to clean up"),
+    };
     row.end()?;
-    Ok(TopicInfo { spec: TopicSpec { name, partitions, retention, record_bytes_max }, id })
+    Ok(TopicInfo { spec: TopicSpec { name, partitions, retention, cleanup, record_bytes_max }, id })
 }
 
 #[cfg(test)]

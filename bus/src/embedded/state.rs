@@ -11,8 +11,8 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::store::{Loaded, LoadedPartition, Store, partition_uid};
 use crate::{
-    Epoch, Error, Offset, Position, PositionKey, RecordBatch, ShardId, TopicInfo, TopicPartition,
-    Watermarks,
+    Cleanup, Epoch, Error, Offset, Position, PositionKey, RecordBatch, ShardId, TopicInfo,
+    TopicPartition, Watermarks,
 };
 
 /// A backlog of a thousand partitions would else be read by as many threads at once, each with
@@ -34,7 +34,8 @@ impl Topic {
             let LoadedPartition { start, end, bytes } =
                 found.get(&uid).cloned().unwrap_or_default();
             let extent = Extent { start, end, bytes, ..Extent::default() };
-            Arc::new(Partition { uid, place, extent: Mutex::new(extent) })
+            let is_compacted = info.spec.cleanup == Cleanup::Compact;
+            Arc::new(Partition { uid, place, is_compacted, extent: Mutex::new(extent) })
         });
         Self { partitions: partitions.collect(), info }
     }
@@ -45,6 +46,8 @@ pub(super) struct Partition {
     /// Its key in the journal.
     pub(super) uid: u64,
     pub(super) place: TopicPartition,
+    /// Whether its offsets may have gaps.
+    pub(super) is_compacted: bool,
     extent: Mutex<Extent>,
 }
 
@@ -146,6 +149,16 @@ impl Partition {
         extent.start = start;
         extent.bytes = extent.bytes.saturating_sub(bytes);
         extent.subscriptions.iter().for_each(Subscription::wake);
+    }
+
+    /// Compaction put `kept` bytes in place of `gone`, and may have moved the start.
+    pub(super) fn compacted(&self, start: Option<Offset>, gone: u64, kept: u64) {
+        let mut extent = self.extent();
+        extent.bytes = extent.bytes.saturating_sub(gone).saturating_add(kept);
+        if let Some(start) = start {
+            extent.start = start;
+            extent.subscriptions.iter().for_each(Subscription::wake);
+        }
     }
 
     fn delete(&self) {

@@ -41,6 +41,13 @@ pub(super) fn partition_uid(topic_id: u64, partition: i32) -> u64 {
     topic_id << 32 | u64::from(partition.unsigned_abs())
 }
 
+/// A batch as the journal has it, and where its offsets end: a compacted one may lack the last.
+#[derive(Clone, Debug)]
+pub(super) struct Spanned {
+    pub(super) batch: RecordBatch,
+    pub(super) end: Offset,
+}
+
 /// What one journal write changes.
 #[derive(Debug, Default)]
 pub(super) struct WriteSet {
@@ -50,6 +57,10 @@ pub(super) struct WriteSet {
     pub(super) batches: Vec<(u64, RecordBatch)>,
     /// Partition uid and base.
     pub(super) batches_deleted: Vec<(u64, Offset)>,
+    /// What compaction keeps of deleted ones: partition uid, batch, how many offsets it takes.
+    pub(super) batches_kept: Vec<(u64, RecordBatch, u32)>,
+    /// Batches that take more offsets: partition uid, base, how many.
+    pub(super) spans: Vec<(u64, Offset, u32)>,
     /// `None` forgets the row.
     pub(super) starts: Vec<(u64, Option<Offset>)>,
     pub(super) fences: Vec<(ShardId, Option<Epoch>)>,
@@ -62,6 +73,8 @@ impl WriteSet {
             && self.topics_deleted.is_empty()
             && self.batches.is_empty()
             && self.batches_deleted.is_empty()
+            && self.batches_kept.is_empty()
+            && self.spans.is_empty()
             && self.starts.is_empty()
             && self.fences.is_empty()
             && self.positions.is_empty()
@@ -194,7 +207,7 @@ impl Store {
         from: Offset,
         end: Offset,
         bytes_max: usize,
-    ) -> Result<Vec<RecordBatch>, Error> {
+    ) -> Result<Vec<Spanned>, Error> {
         self.with("read the journal", |db| read(db, uid, from, end, bytes_max))
     }
 
@@ -295,10 +308,18 @@ fn write(db: &Database, set: &WriteSet, commit: u64) -> Result<(), redb::Error> 
     if all || !set.batches.is_empty() || !set.batches_deleted.is_empty() {
         let mut batches = txn.open_table(BATCHES)?;
         let mut index = txn.open_table(INDEX)?;
-        for (ordinal, (uid, batch)) in (0..).zip(&set.batches) {
+        for (uid, base) in &set.batches_deleted {
+            let key = pair_key(*uid, rows::offset_key(*base));
+            let Some(row) = index.remove(&key)? else { continue };
+            let row = index_row(&key, row.value())?;
+            batches.remove(&row.place.key())?;
+        }
+        let new = set.batches.iter().map(|(uid, batch)| (uid, batch, batch.len() as u32));
+        let kept = set.batches_kept.iter().map(|(uid, batch, span)| (uid, batch, *span));
+        for (ordinal, (uid, batch, count)) in (0..).zip(new.chain(kept)) {
             let key = pair_key(*uid, rows::offset_key(batch.base()));
             let row = IndexRow {
-                count: batch.len() as u32,
+                count,
                 bytes: batch.as_bytes().len() as u32,
                 timestamp_max: batch.timestamp_max().0,
                 place: Place { commit, ordinal },
@@ -306,11 +327,13 @@ fn write(db: &Database, set: &WriteSet, commit: u64) -> Result<(), redb::Error> 
             batches.insert(&row.place.key(), &**batch.as_bytes())?;
             index.insert(&key, &rows::encode_index(&key, row)[..])?;
         }
-        for (uid, base) in &set.batches_deleted {
+        for (uid, base, count) in &set.spans {
             let key = pair_key(*uid, rows::offset_key(*base));
-            let Some(row) = index.remove(&key)? else { continue };
-            let row = index_row(&key, row.value())?;
-            batches.remove(&row.place.key())?;
+            let Some(row) = index.get(&key)?.map(|row| index_row(&key, row.value())) else {
+                continue;
+            };
+            let row = IndexRow { count: *count, ..row? };
+            index.insert(&key, &rows::encode_index(&key, row)[..])?;
         }
     }
     if all || !set.positions.is_empty() {
@@ -470,7 +493,8 @@ fn batch_of(
     let found = batches.get(&row.place.key())?.ok_or_else(|| damage("it is not there"))?;
     let base = rows::offset_of(base).map_err(damage)?;
     let batch = RecordBatch::decode(Bytes::copy_from_slice(found.value()), base).map_err(damage)?;
-    if batch.len() != row.count as usize || batch.as_bytes().len() != row.bytes as usize {
+    let span = batch.last_offset().0 - base.0 + 1;
+    if i64::from(row.count) < span || batch.as_bytes().len() != row.bytes as usize {
         return Err(damage("it is not the batch that the index says"));
     }
     Ok(batch)
@@ -518,7 +542,7 @@ fn read(
     from: Offset,
     end: Offset,
     bytes_max: usize,
-) -> Result<Vec<RecordBatch>, redb::Error> {
+) -> Result<Vec<Spanned>, redb::Error> {
     let txn = db.begin_read()?;
     let (index, batches) = (txn.open_table(INDEX)?, txn.open_table(BATCHES)?);
     let (lowest, wanted) = (pair_key(uid, 0), pair_key(uid, rows::offset_key(from)));
@@ -536,7 +560,9 @@ fn read(
             break;
         }
         bytes += row.bytes as usize;
-        found.push(batch_of(&batches, key.value(), row)?);
+        let batch = batch_of(&batches, key.value(), row)?;
+        let end = Offset(batch.base().0.saturating_add(row.count.into()));
+        found.push(Spanned { batch, end });
     }
     Ok(found)
 }

@@ -24,7 +24,7 @@ fn at(next: i64) -> Position {
 fn commit(epoch: u64, appends: Vec<Append>, next: i64) -> Commit {
     let partition = TopicPartition::new("in", 0);
     let positions = vec![PositionMove { partition, position: at(next) }];
-    Commit { shard: ShardId(1), epoch: Epoch(epoch), appends, positions }
+    Commit { shard: ShardId(1), epoch: Epoch(epoch), appends, settles: Vec::new(), positions }
 }
 
 async fn values(bus: &Embedded, topic: &str, from: i64, count: usize) -> Vec<String> {
@@ -101,6 +101,48 @@ async fn garbage_is_named_and_not_opened() {
     std::fs::write(dir.path().join("journal.redb"), vec![0x5a; 70_000]).unwrap();
     let opened = Embedded::open(EmbeddedConfig::new(dir.path()), None);
     assert!(matches!(opened, Err(Error::Corrupt(_))), "{opened:?}");
+}
+
+/// A compacted topic of one partition.
+pub(super) fn compacted(name: &str) -> TopicSpec {
+    TopicSpec::new(name, 1).compacted()
+}
+
+/// Records with keys for it.
+pub(super) fn keyed(topic: &str, at: Timestamp, records: &[(u64, Option<String>)]) -> Append {
+    let mut builder = BatchBuilder::default();
+    for (key, value) in records {
+        let value = value.as_ref().map(String::as_bytes);
+        builder.push(at, Some(&key.to_le_bytes()), value, Headers::default());
+    }
+    Append { to: TopicPartition::new(topic, 0), batch: builder.finish().unwrap() }
+}
+
+/// What there is of it from an offset on: offset, key, value.
+pub(super) async fn read_keyed(
+    bus: &Embedded,
+    topic: &str,
+    from: i64,
+    end: i64,
+) -> Vec<(i64, u64, Option<String>)> {
+    let mut reader = bus.reader(vec![(TopicPartition::new(topic, 0), Offset(from))]).await.unwrap();
+    let mut found = Vec::new();
+    loop {
+        // A record that nobody superseded ends it: one may be missing at the very end.
+        let fetch = reader.fetch(64 << 10);
+        let Ok(fetched) = tokio::time::timeout(std::time::Duration::from_millis(50), fetch).await
+        else {
+            return found;
+        };
+        for record in fetched.unwrap().iter().flat_map(|it| it.batch.iter()) {
+            let key = u64::from_le_bytes(record.key.unwrap().try_into().unwrap());
+            let value = record.value.map(|it| String::from_utf8(it.to_vec()).unwrap());
+            found.push((record.offset.0, key, value));
+        }
+        if found.last().is_some_and(|last| last.0 + 1 == end) {
+            return found;
+        }
+    }
 }
 
 mod durability;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::EmbeddedConfig;
 use super::backend::SyncGuard;
+use super::compaction::Compaction;
 use super::disk::Room;
 use super::follower::Follower;
 use super::mark::Mark;
@@ -17,7 +18,7 @@ use super::plan::Plan;
 use super::queue::{Op, Outcome, Pending, Queue, Taken};
 use super::state::{Partition, Shared, Topic};
 use super::store::WriteSet;
-use crate::{Error, ShardId, Timestamp, TopicInfo, TopicSpec, metrics as names};
+use crate::{Cleanup, Error, ShardId, Timestamp, TopicInfo, TopicSpec, metrics as names};
 
 /// The mark is synced at most this often: it may lag.
 const MARK_SYNC_EVERY: Duration = Duration::from_secs(5);
@@ -53,6 +54,7 @@ pub(super) struct Writer {
     pub(super) garbage: VecDeque<u64>,
     /// Partitions whose retention waits for a position, which was said.
     pub(super) held: HashSet<u64>,
+    pub(super) compaction: Compaction,
     cached: VecDeque<(Arc<Partition>, usize)>,
     cached_bytes: usize,
     mark_synced_at: Instant,
@@ -97,6 +99,7 @@ impl Writer {
             newest_topic: parts.newest_topic,
             garbage: parts.garbage.into(),
             held: HashSet::new(),
+            compaction: Compaction::default(),
             cached: VecDeque::new(),
             cached_bytes: 0,
             mark_synced_at: now,
@@ -151,15 +154,17 @@ impl Writer {
     /// Looks whether retention has anything to look at.
     fn find_bounds(&mut self) {
         self.has_bounds = self.shared.topics().iter().any(|topic| {
-            let retention = topic.info.spec.retention;
-            retention.age.is_some() || retention.bytes.is_some()
+            let spec = &topic.info.spec;
+            let has_bound = spec.retention.age.is_some() || spec.retention.bytes.is_some();
+            has_bound || spec.cleanup == Cleanup::Compact
         });
     }
 
     fn tidy(&mut self) {
         self.remove_garbage();
         if self.retention_at <= Instant::now() {
-            let more = self.retain(Timestamp::now());
+            let now = Timestamp::now();
+            let more = self.retain(now) | self.compact(now);
             let pause = if more { Duration::ZERO } else { self.config.retention_every };
             self.retention_at = Instant::now() + pause;
         }
@@ -174,7 +179,8 @@ impl Writer {
                 Op::DeleteTopic(name) => self.delete_topic(&name),
                 Op::Forget(shard) => self.forget(shard),
                 Op::Retain(now) => {
-                    while self.retain(now) || self.remove_garbage() {}
+                    self.compaction.start_over();
+                    while self.retain(now) || self.remove_garbage() || self.compact(now) {}
                     Ok(Outcome::Done)
                 }
                 Op::Append(_) | Op::Commit(_) | Op::Recover(..) => unreachable!("these share"),
@@ -378,6 +384,7 @@ impl Writer {
         self.find_bounds();
         self.garbage.extend(topic.partitions.iter().map(|partition| partition.uid));
         self.held.retain(|uid| !uids.contains(uid));
+        self.compaction.forget(&uids);
         if let Some(follower) = self.follower.as_ref().filter(|_| !set.positions.is_empty()) {
             follower.rebuild();
         }

@@ -326,6 +326,7 @@ impl Inner {
         for append in appends {
             let topic = self.brokers.topics.find(&append.to).await?;
             limits::check_sizes(&append.batch, &append.to, topic.record_bytes_max())?;
+            limits::check_keys(&append.batch, &append.to, topic.cleanup())?;
             checked.push((append, topic));
         }
         Ok(checked)
@@ -424,8 +425,14 @@ impl Inner {
         let _turn = gate.lock().await;
         self.check_epoch(shard, epoch)?;
         let appends = self.check_appends(std::mem::take(&mut commit.appends)).await?;
+        let settles = self.check_appends(std::mem::take(&mut commit.settles)).await?;
         let moves = self.check_moves(&mut commit).await?;
         let appended = self.send(appends, false).await?;
+        if !settles.is_empty() {
+            // What settles them is out: now it may be said.
+            self.check_epoch(shard, epoch)?;
+            self.send(settles, false).await?;
+        }
         // Somebody may have been seen meanwhile: the outputs are out, the position stays.
         self.check_epoch(shard, epoch)?;
         let marks: Vec<Mark> = {

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::health::{Context, Health};
-use crate::{Error, Retention, TopicInfo, TopicPartition, TopicSpec};
+use crate::{Cleanup, Error, Retention, TopicInfo, TopicPartition, TopicSpec};
 
 /// What a batch of one record takes beyond key, value and headers: 61 bytes of a batch's head, at
 /// most 36 of lengths and deltas, the rest in reserve.
@@ -51,6 +51,10 @@ impl Topic {
 
     pub(super) fn record_bytes_max(&self) -> usize {
         self.info.lock().unwrap_or_else(PoisonError::into_inner).spec.record_bytes_max
+    }
+
+    pub(super) fn cleanup(&self) -> Cleanup {
+        self.info.lock().unwrap_or_else(PoisonError::into_inner).spec.cleanup
     }
 
     /// # Errors
@@ -265,6 +269,7 @@ impl Topics {
                 }
                 info.spec.record_bytes_max = bytes;
                 info.spec.retention = now.retention;
+                info.spec.cleanup = now.cleanup;
             }
         }
         Ok(())
@@ -305,10 +310,19 @@ impl Topics {
         let bytes = spec.retention.bytes.map(|bytes| bytes.to_string());
         let batch = batch_bytes_max(spec.record_bytes_max).to_string();
         // -1: the brokers' own default.
-        let topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(-1))
+        let is_compacted = spec.cleanup == Cleanup::Compact;
+        let mut topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(-1))
             .set("retention.ms", age.as_deref().unwrap_or("-1"))
             .set("retention.bytes", bytes.as_deref().unwrap_or("-1"))
             .set("max.message.bytes", &batch);
+        if is_compacted {
+            // Mostly small: a segment is closed after an hour, so that it can be compacted, and a
+            // fresh partition does not cost the broker two index files of 10 MB.
+            topic = topic
+                .set("cleanup.policy", "compact")
+                .set("segment.ms", "3600000")
+                .set("segment.index.bytes", "65536");
+        }
         let options = AdminOptions::new()
             .request_timeout(Some(self.timeout))
             .operation_timeout(Some(self.timeout));
@@ -386,7 +400,10 @@ fn spec_of(name: &str, resource: &ConfigResource) -> Option<TopicSpec> {
     let record = batch.saturating_sub(BATCH_HEAD_BYTES).max(1);
     let age = bound("retention.ms").map(Duration::from_millis);
     let retention = Retention { age, bytes: bound("retention.bytes") };
-    Some(TopicSpec { retention, record_bytes_max: record, ..TopicSpec::new(name, 1) })
+    let policy = resource.get("cleanup.policy").and_then(|it| it.value.as_deref());
+    let is_compacted = policy.is_some_and(|it| it.split(',').any(|it| it.trim() == "compact"));
+    let cleanup = if is_compacted { Cleanup::Compact } else { Cleanup::Delete };
+    Some(TopicSpec { retention, cleanup, record_bytes_max: record, ..TopicSpec::new(name, 1) })
 }
 
 /// Runs a call of librdkafka that waits for a broker.

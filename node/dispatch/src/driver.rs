@@ -297,7 +297,12 @@ impl Driver {
             }
         };
         self.keeper(|stats| stats.ran(answer.run));
-        let read = self.routes.exceptions(self.bus.as_ref(), &answer.frame, id, records);
+        let has_key = |index: usize| {
+            let record = self.core.records(id).get(index);
+            record.is_some_and(|record| self.core.record(*record).view.key.is_some())
+        };
+        let bus = self.bus.as_ref();
+        let read = self.routes.exceptions(bus, &answer.frame, id, records, has_key);
         match read {
             Ok(exceptions) => {
                 if let Some((code, message)) = exceptions.iter().find_map(|(_, end)| end.failure())

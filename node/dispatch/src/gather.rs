@@ -51,13 +51,15 @@ impl Routes {
     }
 
     /// The records of an answer that did not end well, by ascending index: those that the
-    /// function failed or left alone, and those with an output that is refused.
+    /// function failed or left alone, and those with an output that is refused. `has_key` says of a
+    /// record, by its index, whether it has a key that an output may keep.
     pub(crate) fn exceptions(
         &self,
         bus: &dyn Bus,
         answer: &[u8],
         id: InvocationId,
         records: usize,
+        has_key: impl Fn(usize) -> bool,
     ) -> Result<Vec<(u32, End)>, Unusable> {
         let answer = Response::parse(answer, id.0, records).map_err(Unusable::Broken)?;
         let mut exceptions = Vec::new();
@@ -88,7 +90,7 @@ impl Routes {
             if refused.last().is_some_and(|(source, _)| *source == output.source) {
                 continue;
             }
-            if let Err(end) = self.check(bus, default.as_ref(), &output) {
+            if let Err(end) = self.check(bus, default.as_ref(), &output, &has_key) {
                 refused.push((output.source, end));
             }
         }
@@ -104,6 +106,7 @@ impl Routes {
         bus: &dyn Bus,
         default: Option<&bus::TopicInfo>,
         output: &Output<'_>,
+        has_key: impl Fn(usize) -> bool,
     ) -> Result<(), End> {
         let chosen;
         let info = match output.topic {
@@ -130,6 +133,16 @@ impl Routes {
         {
             let message = format!("topic {} has no partition {partition}", info.spec.name);
             return Err(failed("Millrace.OutputPartition", &message));
+        }
+        let has_key = match output.key {
+            OutputKey::Keep => has_key(output.source as usize),
+            OutputKey::None => false,
+            OutputKey::Bytes(_) => true,
+        };
+        if info.spec.cleanup == bus::Cleanup::Compact && !has_key {
+            let message =
+                format!("an output without a key; {} is compacted by key", info.spec.name);
+            return Err(failed("Millrace.OutputNoKey", &message));
         }
         let key = match output.key {
             OutputKey::Bytes(key) => key.len(),
@@ -372,7 +385,8 @@ impl Gathering {
                 position,
             })
             .collect();
-        Commit { shard: self.config.shard, epoch: self.config.epoch, appends, positions }
+        let settles = Vec::new();
+        Commit { shard: self.config.shard, epoch: self.config.epoch, appends, settles, positions }
     }
 
     /// The sources of a commit's outputs to `to` that are over a limit: index of the partition,

@@ -41,6 +41,9 @@ pub struct Topic {
     pub partitions: i32,
     /// How long its records stay. Default: for ever, which costs disk without a bound.
     pub retention: Retention,
+    /// `cleanup`: what becomes of older records. Default `delete`.
+    #[serde(default)]
+    pub cleanup: Cleanup,
     /// `record-bytes-max`: the largest record, key, value and headers together. Default 1 MiB, as
     /// on Kafka. Memory for batches grows with it.
     pub record_bytes_max: u64,
@@ -59,6 +62,7 @@ impl Topic {
             name: name.into(),
             partitions: Self::PARTITIONS,
             retention: Retention::default(),
+            cleanup: Cleanup::Delete,
             record_bytes_max: Self::RECORD_BYTES_MAX,
         }
     }
@@ -70,9 +74,25 @@ impl Topic {
             name: self.name.as_str().into(),
             partitions: self.partitions,
             retention: bus::Retention { age: self.retention.age, bytes: self.retention.bytes },
+            cleanup: match self.cleanup {
+                Cleanup::Delete => bus::Cleanup::Delete,
+                Cleanup::Compact => bus::Cleanup::Compact,
+            },
             record_bytes_max: usize::try_from(self.record_bytes_max).unwrap_or(usize::MAX),
         }
     }
+}
+
+/// What becomes of a topic's older records: `cleanup = "compact"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cleanup {
+    /// They go by retention.
+    #[default]
+    Delete,
+    /// The newest record of each key stays; one without a value takes its key away. Every record
+    /// needs a key.
+    Compact,
 }
 
 /// How long records stay: `retention = { age = "7d", bytes = "1GiB" }`. Absent = no bound.

@@ -103,13 +103,14 @@ impl Topic {
     /// Everything but its name, in the order of the manifest.
     #[must_use]
     pub fn settings(&self) -> Vec<Setting> {
-        let Self { name: _, partitions, retention, record_bytes_max } = self;
+        let Self { name: _, partitions, retention, cleanup, record_bytes_max } = self;
         let Retention { age, bytes } = retention;
         let mut out = Vec::new();
         let mut set = |key: &str, value: String| out.push((key.to_owned(), value));
         set("partitions", partitions.to_string());
         set("retention.age", age.map_or_else(none, format_duration));
         set("retention.bytes", bytes.map_or_else(none, format_bytes));
+        set("cleanup", word(cleanup));
         set("record-bytes-max", format_bytes(*record_bytes_max));
         out
     }
@@ -195,8 +196,13 @@ output = { topic = "alerts" }
             "output.topic alerts",
         ];
         assert_eq!(lines(hot.triggers[0].settings()), expected);
-        let expected =
-            ["partitions 8", "retention.age 7d", "retention.bytes none", "record-bytes-max 1MiB"];
+        let expected = [
+            "partitions 8",
+            "retention.age 7d",
+            "retention.bytes none",
+            "cleanup delete",
+            "record-bytes-max 1MiB",
+        ];
         assert_eq!(lines(manifest.topics[0].settings()), expected);
     }
 }

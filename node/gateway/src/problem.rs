@@ -114,6 +114,7 @@ impl From<bus::Error> for Refusal {
             E::TopicExists { .. } => refusal(StatusCode::CONFLICT, codes::TOPIC_EXISTS)
                 .hint("the number of partitions of a topic does not change"),
             E::TopicName { .. } => refusal(StatusCode::BAD_REQUEST, codes::TOPIC_NAME),
+            E::NoKey(_) => Self::bad(detail.clone()).hint("send each record with a key"),
             E::TooLarge { .. } => refusal(StatusCode::PAYLOAD_TOO_LARGE, codes::RECORD_TOO_LARGE),
             E::OffsetOutOfRange { .. } => refusal(StatusCode::RANGE_NOT_SATISFIABLE, codes::OFFSET)
                 .hint("start from `earliest`, or from an offset in the range"),

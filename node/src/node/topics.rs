@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use function::{Manifest, Retention, Topic, TriggerSpec};
+use function::{Cleanup, Manifest, Retention, Topic, TriggerSpec};
 
 use super::{Node, chain};
 use crate::commands::error::{CommandError, exit};
@@ -36,6 +36,10 @@ pub(super) fn of_bus(spec: &bus::TopicSpec) -> Topic {
     Topic {
         partitions: spec.partitions,
         retention: Retention { age: spec.retention.age, bytes: spec.retention.bytes },
+        cleanup: match spec.cleanup {
+            bus::Cleanup::Delete => Cleanup::Delete,
+            bus::Cleanup::Compact => Cleanup::Compact,
+        },
         record_bytes_max: spec.record_bytes_max as u64,
         ..Topic::new(&*spec.name)
     }

@@ -75,7 +75,13 @@ fn commit(epoch: u64, next: i64, settled: &[(i64, i64)]) -> Commit {
     let completions = Completions::from_ranges(ranges);
     let position = Position { epoch: Epoch(epoch), next: Offset(next), completions };
     let positions = vec![PositionMove { partition: place(), position }];
-    Commit { shard: SHARD, epoch: Epoch(epoch), appends: Vec::new(), positions }
+    Commit {
+        shard: SHARD,
+        epoch: Epoch(epoch),
+        appends: Vec::new(),
+        settles: Vec::new(),
+        positions,
+    }
 }
 
 /// Where the shard goes on under `epoch`.

@@ -53,7 +53,7 @@ impl EmbeddedStage {
         Self { dir, made: AtomicU64::new(0) }
     }
 
-    fn open(&self, number: u64) -> Arc<dyn Bus> {
+    fn open(&self, number: u64) -> Arc<Embedded> {
         let dir = self.dir.path().join(number.to_string());
         let positions = positions(&dir.join("sled")).expect("positions");
         Embedded::open(EmbeddedConfig::new(&dir), Some(positions)).expect("an embedded bus")
@@ -87,7 +87,9 @@ impl Stage for EmbeddedStage {
 
     async fn reopen(&self, bus: Arc<dyn Bus>) -> Arc<dyn Bus> {
         drop(bus);
-        self.open(self.made.load(Ordering::Relaxed))
+        let bus = self.open(self.made.load(Ordering::Relaxed));
+        bus.apply_retention(Timestamp::now()).await.expect("it is open");
+        bus
     }
 }
 

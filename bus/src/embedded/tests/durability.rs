@@ -44,8 +44,10 @@ impl Stage for Directories {
 
     async fn reopen(&self, bus: Arc<dyn Bus>) -> Arc<dyn Bus> {
         drop(bus);
-        let dirs = self.dirs.lock().unwrap();
-        Embedded::open(small(dirs.back().unwrap().path()), None).unwrap()
+        let config = small(self.dirs.lock().unwrap().back().unwrap().path());
+        let bus = Embedded::open(config, None).unwrap();
+        bus.apply_retention(Timestamp::now()).await.unwrap();
+        bus
     }
 }
 

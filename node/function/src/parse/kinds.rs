@@ -12,8 +12,8 @@ use super::section::{Entry, Section};
 use super::trigger::{self, TriggerDraft};
 use super::{planned, suggest};
 use crate::{
-    Diagnostics, Feed, Fresh, FunctionSpec, Instances, Manifest, Name, PARTITIONS_MAX, Retention,
-    Runtime, Topic, check_topic_name, code,
+    Cleanup, Diagnostics, Feed, Fresh, FunctionSpec, Instances, Manifest, Name, PARTITIONS_MAX,
+    Retention, Runtime, Topic, check_topic_name, code,
 };
 
 /// A manifest as far as it could be read. What could not be read was reported.
@@ -167,6 +167,8 @@ fn read_topic<'a>(all: &Section<'a>, entry: &Entry<'a>) -> Option<Spanned<Topic>
     if let Some(retention) = section.section("retention", "retention = { age = \"7d\" }") {
         topic.retention = read_retention(&retention);
     }
+    let cleanups = [("delete", Cleanup::Delete), ("compact", Cleanup::Compact)];
+    topic.cleanup = section.choice("cleanup", &cleanups, &[]).unwrap_or_default();
     if let Some(bytes) = section.bytes("record-bytes-max", RECORD_BYTES_LEAST, RECORD_BYTES_MOST) {
         topic.record_bytes_max = bytes.value;
     }

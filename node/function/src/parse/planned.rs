@@ -33,8 +33,7 @@ pub(super) const TOP: &[Planned] = &[
 ];
 
 pub(super) const TOPIC: &[Planned] = &[
-    plan("compact", "compacted topics come later", "use `retention`"),
-    plan("cleanup", "compacted topics come later", "use `retention`"),
+    plan("compact", "it is a word of another key", "write `cleanup = \"compact\"`"),
     plan("schema", "schema checks come later", "check values in the function"),
     plan("replication", "one node holds one copy", "take it out"),
 ];

@@ -67,7 +67,8 @@ fn lag_is_the_distance_from_the_committed_position_to_the_end() {
         let shard = ShardId(7);
         served.bus.recover(shard, Epoch(3)).await.unwrap();
         let positions = vec![moved];
-        let commit = Commit { shard, epoch: Epoch(3), appends: Vec::new(), positions };
+        let commit =
+            Commit { shard, epoch: Epoch(3), appends: Vec::new(), settles: Vec::new(), positions };
         served.bus.commit(commit).await.unwrap();
     });
     let lag = served.get("/v1/lag").ok();

@@ -159,6 +159,7 @@ fn shard(
         output_topic: Some("out".into()),
         allow_produce: Vec::new(),
         dead_letter: "dead".into(),
+        park_topic: None,
         timeout: Duration::from_secs(30),
         read_ahead: Arc::clone(read_ahead),
         calling: Calling::default(),

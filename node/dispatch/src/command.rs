@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use bus::Position;
+use bus::{Offset, Position, RecordBatch, Timestamp};
 
 use crate::records::RecordId;
 use crate::{Order, RetryPolicy};
@@ -37,13 +37,22 @@ pub enum Command {
     },
     /// Add this dead letter to the commit that is being gathered.
     DeadLetter(DeadLetter),
+    /// Add the envelope of this record to the commit that is being gathered.
+    Park(Park),
+    /// Add the tombstone of this record to what the commit that is being gathered settles: it was
+    /// parked, and needs nothing more.
+    Unpark(RecordId),
+    /// Read these records back from the park topic, by place; then report
+    /// [`on_loaded`](crate::ShardDispatch::on_loaded). One is in flight at a time.
+    Load(Vec<Wanted>),
     /// Commit all that was gathered since the last `Commit`, with these positions, as one. Then
     /// report [`on_committed`](crate::ShardDispatch::on_committed) or
     /// [`on_commit_failed`](crate::ShardDispatch::on_commit_failed). One is in flight at a time.
     Commit {
         /// Which.
         id: CommitId,
-        /// How many records it settles, filtered ones too.
+        /// How many records its positions settle that no position settled before, filtered ones
+        /// too.
         records: u64,
         /// By index of the partition in the shard.
         positions: Vec<(u32, Position)>,
@@ -87,6 +96,54 @@ pub struct DeadLetter {
     pub code: String,
     /// Its account.
     pub message: String,
+}
+
+/// A record that waits in the park topic from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Park {
+    /// Which: ask [`record`](crate::ShardDispatch::record).
+    pub record: RecordId,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// When it may be tried, by the wall clock.
+    pub due: Timestamp,
+    /// The name and the account of the last failure; empty where it waits behind another record.
+    pub failure: (String, String),
+}
+
+/// A parked record to be read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Index of the partition in the shard.
+    pub partition: u32,
+    /// Its offset there.
+    pub offset: Offset,
+    /// Where its envelope lies in the park topic, or before it.
+    pub place: Offset,
+}
+
+/// A parked record that was read back.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Index of the partition in the shard.
+    pub partition: u32,
+    /// The record alone, at its offset.
+    pub batch: RecordBatch,
+}
+
+/// A parked record that a shard begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// Which, and where.
+    pub at: Wanted,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Key, value and headers.
+    pub bytes: u32,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// When it may be tried, by the wall clock.
+    pub due: Timestamp,
 }
 
 /// Why a shard stopped for good, or cannot go on for the moment.
@@ -269,6 +326,31 @@ pub struct WindowLimits {
     pub output_bytes: NonZeroUsize,
 }
 
+/// When records that wait for a retry leave the memory for the park topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParkLimits {
+    /// Records behind the failed one of a token.
+    pub token_records: NonZeroUsize,
+    /// Records that wait for a retry or behind one, of all tokens; as many may be read back.
+    pub records: NonZeroUsize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Records in the park topic. Past it they are held in the window again, which then fills.
+    pub parked_max: usize,
+}
+
+impl Default for ParkLimits {
+    fn default() -> Self {
+        let count = |count| NonZeroUsize::new(count).expect("not zero");
+        Self {
+            token_records: count(128),
+            records: count(1024),
+            bytes: 4 << 20,
+            parked_max: 1_000_000,
+        }
+    }
+}
+
 /// The policy of one shard.
 #[derive(Clone, Debug)]
 pub struct DispatchConfig {
@@ -282,6 +364,9 @@ pub struct DispatchConfig {
     pub retry: RetryPolicy,
     /// What is held in memory.
     pub window: WindowLimits,
+    /// When records are parked. Without it, or with order by partition, none is: what waits for a
+    /// retry fills the window.
+    pub park: Option<ParkLimits>,
 }
 
 impl Default for DispatchConfig {
@@ -292,6 +377,7 @@ impl Default for DispatchConfig {
             batch: BatchLimits { records: count(500), bytes: 1 << 20, window: Duration::ZERO },
             invocations_max: count(2),
             retry: RetryPolicy::default(),
+            park: None,
             window: WindowLimits {
                 records: count(4096),
                 bytes: count(16 << 20),
@@ -321,6 +407,10 @@ pub struct Counters {
     pub retried: u64,
     /// Records given up on.
     pub dead_lettered: u64,
+    /// Records put into the park topic.
+    pub parked: u64,
+    /// Parked records that the shard began with.
+    pub resumed: u64,
     /// Batches halved.
     pub bisected: u64,
     /// Records settled, durably, filtered ones too.

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use bus::Offset;
+
 use crate::command::{CommitId, Wait};
+use crate::parking::Lot;
 use crate::records::RecordId;
 
 #[derive(Debug)]
@@ -12,6 +15,7 @@ struct InFlight {
     records: Vec<RecordId>,
     /// Filtered records that its positions pass.
     filtered: u64,
+    parked: Vec<Parked>,
     output_bytes: usize,
     /// How often it failed.
     failures: u32,
@@ -19,10 +23,33 @@ struct InFlight {
     wait: Option<Wait>,
 }
 
+/// A record whose envelope a commit carries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parked {
+    pub(crate) record: RecordId,
+    pub(crate) lot: Lot,
+    pub(crate) offset: Offset,
+    /// Which it is among the envelopes of the commit.
+    pub(crate) index: u32,
+    /// Whether it leaves the memory then.
+    pub(crate) leaves: bool,
+}
+
+/// What a durable commit was about.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) records: Vec<RecordId>,
+    pub(crate) filtered: u64,
+    pub(crate) parked: Vec<Parked>,
+}
+
 /// The commits of a shard: one in flight, one in the making.
 #[derive(Debug, Default)]
 pub(crate) struct Commits {
     records: Vec<RecordId>,
+    parked: Vec<Parked>,
+    /// Records that leave the window for the park topic.
+    newly_parked: u32,
     output_bytes: usize,
     /// Partitions whose position goes with the next commit.
     touched: BTreeSet<u16>,
@@ -40,6 +67,7 @@ pub(crate) struct Starting<'a> {
     pub(crate) records: &'a [RecordId],
     /// Filtered ones beside them.
     pub(crate) filtered: u64,
+    pub(crate) newly_parked: u32,
     pub(crate) partitions: Vec<u16>,
 }
 
@@ -78,6 +106,17 @@ impl Commits {
         self.records.extend_from_slice(records);
     }
 
+    /// Adds an envelope.
+    pub(crate) fn park(&mut self, (record, lot): (RecordId, Lot), offset: Offset, leaves: bool) {
+        let index = self.parked.len() as u32;
+        self.parked.push(Parked { record, lot, offset, index, leaves });
+    }
+
+    /// Counts a record among those that the positions settle.
+    pub(crate) const fn add_newly_parked(&mut self) {
+        self.newly_parked += 1;
+    }
+
     pub(crate) const fn add_output_bytes(&mut self, bytes: usize) {
         self.output_bytes += bytes;
     }
@@ -94,12 +133,20 @@ impl Commits {
             id,
             records: std::mem::take(&mut self.records),
             filtered: std::mem::take(&mut self.filtered),
+            parked: std::mem::take(&mut self.parked),
             output_bytes: std::mem::take(&mut self.output_bytes),
             failures: 0,
             wait: None,
         });
+        let newly_parked = std::mem::take(&mut self.newly_parked);
         let partitions = std::mem::take(&mut self.touched).into_iter().collect();
-        Some(Starting { id, records: &commit.records, filtered: commit.filtered, partitions })
+        Some(Starting {
+            id,
+            records: &commit.records,
+            filtered: commit.filtered,
+            newly_parked,
+            partitions,
+        })
     }
 
     pub(crate) fn is_in_flight(&self, id: CommitId) -> bool {
@@ -111,9 +158,10 @@ impl Commits {
         self.in_flight.as_ref().filter(|it| it.id == id).map_or(&[], |it| &it.records)
     }
 
-    /// Ends the commit in flight; its records and how many filtered ones, if it is this one (SD-2).
-    pub(crate) fn committed(&mut self, id: CommitId) -> Option<(Vec<RecordId>, u64)> {
-        self.in_flight.take_if(|it| it.id == id).map(|it| (it.records, it.filtered))
+    /// Ends the commit in flight; what it was about, if it is this one (SD-2).
+    pub(crate) fn committed(&mut self, id: CommitId) -> Option<Done> {
+        let commit = self.in_flight.take_if(|it| it.id == id)?;
+        Some(Done { records: commit.records, filtered: commit.filtered, parked: commit.parked })
     }
 
     /// The commit in flight waits for its next try, if it is this one and does not wait (SD-2).

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bus::{Bus, Epoch, Fetched, Reader, ShardId, Start, Timestamp, TopicPartition};
+use bus::{Bus, Epoch, Fetched, Offset, Reader, ShardId, Start, Timestamp, TopicPartition};
 use bytes::Bytes;
 use filter::Filter;
 use frame::{Context, RequestBuilder};
@@ -18,11 +18,12 @@ use tokio::time::sleep_until;
 
 use crate::gather::{Gathering, OUTPUT_TOO_LARGE, Routes, Unusable};
 use crate::metrics::ShardMetrics;
+use crate::park_topic::{Loader, Parker};
 use crate::read_ahead::{ReadAhead, Share};
 use crate::stats::StatsKeeper;
 use crate::{
-    Blame, Command, CommitFailure, CommitId, DispatchConfig, InvocationId, Order, Outcome,
-    ShardDispatch, StopReason, Unwanted,
+    Blame, Command, CommitFailure, CommitId, DispatchConfig, InvocationId, Loaded, Order, Outcome,
+    ShardDispatch, StopReason, Unwanted, Wanted,
 };
 
 /// Who a shard is, and what it does with records.
@@ -52,6 +53,8 @@ pub struct ShardConfig {
     pub allow_produce: Vec<Arc<str>>,
     /// Where records go that are given up.
     pub dead_letter: Arc<str>,
+    /// Where records wait that are parked, if they are: a compacted topic of the trigger's own.
+    pub park_topic: Option<Arc<str>>,
     /// How long one invocation may run.
     pub timeout: Duration,
     /// What it shares with the other shards of the node.
@@ -87,7 +90,9 @@ enum Report {
     /// There is room for the frame of an invocation.
     Turn(InvocationId, Revision, OwnedSemaphorePermit),
     Ended(InvocationId, Arc<str>, Result<Answer, Failure>),
-    Committed(CommitId, Result<(), bus::Error>),
+    /// With where the commit's last batch for the park topic lies.
+    Committed(CommitId, Result<Option<Offset>, bus::Error>),
+    Loaded(Loader, Result<Vec<Loaded>, bus::Error>),
 }
 
 /// An answer until its records are gathered.
@@ -115,6 +120,9 @@ pub(crate) struct Driver {
     stats: Arc<Mutex<StatsKeeper>>,
     metrics: ShardMetrics,
     share: Share,
+    park_place: Option<TopicPartition>,
+    /// Reads parked records back; away while it does.
+    loader: Option<Loader>,
     /// Drained or stopped.
     over: bool,
 }
@@ -124,14 +132,20 @@ impl Driver {
         bus: Arc<dyn Bus>,
         config: ShardConfig,
         core: ShardDispatch,
+        park_place: Option<TopicPartition>,
         revisions: watch::Receiver<Revision>,
         stats: Arc<Mutex<StatsKeeper>>,
     ) -> Self {
+        let loader = park_place.clone();
+        let loader = loader.map(|place| Loader::new(Arc::clone(&bus), place, &config));
+        let parker = park_place.clone().map(|place| Parker::new(&config, place));
         let (reports, reported) = mpsc::unbounded_channel();
         Self {
             metrics: ShardMetrics::new(&config.function, &config.trigger),
             routes: Routes::new(&config),
-            gathering: Gathering::new(&config),
+            gathering: Gathering::new(&config).with_parker(parker),
+            park_place,
+            loader,
             share: Share::new(Arc::clone(&config.read_ahead)),
             config,
             bus,
@@ -223,11 +237,16 @@ impl Driver {
                 self.over |= self.follow();
                 self.answers.remove(&id);
             }
-            Report::Committed(id, Ok(())) => {
+            Report::Committed(id, Ok(parked_at)) => {
                 self.sent = None;
-                self.core.on_committed(now, id);
+                self.core.on_committed(now, id, parked_at);
                 self.over |= self.follow();
             }
+            Report::Loaded(loader, Ok(loaded)) => {
+                self.loader = Some(loader);
+                self.core.on_loaded(now, loaded);
+            }
+            Report::Loaded(_, Err(error)) => self.core.on_stop(StopReason::of(&error)),
             Report::Committed(id, Err(error)) => self.on_commit_failed(now, id, &error),
         }
     }
@@ -346,6 +365,9 @@ impl Driver {
                     let revision = Arc::clone(&self.revisions.borrow().name);
                     self.gathering.dead_letter(self.bus.as_ref(), &self.core, &letter, &revision);
                 }
+                Command::Park(park) => self.gathering.park(&self.core, &park),
+                Command::Unpark(record) => self.gathering.unpark(&self.core, record),
+                Command::Load(wanted) => self.load(wanted),
                 Command::Commit { id, positions, .. } => {
                     let commit = self.gathering.commit(positions);
                     self.sent = Some(commit.clone());
@@ -371,10 +393,25 @@ impl Driver {
 
     fn send(&self, id: CommitId, commit: bus::Commit) {
         let (bus, reports) = (Arc::clone(&self.bus), self.reports.clone());
+        let parks = |it: &bus::Append| self.park_place.as_ref() == Some(&it.to);
+        let parks_at = commit.appends.iter().rposition(parks);
         drop(tokio::spawn(async move {
-            let result = bus.commit(commit).await.map(drop);
+            let result = bus.commit(commit).await;
+            let result = result.map(|appended| parks_at.map(|at| appended[at].base));
             // A driver that is gone needs no report.
             drop(reports.send(Report::Committed(id, result)));
+        }));
+    }
+
+    fn load(&mut self, wanted: Vec<Wanted>) {
+        let mut loader = self.loader.take().expect("one is in flight at a time");
+        let reports = self.reports.clone();
+        drop(tokio::spawn(async move {
+            let loaded = tokio::select! {
+                loaded = loader.load(&wanted) => loaded,
+                () = reports.closed() => return,
+            };
+            drop(reports.send(Report::Loaded(loader, loaded)));
         }));
     }
 
@@ -449,7 +486,7 @@ impl Driver {
     fn note(&mut self) {
         let counters = *self.core.counters();
         let outputs = self.gathering.outputs_total();
-        self.metrics.note(&counters, outputs);
+        self.metrics.note(&counters, outputs, self.core.parked_records());
         let core = &self.core;
         let mut stats = self.stats.lock().expect("nothing panics while holding it");
         stats.note(core, counters, outputs);

@@ -12,7 +12,10 @@ use frame::{FrameError, Output, OutputKey, Response};
 
 use crate::dead_letter::{Cause, DEAD, DeadHead, ORIGIN};
 use crate::driver::ShardConfig;
-use crate::{DeadLetter, End, InvocationId, Kept, RecordRef, ShardDispatch, StopReason};
+use crate::park_topic::Parker;
+use crate::{
+    DeadLetter, End, InvocationId, Kept, Park, RecordId, RecordRef, ShardDispatch, StopReason,
+};
 
 /// What an origin takes at most beyond the topic's and revision's names: seven separators, five
 /// numbers of up to 20 digits, the header's name and lengths.
@@ -173,6 +176,7 @@ pub(crate) struct Gathering {
     /// `1;topic;partition;` by the shard's partition.
     prefixes: Vec<String>,
     topics: Vec<Topic>,
+    parker: Option<Parker>,
     headers: HeadersBuilder,
     origin: Vec<u8>,
     /// Where keyless outputs go: one partition per answer, in turn.
@@ -237,11 +241,29 @@ impl Gathering {
             prefixes: config.partitions.iter().map(prefix).collect(),
             config: config.clone(),
             topics: Vec::new(),
+            parker: None,
             headers: HeadersBuilder::default(),
             origin: Vec::new(),
             turn: 0,
             outputs: 0,
         }
+    }
+
+    /// With a park topic.
+    pub(crate) fn with_parker(self, parker: Option<Parker>) -> Self {
+        Self { parker, ..self }
+    }
+
+    /// Adds a record that waits in the park topic from then on.
+    pub(crate) fn park(&mut self, core: &ShardDispatch, park: &Park) {
+        let parker = self.parker.as_mut().expect("a shard parks where it has a topic for it");
+        parker.park(park, core.record(park.record));
+    }
+
+    /// Adds that a parked record is settled.
+    pub(crate) fn unpark(&mut self, core: &ShardDispatch, record: RecordId) {
+        let parker = self.parker.as_mut().expect("a shard parks where it has a topic for it");
+        parker.unpark(core.record(record));
     }
 
     pub(crate) const fn outputs_total(&self) -> u64 {
@@ -378,6 +400,8 @@ impl Gathering {
     pub(crate) fn commit(&mut self, positions: Vec<(u32, Position)>) -> Commit {
         let mut appends = Vec::new();
         self.topics.iter_mut().for_each(|topic| topic.finish(&mut appends));
+        let parker = self.parker.as_mut();
+        let settles = parker.map_or_else(Vec::new, |parker| parker.finish(&mut appends));
         let positions = positions
             .into_iter()
             .map(|(index, position)| PositionMove {
@@ -385,7 +409,6 @@ impl Gathering {
                 position,
             })
             .collect();
-        let settles = Vec::new();
         Commit { shard: self.config.shard, epoch: self.config.epoch, appends, settles, positions }
     }
 

@@ -2,19 +2,29 @@
 //!
 //! A held token keeps the failed record and, behind it, every later record of the token that a
 //! batch would have taken. The rest of the strand goes on. When the failed record is settled,
-//! what is behind it goes back to the front of the strand.
+//! what is behind it goes back to the front of the strand. Where too many wait, the shard parks
+//! them ([`Parking`]): what comes later of a parked token is parked, too.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Instant;
 
-use crate::records::{Queue, RecordId, Records};
+use crate::command::ParkLimits;
+use crate::parking::{Lot, Parking};
+use crate::records::{Entry, Queue, RecordId, Records};
 
 /// A token that waits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Hold {
     /// The record that failed.
-    front: RecordId,
+    pub(crate) front: RecordId,
+    arrival: u64,
+    /// When it is tried again.
+    pub(crate) due_at: Instant,
+    /// Whether that time has not come yet.
+    pub(crate) is_waiting: bool,
+    /// The name of its failure and its account.
+    pub(crate) failure: (String, String),
     pub(crate) strand: u16,
     /// Later records of the token, in order.
     pub(crate) followers: Queue,
@@ -40,17 +50,34 @@ pub(crate) struct Holds {
     ripe: VecDeque<Retry>,
     /// Whether held records are copied out of their batches.
     detach: bool,
+    limits: Option<ParkLimits>,
+    /// Records that wait for a retry, or behind one, and their bytes.
+    waiting: usize,
+    waiting_bytes: u64,
+    pub(crate) parking: Parking,
+    /// Tokens that hold too much.
+    crowded: BTreeSet<u64>,
+    /// Records behind others of their token that are parked.
+    to_park: Vec<RecordId>,
 }
 
 impl Holds {
     /// `detach`: held records are overtaken by others, so their batches should not wait for them.
-    pub(crate) fn new(detach: bool) -> Self {
-        Self { detach, ..Self::default() }
+    /// Without `limits` nothing is parked.
+    pub(crate) fn new(detach: bool, limits: Option<ParkLimits>) -> Self {
+        Self { detach, limits, ..Self::default() }
     }
 
     #[inline]
-    pub(crate) fn contains(&self, token: u64) -> bool {
+    pub(crate) fn is_held(&self, token: u64) -> bool {
         !self.tokens.is_empty() && self.tokens.contains_key(&token)
+    }
+
+    /// Whether the record has to wait behind others of its token. One that was read back only does
+    /// behind a failed one.
+    #[inline]
+    pub(crate) fn blocks(&self, entry: &Entry) -> bool {
+        self.is_held(entry.token) || (!entry.is_parked() && self.parking.has_token(entry.token))
     }
 
     /// Whether `record` is the one its token is held for.
@@ -58,35 +85,127 @@ impl Holds {
         self.tokens.get(&token).is_some_and(|hold| hold.front == record)
     }
 
+    pub(crate) fn get(&self, token: u64) -> Option<&Hold> {
+        self.tokens.get(&token)
+    }
+
     /// Holds the token of a record that failed until it is due, or goes on holding it.
-    pub(crate) fn hold(&mut self, records: &mut Records, record: RecordId, due_at: Instant) {
+    pub(crate) fn hold(
+        &mut self,
+        records: &mut Records,
+        record: RecordId,
+        due_at: Instant,
+        failure: (String, String),
+    ) {
         let entry = *records.entry(record);
-        let hold = Hold {
-            front: record,
-            strand: entry.strand,
-            followers: Queue::default(),
-            follower_bytes: 0,
-        };
-        let held = self.tokens.entry(entry.token).or_insert(hold);
-        assert_eq!(held.front, record, "SD-5: one record of a token runs ahead of the others");
         self.due.push(Reverse((due_at, entry.arrival, Retry::Token(entry.token))));
+        if let Some(held) = self.tokens.get_mut(&entry.token) {
+            assert_eq!(held.front, record, "SD-5: one record of a token runs ahead of the others");
+            (held.due_at, held.is_waiting, held.failure) = (due_at, true, failure);
+        } else {
+            let hold = Hold {
+                front: record,
+                arrival: entry.arrival,
+                due_at,
+                is_waiting: true,
+                failure,
+                strand: entry.strand,
+                followers: Queue::default(),
+                follower_bytes: 0,
+            };
+            self.tokens.insert(entry.token, hold);
+            self.waits(&entry);
+        }
         self.detach(records, record);
+        self.look_at(entry.token);
+        if entry.is_parked() {
+            // Its envelope says how often it was tried.
+            self.crowded.insert(entry.token);
+        }
     }
 
     /// Lets a record without an order wait until it is due.
     pub(crate) fn delay(&mut self, records: &mut Records, record: RecordId, due_at: Instant) {
-        let arrival = records.entry(record).arrival;
-        self.due.push(Reverse((due_at, arrival, Retry::Record(record))));
+        let entry = *records.entry(record);
+        self.due.push(Reverse((due_at, entry.arrival, Retry::Record(record))));
+        self.waits(&entry);
         self.detach(records, record);
     }
 
-    /// Puts a record behind the held ones of its token.
+    /// Puts a record behind the held or parked ones of its token.
     pub(crate) fn follow(&mut self, records: &mut Records, token: u64, record: RecordId) {
-        let bytes = records.entry(record).bytes;
-        let hold = self.tokens.get_mut(&token).expect("only a held token is followed");
-        hold.followers.push_back(records, record);
-        hold.follower_bytes += u64::from(bytes);
+        let entry = *records.entry(record);
+        if self.parking.has_token(token) {
+            let limits = self.limits.expect("parked within limits");
+            let is_full = limits.parked_max <= self.parking.len() + self.to_park.len();
+            let most = if is_full { usize::MAX } else { limits.token_records.get() };
+            let may_follow = is_full || self.parking.may_follow(token, self.is_held(token), most);
+            if may_follow {
+                self.parking.follow(records, token, record);
+            } else {
+                let mut before = self.parking.take_followers(token);
+                self.to_park.extend(std::iter::from_fn(|| before.pop_front(records)));
+                self.to_park.push(record);
+            }
+        } else {
+            let hold = self.tokens.get_mut(&token).expect("only a held token is followed");
+            hold.followers.push_back(records, record);
+            hold.follower_bytes += u64::from(entry.bytes);
+            self.waits(&entry);
+            self.look_at(token);
+        }
         self.detach(records, record);
+    }
+
+    fn waits(&mut self, entry: &Entry) {
+        self.waiting += 1;
+        self.waiting_bytes += u64::from(entry.bytes);
+    }
+
+    fn waits_no_more(&mut self, count: usize, bytes: u64) {
+        self.waiting -= count;
+        self.waiting_bytes -= bytes;
+    }
+
+    /// Whether more waits in memory than should.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.limits.is_some_and(|limits| {
+            limits.records.get() < self.waiting || limits.bytes < self.waiting_bytes
+        })
+    }
+
+    /// Whether there is room for so many more parked records.
+    pub(crate) fn may_park(&self, count: usize) -> bool {
+        let held = self.parking.len() + self.to_park.len() + count;
+        self.limits.is_some_and(|limits| held <= limits.parked_max)
+    }
+
+    /// Notes a token that holds too much.
+    fn look_at(&mut self, token: u64) {
+        let Some(limits) = self.limits.filter(|_| self.detach) else { return };
+        let held = self.tokens.get(&token).map_or(0, |hold| hold.followers.count as usize);
+        if limits.token_records.get() <= held || self.is_crowded() {
+            self.crowded.insert(token);
+        }
+    }
+
+    /// The next token that holds too much.
+    pub(crate) fn pop_crowded(&mut self) -> Option<u64> {
+        self.crowded.pop_first()
+    }
+
+    /// Records to park behind others of their token.
+    pub(crate) fn take_to_park(&mut self) -> Vec<RecordId> {
+        std::mem::take(&mut self.to_park)
+    }
+
+    /// Takes the records behind the front of a held token.
+    pub(crate) fn take_followers(&mut self, token: u64) -> Queue {
+        let Some(hold) = self.tokens.get_mut(&token) else { return Queue::default() };
+        let (queue, bytes) = (std::mem::take(&mut hold.followers), hold.follower_bytes);
+        hold.follower_bytes = 0;
+        self.waits_no_more(queue.count as usize, bytes);
+        queue
     }
 
     fn detach(&self, records: &mut Records, record: RecordId) {
@@ -95,9 +214,12 @@ impl Holds {
         }
     }
 
-    /// Ends a hold: its record is settled.
-    pub(crate) fn end(&mut self, token: u64) -> Option<Hold> {
-        self.tokens.remove(&token)
+    /// Ends a hold: its record is settled, or waits elsewhere.
+    pub(crate) fn end(&mut self, records: &Records, token: u64) -> Option<Hold> {
+        let hold = self.tokens.remove(&token)?;
+        let bytes = hold.follower_bytes + u64::from(records.entry(hold.front).bytes);
+        self.waits_no_more(1 + hold.followers.count as usize, bytes);
+        Some(hold)
     }
 
     /// The record of a retry.
@@ -110,30 +232,51 @@ impl Holds {
 
     /// Takes note of the time.
     pub(crate) fn ripen(&mut self, now: Instant) {
-        while let Some(&Reverse((due_at, _, retry))) = self.due.peek() {
+        let tokens = &self.tokens;
+        self.parking.ripen(now, |lot| is_held(tokens, lot));
+        while let Some(&Reverse((due_at, arrival, retry))) = self.due.peek() {
             if now < due_at {
                 return;
             }
             self.due.pop();
+            if let Retry::Token(token) = retry {
+                // A front that was let go of, and perhaps held again since, is tried by another.
+                let hold = self.tokens.get_mut(&token).filter(|it| it.arrival == arrival);
+                let Some(hold) = hold else { continue };
+                hold.is_waiting = false;
+            }
             self.ripe.push_back(retry);
         }
     }
 
     /// When the next retry is due that is not yet.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.due.peek().map(|Reverse((due_at, ..))| *due_at)
+        let held = self.due.peek().map(|Reverse((due_at, ..))| *due_at);
+        held.into_iter().chain(self.parking.next_due()).min()
     }
 
     pub(crate) fn first_ripe(&self) -> Option<Retry> {
         self.ripe.front().copied()
     }
 
-    pub(crate) fn pop_ripe(&mut self) {
-        self.ripe.pop_front();
+    pub(crate) fn pop_ripe(&mut self, records: &Records) {
+        if let Some(Retry::Record(record)) = self.ripe.pop_front() {
+            self.waits_no_more(1, u64::from(records.entry(record).bytes));
+        }
     }
 
     /// A retry that could not run stays the next one.
     pub(crate) fn push_ripe(&mut self, retry: Retry) {
         self.ripe.push_front(retry);
     }
+
+    /// What is to be read back from the park topic next.
+    pub(crate) fn load(&mut self, records_max: usize, bytes_max: usize) -> Vec<crate::Wanted> {
+        let tokens = &self.tokens;
+        self.parking.load(records_max, bytes_max, |lot| is_held(tokens, lot))
+    }
+}
+
+fn is_held(tokens: &BTreeMap<u64, Hold>, lot: Lot) -> bool {
+    matches!(lot, Lot::Token(token) if tokens.contains_key(&token))
 }

@@ -7,10 +7,13 @@ mod command;
 mod commits;
 pub mod dead_letter;
 mod driver;
+mod envelope;
 mod gather;
 mod hold;
 mod metrics;
 pub mod offset_tracker;
+mod park_topic;
+mod parking;
 mod read_ahead;
 mod records;
 mod retry;
@@ -23,7 +26,8 @@ mod unwanted;
 
 pub use command::{
     BatchLimits, Blame, Command, CommitFailure, CommitId, Counters, DeadLetter, DispatchConfig,
-    End, InvocationId, Kept, Outcome, StopReason, Wait, WindowLimits,
+    End, InvocationId, Kept, Loaded, Outcome, Park, ParkLimits, Resumed, StopReason, Wait, Wanted,
+    WindowLimits,
 };
 pub use dead_letter::{DeadHead, ORIGIN};
 pub use driver::{Revision, ShardConfig};

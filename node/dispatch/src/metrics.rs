@@ -1,16 +1,20 @@
-//! Names of what shards count: nine counters a trigger, added to once per turn.
+//! Names of what shards count: ten counters and a gauge a trigger, brought up to date
+//! once per turn.
 
-use metrics::{Counter, counter};
+use metrics::{Counter, Gauge, counter, gauge};
 
 use crate::Counters;
 
 /// Handles of one shard, looked up once, and what was added so far.
 pub(crate) struct ShardMetrics {
-    handles: [Counter; 9],
-    last: [u64; 9],
+    handles: [Counter; 10],
+    last: [u64; 10],
+    /// Of all shards of the trigger together.
+    parked: Gauge,
+    last_parked: f64,
 }
 
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "millrace_trigger_records_polled_total",
     "millrace_trigger_records_filtered_total",
     "millrace_trigger_invocations_total",
@@ -18,17 +22,24 @@ const NAMES: [&str; 9] = [
     "millrace_trigger_attempts_failed_total",
     "millrace_trigger_records_retried_total",
     "millrace_trigger_records_dead_lettered_total",
+    "millrace_trigger_records_parked_total",
     "millrace_trigger_records_settled_total",
     "millrace_trigger_outputs_total",
 ];
 
+/// Records that lie in the park topic now.
+const PARKED: &str = "millrace_trigger_parked_records";
+
 impl ShardMetrics {
     pub(crate) fn new(function: &str, trigger: &str) -> Self {
         let handle = |name| counter!(name, "function" => function.to_owned(), "trigger" => trigger.to_owned());
-        Self { handles: NAMES.map(handle), last: [0; 9] }
+        let parked =
+            gauge!(PARKED, "function" => function.to_owned(), "trigger" => trigger.to_owned());
+        Self { handles: NAMES.map(handle), last: [0; 10], parked, last_parked: 0.0 }
     }
 
-    pub(crate) fn note(&mut self, counters: &Counters, outputs: u64) {
+    pub(crate) fn note(&mut self, counters: &Counters, outputs: u64, parked: usize) {
+        self.note_parked(parked as f64);
         let now = [
             counters.admitted,
             counters.filtered,
@@ -37,6 +48,7 @@ impl ShardMetrics {
             counters.failed,
             counters.retried,
             counters.dead_lettered,
+            counters.parked,
             counters.settled,
             outputs,
         ];
@@ -50,6 +62,21 @@ impl ShardMetrics {
     }
 }
 
+impl ShardMetrics {
+    fn note_parked(&mut self, parked: f64) {
+        if parked.to_bits() != self.last_parked.to_bits() {
+            self.parked.increment(parked - self.last_parked);
+            self.last_parked = parked;
+        }
+    }
+}
+
+impl Drop for ShardMetrics {
+    fn drop(&mut self) {
+        self.note_parked(0.0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,7 +85,7 @@ mod tests {
     fn a_count_that_goes_down_is_not_counted_again_when_it_is_back() {
         let mut metrics = ShardMetrics::new("f", "a/f/f");
         for attempts in [5, 3, 5, 6] {
-            metrics.note(&Counters { attempts, ..Counters::default() }, 0);
+            metrics.note(&Counters { attempts, ..Counters::default() }, 0, 0);
         }
         assert_eq!(metrics.last[3], 6);
     }

@@ -155,6 +155,12 @@ impl OffsetTracker {
         self.runs.front().expect("an open record lies in a run").offset_of(self.low)
     }
 
+    /// One past the newest record that was let in or skipped.
+    #[must_use]
+    pub const fn newest(&self) -> Offset {
+        self.newest
+    }
+
     /// The position: [`next`](Self::next), and what is settled beyond it.
     #[must_use]
     pub fn position(&self) -> (Offset, Completions) {

@@ -10,6 +10,8 @@ use bus::{BatchBuilder, RecordBatch, RecordView};
 use crate::token::UNORDERED;
 
 const NONE: u32 = u32::MAX;
+/// The sequence of a record that its position has settled: it is parked.
+const PARKED: u64 = u64::MAX;
 
 /// A record that a shard holds. Valid until the commit that settles it is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,7 +31,7 @@ pub struct RecordRef<'a> {
 /// What the core knows of a record. 48 bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
-    /// In the tracker of its partition.
+    /// In the tracker of its partition, unless it is parked.
     pub(crate) sequence: u64,
     pub(crate) token: u64,
     /// In which order records came to the shard.
@@ -52,6 +54,12 @@ impl Entry {
     #[inline]
     pub(crate) const fn is_ordered(&self) -> bool {
         self.strand != UNORDERED
+    }
+
+    /// Whether its position has settled it, and the park topic holds it.
+    #[inline]
+    pub(crate) const fn is_parked(&self) -> bool {
+        self.sequence == PARKED
     }
 }
 
@@ -144,6 +152,26 @@ impl Records {
     #[inline]
     pub(crate) fn entry_mut(&mut self, record: RecordId) -> &mut Entry {
         &mut self.entries[record.0 as usize]
+    }
+
+    /// Takes in a parked record that was read back, as a batch of its own.
+    pub(crate) fn admit_back(
+        &mut self,
+        now: Instant,
+        batch: RecordBatch,
+        partition: u16,
+        order: (u16, u64),
+        (bytes, attempts): (u32, u32),
+    ) -> RecordId {
+        let chunk = self.add_chunk(now, batch);
+        let record = self.admit((chunk, 0), (partition, PARKED), order, bytes);
+        self.entry_mut(record).attempts = attempts;
+        record
+    }
+
+    /// The park topic takes a record over; the sequence it had.
+    pub(crate) fn park(&mut self, record: RecordId) -> u64 {
+        std::mem::replace(&mut self.entry_mut(record).sequence, PARKED)
     }
 
     /// The record as the function sees it.

@@ -9,7 +9,9 @@
 //!   bus ── on_fetched ──▶ ┌───────────────┐ ─▶ Invoke       ── worker pool
 //!  pool ── on_outcome ──▶ │ ShardDispatch │ ─▶ Gather       ┐
 //!   bus ── on_committed ▶ │               │ ─▶ DeadLetter   ├─ bus: one commit
-//! clock ── on_timeout ──▶ └───────────────┘ ─▶ Commit       ┘
+//! clock ── on_timeout ──▶ │               │ ─▶ Park, Unpark │
+//!   bus ── on_loaded ───▶ └───────────────┘ ─▶ Commit       ┘
+//!                                            ─▶ Load         ── bus: the park topic
 //! ```
 //!
 //! # How to drive it
@@ -28,6 +30,8 @@
 //!    [`record`](ShardDispatch::record)) and report [`on_outcome`](ShardDispatch::on_outcome). An
 //!    output that is refused makes its record [`End::Failed`](crate::End) before the report. The
 //!    answer may be dropped once the commands that follow the report are carried out.
+//!    Envelopes of parked records (`Park`) are gathered alike, and tombstones (`Unpark`) for behind
+//!    all of them, each in the order in which they are given; `Load` reads records back.
 //! 5. Report each `Commit` with [`on_committed`](ShardDispatch::on_committed) or
 //!    [`on_commit_failed`](ShardDispatch::on_commit_failed), or
 //!    [`on_outputs_refused`](ShardDispatch::on_outputs_refused) before it is sent again.
@@ -52,12 +56,18 @@
 //! have been let in, takes no room, and goes with the next commit, or with one of its own when none
 //! comes within a second.
 //!
+//! **Parking.** A token that holds too much ([`ParkLimits`](crate::ParkLimits)) is parked: envelopes
+//! of its records go into the park topic by the commit that settles them in the position, and so do
+//! its later records, until all of them are settled. They are read back when they are due, from the
+//! front of the token, and their tombstones are in the commits that settle them.
+//!
 //! **Commits.** One is in flight, the next gathers meanwhile. The positions of a commit count the
 //! records whose outputs and dead letters it carries, and no others.
 //!
 //! Invariants, checked by the model test and by the simulator:
 //!
-//! - **SD-1** a record that was let in is queued, in flight, held, or in a commit: exactly one.
+//! - **SD-1** a record that was let in is queued, in flight, held, parked, or in a commit: exactly
+//!   one, but for a parked one in flight.
 //! - **SD-2** a report of an invocation or commit that is over changes nothing.
 //! - **SD-3** attempts of one record follow one another, and never exceed `attempts_max`.
 //! - **SD-4** a record is settled by the commit that carries its outputs or its dead letter; the
@@ -69,8 +79,7 @@
 //! - **SD-7** neither halving a batch nor a failure that is nobody's costs an attempt.
 //! - **SD-8** an unwanted record is never run; it is settled by one commit, and holds up nothing.
 //!
-//! What it leaves out: parking to a topic (a held token stays in the window), and attempts that
-//! outlive the process.
+//! What it leaves out: attempts of records that are not parked do not outlive the process.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -81,7 +90,7 @@ use crate::command::{
     Blame, Command, CommitFailure, CommitId, Counters, DeadLetter, DispatchConfig, InvocationId,
     Outcome, StopReason, Wait,
 };
-use crate::commits::Commits;
+use crate::commits::{Commits, Done};
 use crate::hold::{Holds, Retry};
 use crate::offset_tracker::{Admission, OffsetTracker};
 use crate::records::{RecordId, RecordRef, Records};
@@ -94,6 +103,7 @@ mod endings;
 mod filtered;
 #[cfg(test)]
 mod model;
+mod parked;
 #[cfg(test)]
 mod tests;
 
@@ -178,6 +188,10 @@ pub struct ShardDispatch {
     strands: Strands,
     strands_each: usize,
     holds: Holds,
+    /// Parked records that are not in memory; less than none while a copy of one is.
+    out: isize,
+    /// Records with an envelope that does not count (PK-4): index of the partition, offset.
+    untold: BTreeSet<(u32, Offset)>,
     backlog: VecDeque<Backlog>,
     /// What a fetch asks for.
     fetch_bytes: usize,
@@ -231,7 +245,9 @@ impl ShardDispatch {
             records: Records::default(),
             strands: Strands::new(tokens.strands()),
             strands_each: ordered.div_ceil(config.invocations_max.get()),
-            holds: Holds::new(config.order != Order::Partition),
+            holds: Holds::new(config.order != Order::Partition, config.park),
+            out: 0,
+            untold: BTreeSet::new(),
             backlog: VecDeque::new(),
             fetch_bytes: FETCH_BYTES_MIN,
             lineages: VecDeque::new(),
@@ -314,14 +330,16 @@ impl ShardDispatch {
         self.proceed(now);
     }
 
-    /// Takes the news that a commit is durable.
-    pub fn on_committed(&mut self, now: Instant, id: CommitId) {
+    /// Takes the news that a commit is durable, and where the first of its envelopes lies in
+    /// the park topic, if it had any.
+    pub fn on_committed(&mut self, now: Instant, id: CommitId, parked_at: Option<Offset>) {
         if self.is_stopped() {
             return;
         }
-        let Some((records, filtered)) = self.commits.committed(id) else { return };
+        let Some(Done { records, filtered, parked }) = self.commits.committed(id) else { return };
         self.counters.commits += 1;
         self.counters.settled += records.len() as u64 + filtered;
+        self.are_parked(&parked, parked_at);
         for record in records {
             self.records.release(record);
         }
@@ -490,7 +508,7 @@ impl ShardDispatch {
         &self.counters
     }
 
-    /// Records let in and not durably settled.
+    /// Records in memory: let in and not durably settled, or read back from the park topic.
     #[must_use]
     pub const fn open_records(&self) -> usize {
         self.records.len()
@@ -529,6 +547,9 @@ impl ShardDispatch {
         self.commit_passed(now);
         self.linger_until = None;
         while self.start_next(now) {}
+        self.park_crowded();
+        self.load_next();
+        self.commit_next();
         let idle = self.running.is_empty() && self.commits.is_idle();
         if self.mode == Mode::Draining && idle {
             self.mode = Mode::Drained;
@@ -540,8 +561,13 @@ impl ShardDispatch {
     /// positions that go with it, and so exactly when it is durable.
     fn commit_next(&mut self) {
         let Some(commit) = self.commits.start() else { return };
+        let mut records = commit.filtered + u64::from(commit.newly_parked);
         for &record in commit.records {
             let entry = self.records.entry(record);
+            if entry.is_parked() {
+                continue;
+            }
+            records += 1;
             let settled = self.trackers[usize::from(entry.partition)].settle(entry.sequence);
             assert!(settled, "SD-1: a record is in one commit");
         }
@@ -551,7 +577,7 @@ impl ShardDispatch {
         });
         self.commands.push_back(Command::Commit {
             id: commit.id,
-            records: commit.records.len() as u64 + commit.filtered,
+            records,
             positions: positions.collect(),
         });
     }
@@ -671,15 +697,21 @@ impl ShardDispatch {
     /// Puts the records of held tokens behind those that the tokens are held for.
     fn hold_back(&mut self, part: &mut Part) {
         let (records, holds) = (&mut self.records, &mut self.holds);
+        let mut unloaded = Vec::new();
         part.records.retain(|&record| {
-            let token = records.entry(record).token;
-            let ordered = records.entry(record).is_ordered();
-            if !ordered || !holds.contains(token) || holds.is_front(token, record) {
+            let entry = *records.entry(record);
+            let token = entry.token;
+            if !entry.is_ordered() || !holds.blocks(&entry) || holds.is_front(token, record) {
                 return true;
             }
-            holds.follow(records, token, record);
+            if entry.is_parked() {
+                unloaded.push(record);
+            } else {
+                holds.follow(records, token, record);
+            }
             false
         });
+        unloaded.into_iter().for_each(|record| self.unload(record));
     }
 
     /// Gathers a batch: retries that are due, then new records.
@@ -701,7 +733,7 @@ impl ShardDispatch {
             if !batch.take(room, record, self.records.entry(record).bytes) {
                 break;
             }
-            self.holds.pop_ripe();
+            self.holds.pop_ripe(&self.records);
         }
         let retried = batch.records.len();
         self.strands.gather(&mut self.records, &mut self.holds, room, &mut batch);

@@ -9,6 +9,8 @@ use bus::{Bus, Offset, Position, Reader, ShardId, Timestamp, TopicPartition};
 use tokio::sync::watch;
 
 use crate::driver::{Driver, Revision, ShardConfig};
+use crate::envelope::Beginning;
+use crate::park_topic;
 use crate::stats::{ShardStats, StatsKeeper};
 use crate::{PartitionStart, ShardDispatch, State, StopReason, Wait};
 
@@ -148,6 +150,8 @@ struct Starting {
 /// Where a shard goes on, and who reads there.
 struct Begun {
     starts: Vec<PartitionStart>,
+    /// The park topic's partition, and what is in it.
+    parked: Option<(TopicPartition, Beginning)>,
     reader: Box<dyn Reader>,
 }
 
@@ -191,6 +195,15 @@ impl Starting {
                 }
             });
         }
+        let parked = match park_topic::place(bus.as_ref(), config)? {
+            Some(place) => {
+                // To its end, before the main one.
+                let positions: Vec<_> = starts.iter().map(|it| it.position.clone()).collect();
+                let found = park_topic::begin(bus.as_ref(), config, &place, &positions).await?;
+                Some((place, found))
+            }
+            None => None,
+        };
         let assigned: Vec<(TopicPartition, Offset)> = config
             .partitions
             .iter()
@@ -198,7 +211,7 @@ impl Starting {
             .map(|(partition, start)| (partition.clone(), start.position.next))
             .collect();
         let reader = bus.reader(assigned).await?;
-        Ok(Begun { starts, reader })
+        Ok(Begun { starts, parked, reader })
     }
 
     /// Tries until it runs, and runs it, unless the bus refuses for good or it is drained.
@@ -206,9 +219,9 @@ impl Starting {
         let mut pause = PAUSE.0;
         loop {
             match begun {
-                Ok(Begun { starts, reader }) => {
-                    self.keeper().starts_at(&self.config, &starts);
-                    return self.drive(&starts, reader, told).await;
+                Ok(begun) => {
+                    self.keeper().starts_at(&self.config, &begun.starts);
+                    return self.drive(begun, told).await;
                 }
                 Err(error) if !error.is_retryable() => return,
                 Err(_) => {}
@@ -243,17 +256,21 @@ impl Starting {
         stats.set_state(State::Waiting(Wait { code, message, until }));
     }
 
-    async fn drive(self, starts: &[PartitionStart], reader: Box<dyn Reader>, told: Told) {
+    async fn drive(self, begun: Begun, told: Told) {
         let Self { bus, config, revisions, stats } = self;
-        let core = ShardDispatch::new(
-            config.dispatch.clone(),
-            config.epoch,
-            starts,
-            rand::random(),
-            Instant::now(),
-            Timestamp::now(),
-        );
-        let driver = Driver::new(bus, config, core, revisions, stats);
+        let Begun { starts, parked, reader } = begun;
+        let mut dispatch = config.dispatch.clone();
+        if parked.is_none() {
+            dispatch.park = None;
+        }
+        let (now, wall) = (Instant::now(), Timestamp::now());
+        let mut core =
+            ShardDispatch::new(dispatch, config.epoch, &starts, rand::random(), now, wall);
+        let place = parked.map(|(place, Beginning { resumed, untold })| {
+            core.resume_parked(resumed, untold);
+            place
+        });
+        let driver = Driver::new(bus, config, core, place, revisions, stats);
         driver.run(reader, told.draining, told.paused).await;
     }
 }

@@ -26,6 +26,8 @@ pub struct ShardStats {
     pub outputs: u64,
     /// Records let in and not settled.
     pub open_records: usize,
+    /// Records in the park topic.
+    pub parked_records: usize,
     /// Invocations that run.
     pub running_invocations: usize,
     /// Records in them.
@@ -52,6 +54,7 @@ impl StatsKeeper {
             counters: Counters::default(),
             outputs: 0,
             open_records: 0,
+            parked_records: 0,
             running_invocations: 0,
             running_records: 0,
             recent_runs: Vec::new(),
@@ -104,6 +107,7 @@ impl StatsKeeper {
         stats.outputs = outputs;
         stats.state = core.state();
         stats.open_records = core.open_records();
+        stats.parked_records = core.parked_records();
         stats.running_invocations = core.running_invocations();
         stats.running_records = core.running_records();
     }

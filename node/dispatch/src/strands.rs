@@ -252,7 +252,7 @@ impl Strands {
             if until <= arrival {
                 break;
             }
-            if strand != UNORDERED && holds.contains(token) {
+            if strand != UNORDERED && holds.blocks(entry) {
                 it.queue.pop_front(records);
                 it.bytes -= u64::from(bytes);
                 holds.follow(records, token, front);

@@ -13,8 +13,8 @@ use bus::{
     TopicSpec,
 };
 use millrace_dispatch::{
-    BatchLimits, DispatchConfig, ORIGIN, Order, RetryPolicy, Revision, ShardConfig, ShardHandle,
-    State, dead_letter, start, start_or_wait,
+    BatchLimits, DispatchConfig, ORIGIN, Order, ParkLimits, RetryPolicy, Revision, ShardConfig,
+    ShardHandle, State, dead_letter, start, start_or_wait,
 };
 use runtime::{Calling, Engine, EngineConfig, PoolConfig};
 
@@ -93,6 +93,7 @@ impl World {
             output_topic: Some("out".into()),
             allow_produce: Vec::new(),
             dead_letter: "dead".into(),
+            park_topic: None,
             timeout: Duration::from_millis(300),
             read_ahead: Arc::default(),
             calling: Calling::default(),
@@ -201,6 +202,63 @@ async fn a_failing_key_waits_alone_and_keeps_its_order() {
         dead.iter().map(|(.., headers)| &*headers[dead_letter::ERROR_TYPE]).collect();
     codes.sort_unstable();
     assert_eq!(codes, ["Millrace.OutputTooLarge", "Millrace.OutputTopic", "Test.Failed"]);
+    shard.drain(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_keeps_failing_waits_in_the_park_topic_and_comes_out_in_order() {
+    const RECORDS: i64 = 3_000;
+    let mut world = World::new().await;
+    world.bus.create_topic(TopicSpec::new("park", 1).compacted()).await.unwrap();
+    let parking = |world: &mut World| {
+        let mut config = world.config("misbehave");
+        config.park_topic = Some("park".into());
+        config.dispatch.retry.attempts_max = NonZeroU32::new(1_000_000).unwrap();
+        config.dispatch.park = Some(ParkLimits::default());
+        config
+    };
+    let numbered: Vec<(String, String)> = (0..RECORDS)
+        .map(|n| match n % 3 {
+            0 => (format!("other-{}", n % 7), format!("{n}")),
+            _ => ("stubborn".to_owned(), format!("fail {n:05}")),
+        })
+        .collect();
+    let records: Vec<(&str, &str)> = numbered.iter().map(|(k, v)| (&**k, &**v)).collect();
+    let (config, revision) = (parking(&mut world), world.revision("misbehave"));
+    let bus = || Arc::clone(&world.bus) as Arc<dyn Bus>;
+    let shard = start(bus(), config, revision).await.unwrap();
+    for records in records.chunks(500) {
+        world.produce(records).await;
+    }
+    // Twice as many of its records as the window holds are behind it, and the rest is through.
+    world.settled(RECORDS).await;
+    assert_eq!(world.read("out").await.len(), 1_000);
+    let stats = shard.stats();
+    assert_eq!((stats.parked_records, stats.open_records), (2_000, 1), "{stats:?}");
+    assert_eq!(stats.counters.dead_lettered, 0);
+
+    // Another life begins with them, and no journal write gets lost in compaction.
+    drop(shard);
+    world.bus.apply_retention(Timestamp::now()).await.unwrap();
+    let config = parking(&mut world);
+    let revision = world.revision("identity");
+    let bus = Arc::clone(&world.bus) as Arc<dyn Bus>;
+    let shard = start(bus, config, revision).await.unwrap();
+    let patience_ends_at = Instant::now() + Duration::from_secs(30);
+    while shard.stats().counters.settled < 2_000 {
+        assert!(Instant::now() < patience_ends_at, "{:?}", shard.stats());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.produce(&[("stubborn", "fail 99999")]).await;
+    world.settled(RECORDS + 1).await;
+    let out = world.read("out").await;
+    let stubborn: Vec<&str> =
+        out.iter().filter(|it| it.0 == "stubborn").map(|it| it.1.as_str()).collect();
+    assert_eq!(stubborn.len(), 2_001, "all of them, once each");
+    assert!(stubborn.is_sorted(), "in order");
+    let stats = shard.stats();
+    assert_eq!((stats.parked_records, stats.open_records), (0, 0), "{stats:?}");
+    assert_eq!((stats.counters.resumed, stats.counters.skipped), (2_000, 0));
     shard.drain(Duration::from_secs(5)).await;
 }
 

@@ -177,6 +177,9 @@ pub struct FunctionStatus {
     pub failed: u64,
     /// Dead letters written since the node started.
     pub dead_lettered: u64,
+    /// Records of keys that fail, which wait in the park topics of its triggers.
+    #[serde(default)]
+    pub parked: u64,
     /// Records between its positions and the ends of its topics; `None` = unknown. The gateway
     /// fills it in.
     pub lag: Option<u64>,

@@ -97,6 +97,9 @@ fn render(status: &Status, paint: Paint, program: &str) -> String {
         if let Some(line) = hint(function, program) {
             out.push_str(&format!("{} {}\n", paint.bad("!"), printable(&line)));
         }
+        if let Some(line) = parked(function) {
+            out.push_str(&format!("{} {}\n", paint.doubtful("!"), printable(&line)));
+        }
     }
     out
 }
@@ -189,6 +192,14 @@ fn hint(function: &FunctionStatus, program: &str) -> Option<String> {
         line.push_str(&format!("    {program} consume {} --meta --end", quoted(topic)));
     }
     Some(line)
+}
+
+/// What waits for its next attempt in park topics.
+fn parked(function: &FunctionStatus) -> Option<String> {
+    let FunctionStatus { name, parked, .. } = function;
+    let records = if *parked == 1 { "record is" } else { "records are" };
+    (0 < *parked)
+        .then(|| format!("{name}: {} {records} parked behind a key that fails", count(*parked)))
 }
 
 const fn health(health: Health) -> &'static str {

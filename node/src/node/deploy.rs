@@ -9,8 +9,8 @@ use std::sync::Arc;
 use bus::{ShardId, TopicPartition};
 use cluster::{App, Command, Function, Trigger};
 use dispatch::{
-    BatchLimits, DispatchConfig, Order, RetryPolicy, ShardConfig, ShardHandle, State, StopReason,
-    WindowLimits,
+    BatchLimits, DispatchConfig, Order, ParkLimits, RetryPolicy, ShardConfig, ShardHandle, State,
+    StopReason, WindowLimits,
 };
 use function::{FunctionSpec, Manifest, Topic, TriggerSpec};
 use runtime::{Calling, Pool};
@@ -128,6 +128,7 @@ impl Node {
         self.check_version(&name, expects)?;
         let topics = topics::needed(manifest);
         self.make_topics(&name, &topics).await?;
+        self.make_park_topics(&name, &manifest.functions).await?;
         let none = RunningApp::default();
         let before = apps.get(&name).unwrap_or(&none);
         // Side by side: an interpreter that is slow to start holds up no other function.
@@ -548,11 +549,13 @@ fn shard_config(
             invocations_max: defaults.invocations_max,
             retry,
             window,
+            park: Some(ParkLimits::default()),
         },
         filter: filter_of(trigger),
         output_topic: trigger.output_topic.as_deref().map(Into::into),
         allow_produce: spec.allow_produce.iter().map(|topic| topic.as_str().into()).collect(),
         dead_letter: trigger.dead_letter.as_str().into(),
+        park_topic: topics::park_of(node, &shard.trigger, trigger),
         timeout: spec.timeout,
         read_ahead: Arc::clone(&node.read_ahead),
         calling: Calling {

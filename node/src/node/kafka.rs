@@ -102,6 +102,19 @@ impl Groups {
     }
 }
 
+/// What groups and park topics on these brokers are named by.
+pub(super) fn cluster_of(
+    kafka: &Kafka,
+    data_dir: &Path,
+    name: &str,
+) -> Result<String, CommandError> {
+    match &kafka.cluster {
+        Some(cluster) => Ok(cluster.clone()),
+        None if kafka.named_by_folder => folder_name(data_dir, name),
+        None => Ok(name.to_owned()),
+    }
+}
+
 /// Connects to the brokers.
 pub(super) async fn open(
     kafka: &Kafka,
@@ -110,11 +123,7 @@ pub(super) async fn open(
     groups: &Groups,
     positions: SledPositions,
 ) -> Result<Arc<dyn Bus>, CommandError> {
-    let cluster = match &kafka.cluster {
-        Some(cluster) => cluster.clone(),
-        None if kafka.named_by_folder => folder_name(data_dir, name)?,
-        None => name.to_owned(),
-    };
+    let cluster = cluster_of(kafka, data_dir, name)?;
     let mut config = KafkaConfig::new(&kafka.brokers, &*cluster);
     config.settings.clone_from(&kafka.settings);
     config.group = groups.namer(&cluster);

@@ -62,6 +62,8 @@ struct Inner {
     /// The brokers, if the bus is not the node's own.
     kafka: Option<Kafka>,
     groups: Groups,
+    /// How the names of park topics begin: two installations on one Kafka have two.
+    park_prefix: String,
     engine: Arc<Engine>,
     workers: Arc<Workers>,
     packages: PackageStore,
@@ -144,6 +146,12 @@ impl Node {
             CommandError::new(exit::FAILED, "E0410", chain(&error))
                 .help("look at the folder, or choose another with --data")
         })?;
+        let park_prefix = match &kafka {
+            Some(kafka) => {
+                format!("millrace.{}.park", kafka::cluster_of(kafka, data_dir, name)?)
+            }
+            None => "millrace.park".to_owned(),
+        };
         let inner = Inner {
             name: name.to_owned(),
             data_dir: data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned()),
@@ -152,6 +160,7 @@ impl Node {
             bus,
             kafka,
             groups,
+            park_prefix,
             engine,
             read_ahead: Arc::default(),
             workers,

@@ -43,7 +43,7 @@ impl Node {
         running: &mut RunningApp,
     ) -> Result<Deployed, CommandError> {
         let app = self.state(|state| state.apps()[name].clone());
-        let made = self.make_topics(name, &topics::restored(&app.topics)).await;
+        let mut made = self.make_topics(name, &topics::restored(&app.topics)).await;
         let (mut deployed, mut ready) = (Deployed::default(), BTreeMap::new());
         let mut kept = Vec::new();
         for (function, it) in &app.functions {
@@ -51,6 +51,10 @@ impl Node {
                 Ok(it) => kept.push(it),
                 Err((code, message)) => deployed.refused.push(refusal(function, code, message)),
             }
+        }
+        if made.is_ok() {
+            let specs: Vec<FunctionSpec> = kept.iter().map(|(spec, _)| spec.clone()).collect();
+            made = self.make_park_topics(name, &specs).await;
         }
         let prepared = kept.iter().map(|(spec, kept)| async {
             match &made {

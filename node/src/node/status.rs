@@ -224,6 +224,7 @@ impl ShownFunction {
             filtered: sum(|it| it.counters.filtered),
             failed,
             dead_lettered: sum(|it| it.counters.dead_lettered),
+            parked: sum(|it| it.parked_records as u64),
             instances: pool,
             last_error: refused.or_else(|| {
                 last.map(|(code, message, at)| LastError {

@@ -1,8 +1,9 @@
 //! The topics that an application needs: which, with which settings, and how they are made.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use function::{Cleanup, Manifest, Retention, Topic, TriggerSpec};
+use function::{Cleanup, FunctionSpec, Manifest, Retention, Topic, TriggerSpec};
 
 use super::{Node, chain};
 use crate::commands::error::{CommandError, exit};
@@ -23,6 +24,25 @@ pub(super) fn needed(manifest: &Manifest) -> Vec<Topic> {
         }
     }
     topics
+}
+
+/// The park topic of a trigger, by its id `app/function/name`.
+fn park_name(node: &super::Inner, id: &str) -> String {
+    format!("{}.{}", node.park_prefix, id.replace('/', "."))
+}
+
+/// Where a trigger parks records, if it can.
+pub(super) fn park_of(node: &super::Inner, id: &str, trigger: &TriggerSpec) -> Option<Arc<str>> {
+    let name = park_name(node, id);
+    let found = node.bus.topic(&name).map(|info| info.spec.name);
+    if found.is_none() && trigger.order != function::Order::Partition {
+        tracing::warn!(
+            trigger = id,
+            topic = name,
+            "there is no park topic: a key that fails for long holds its partition"
+        );
+    }
+    found
 }
 
 /// What a trigger reads and writes.
@@ -99,6 +119,43 @@ impl Node {
                     return failed.help(text);
                 }
                 failed
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Makes the park topics of these functions' triggers that are missing: compacted, with as many
+    /// partitions as a source has, and room for its records in their envelopes. On a Kafka where
+    /// topics are not ours to make, nothing is parked without one that is there.
+    pub(super) async fn make_park_topics(
+        &self,
+        app: &str,
+        functions: &[FunctionSpec],
+    ) -> Result<(), CommandError> {
+        let may_make = self.inner.kafka.as_ref().is_none_or(|it| it.create_topics == Some(true));
+        let all = functions.iter().flat_map(|it| it.triggers.iter().map(|of| (&it.name, of)));
+        let mut specs = Vec::new();
+        for (function, trigger) in all.filter(|_| may_make) {
+            let name = park_name(&self.inner, &format!("{app}/{function}/{}", trigger.name));
+            if trigger.order == function::Order::Partition || self.inner.bus.topic(&name).is_some()
+            {
+                continue;
+            }
+            let spec = bus::TopicSpec::new(name, 1).compacted();
+            let (mut partitions, mut bytes) = (spec.partitions, spec.record_bytes_max);
+            let sources = trigger.topics.iter().filter_map(|topic| self.inner.bus.topic(topic));
+            for source in sources {
+                partitions = partitions.max(source.spec.partitions);
+                bytes = bytes.max(source.spec.record_bytes_max);
+            }
+            let record_bytes_max = bytes.saturating_add(DEAD_LETTER_BYTES as usize);
+            specs.push(bus::TopicSpec { partitions, record_bytes_max, ..spec });
+        }
+        for spec in specs {
+            let name = Arc::clone(&spec.name);
+            self.inner.bus.create_topic(spec).await.map_err(|error| {
+                let message = format!("cannot make topic {name}: {}", chain(&error));
+                CommandError::new(exit::FAILED, "E0412", message)
             })?;
         }
         Ok(())

@@ -259,7 +259,8 @@ async fn move_position(
     let (Landed { next, completions, .. }, sought) = sought(target, from);
     let position = Position { epoch, next, completions };
     let positions = vec![PositionMove { partition: place.clone(), position }];
-    bus.commit(Commit { shard: *shard, epoch, appends: Vec::new(), positions }).await?;
+    let (appends, settles) = (Vec::new(), Vec::new());
+    bus.commit(Commit { shard: *shard, epoch, appends, settles, positions }).await?;
     Ok(sought)
 }
 

@@ -8,7 +8,7 @@ use dispatch::CommitId;
 
 use super::Bug;
 use super::checker::Checker;
-use super::plan::{Plan, Rec, partition_of};
+use super::plan::{Origin, PARK, Parked, Plan, Rec, partition_of};
 use crate::harness::rng::Rng;
 
 /// A position, in the simulation's own terms.
@@ -36,6 +36,8 @@ pub(super) struct SimCommit {
     /// Records it settles.
     pub(super) records: u64,
     pub(super) appends: Vec<(usize, Rec)>,
+    /// Behind all of them.
+    pub(super) settles: Vec<(usize, Rec)>,
     pub(super) place: Place,
 }
 
@@ -80,6 +82,8 @@ pub(super) struct SimBus {
     logs: Vec<Vec<Vec<(i64, Rec)>>>,
     places: BTreeMap<usize, Place>,
     fences: BTreeMap<usize, u64>,
+    /// Where the envelopes of a life's commit lie, or before them.
+    pub(super) parked_at: BTreeMap<(u64, CommitId), i64>,
     /// Written and not synced.
     pending: VecDeque<Write>,
     /// Writes that crashes took, and commits that were fenced.
@@ -96,6 +100,7 @@ impl SimBus {
             logs: plan.partitions.iter().map(|&count| vec![Vec::new(); count]).collect(),
             places: BTreeMap::new(),
             fences: BTreeMap::new(),
+            parked_at: BTreeMap::new(),
             pending: VecDeque::new(),
             lost: 0,
             fenced: 0,
@@ -134,7 +139,7 @@ impl SimBus {
             records: commit.records,
             place: commit.place.clone(),
         });
-        let appends = commit.appends.clone();
+        let appends = [&commit.appends[..], &commit.settles].concat();
         match self.bug {
             Some(Bug::PositionFirst) => {
                 self.pending.push_back(Write { moved, ..Write::default() });
@@ -188,12 +193,53 @@ impl SimBus {
     }
 
     fn apply(&mut self, write: Write, checker: &mut Checker) -> Result<Option<Ack>, String> {
+        let parks = write.appends.iter().find(|(topic, _)| PARK <= *topic);
+        if let (Some(Ack::Committed(life, id)), Some((topic, rec))) = (&write.ack, parks) {
+            let end = self.end(*topic, partition_of(rec, self.partitions[*topic]));
+            self.parked_at.insert((*life, *id), end);
+        }
         self.append(&write.appends, checker)?;
         if let Some(moved) = &write.moved {
             checker.on_move(moved)?;
             self.places.insert(moved.shard, moved.place.clone());
         }
         Ok(write.ack)
+    }
+
+    /// What is parked of a partition by the records of a park topic, with where they lie: the newest
+    /// of each offset.
+    pub(super) fn parked(&self, topic: usize, partition: usize) -> BTreeMap<i64, (i64, Rec)> {
+        let mut parked = BTreeMap::new();
+        for &(place, rec) in &self.logs[topic][partition] {
+            let Some(Origin { offset, .. }) = rec.origin else { continue };
+            match rec.park {
+                Some(Parked::Envelope(..)) => drop(parked.insert(offset, (place, rec))),
+                _ => drop(parked.remove(&offset)),
+            }
+        }
+        parked
+    }
+
+    /// The envelope of a record that lies at a place of a park topic or behind it.
+    pub(super) fn envelope(
+        &self,
+        topic: usize,
+        partition: usize,
+        place: i64,
+        offset: i64,
+    ) -> Option<Rec> {
+        let log = &self.logs[topic][partition];
+        let from = log.partition_point(|it| it.0 < place);
+        let is_it = |rec: &Rec| {
+            matches!(rec.park, Some(Parked::Envelope(..)))
+                && rec.origin.is_some_and(|it| it.offset == offset)
+        };
+        log[from..].iter().map(|it| it.1).find(is_it)
+    }
+
+    /// Where the next record of a partition will lie, or before it.
+    pub(super) fn end(&self, topic: usize, partition: usize) -> i64 {
+        self.logs[topic][partition].last().map_or(0, |it| it.0 + 1)
     }
 
     /// Durable records.

@@ -35,6 +35,8 @@ pub(super) struct Handler {
     pub(super) order: Order,
     /// Whether anything fails that is not the record's own fault.
     pub(super) faults: bool,
+    /// A key whose records mostly fail while there are faults.
+    pub(super) stubborn: Option<u8>,
 }
 
 impl Handler {
@@ -95,7 +97,9 @@ impl Handler {
 
     fn end(self, rng: &mut Rng, it: &Given) -> Option<End> {
         let (code, message) = ("Sim.Failed".to_owned(), "it failed".to_owned());
-        let fails = poison(self.trigger, it.value) == Poison::Fails;
+        let is_stubborn = self.faults && self.stubborn.is_some() && it.key == self.stubborn;
+        let fails =
+            poison(self.trigger, it.value) == Poison::Fails || (is_stubborn && rng.draw(10) != 0);
         match rng.draw(400) {
             0 if self.faults => Some(End::Undecodable { code, message }),
             1..=10 if self.faults => Some(End::Failed { code, message }),
@@ -107,7 +111,9 @@ impl Handler {
     fn outputs(self, it: &Given) -> Vec<Rec> {
         let outputs = 0..output_count(self.trigger, it.value);
         let value = |index| output_value(self.trigger, it.value, index);
-        outputs.map(|index| Rec { key: it.key, value: value(index), origin: None }).collect()
+        outputs
+            .map(|index| Rec { key: it.key, value: value(index), origin: None, park: None })
+            .collect()
     }
 }
 

@@ -166,10 +166,13 @@ impl Home {
                 let (id, epoch) = (self.names[shard].id, Epoch(commit.epoch));
                 let moved = self.ledger.check_move(id, epoch, &self.to_move(&commit));
                 moved.map_err(|error| format!("KL-4: {error}"))?;
-                if commit.appends.is_empty() {
+                let (epoch, mut appends) = (commit.epoch, commit.appends);
+                if self.bug == Some(Bug::TombstoneFirst) && !commit.settles.is_empty() {
+                    appends = self.take_settles(shard);
+                }
+                if appends.is_empty() {
                     return self.on_produced(shard, true);
                 }
-                let (epoch, appends) = (commit.epoch, commit.appends);
                 self.asks.push(HomeAsks::Produce { shard, epoch, appends });
             }
             Work::Recover(epoch) => {
@@ -179,6 +182,18 @@ impl Home {
             }
         }
         Ok(())
+    }
+
+    /// The tombstones of the commit that is being done, unless they were produced already.
+    fn take_settles(&mut self, shard: usize) -> Vec<(usize, Rec)> {
+        match self.works.get_mut(&shard).and_then(VecDeque::front_mut) {
+            Some(Work::Commit(commit)) if self.bug == Some(Bug::TombstoneFirst) => {
+                std::mem::swap(&mut commit.settles, &mut commit.appends);
+                std::mem::take(&mut commit.appends)
+            }
+            Some(Work::Commit(commit)) => std::mem::take(&mut commit.settles),
+            _ => Vec::new(),
+        }
     }
 
     /// What is done first for the shard is over.
@@ -207,6 +222,12 @@ impl Home {
         }
         if !self.is_ours(shard) {
             return self.give_up(shard, Refused::Fenced);
+        }
+        let appends = self.take_settles(shard);
+        if !appends.is_empty() {
+            // What settles them is out: now they may follow.
+            self.asks.push(HomeAsks::Produce { shard, epoch: commit.epoch, appends });
+            return Ok(());
         }
         let Name { id, partition, .. } = &self.names[shard];
         if self.ledger.wants_anchor(*id, Epoch(commit.epoch), partition) {

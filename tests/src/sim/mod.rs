@@ -51,12 +51,18 @@ pub(crate) enum Bug {
     FilterShifted,
     /// BUG-11, on Kafka: position and completion map go to the position log in two batches.
     MapApart,
+    /// A record is settled in the position, and its envelope left out.
+    EnvelopeLeftOut,
+    /// A parked record is settled, and its tombstone left out.
+    TombstoneLeftOut,
+    /// On Kafka: tombstones are produced before the outputs that they rest on.
+    TombstoneFirst,
     /// BUG-3, on Kafka: the epochs in the group's notes are not looked at.
     EpochsIgnored,
 }
 
 impl Bug {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 14] = [
         Self::PositionFirst,
         Self::OutputsFirst,
         Self::NoEpochCheck,
@@ -68,6 +74,9 @@ impl Bug {
         Self::FilterShifted,
         Self::MapApart,
         Self::EpochsIgnored,
+        Self::EnvelopeLeftOut,
+        Self::TombstoneLeftOut,
+        Self::TombstoneFirst,
     ];
 
     const fn name(self) -> &'static str {
@@ -83,6 +92,9 @@ impl Bug {
             Self::FilterShifted => "filter_shifted",
             Self::MapApart => "map_apart",
             Self::EpochsIgnored => "epochs_ignored",
+            Self::EnvelopeLeftOut => "envelope_left_out",
+            Self::TombstoneLeftOut => "tombstone_left_out",
+            Self::TombstoneFirst => "tombstone_first",
         }
     }
 
@@ -92,6 +104,8 @@ impl Bug {
             Self::FilterIgnored => "SD-8",
             Self::MapApart => "DEL-7",
             Self::EpochsIgnored => "OWN-5",
+            Self::EnvelopeLeftOut => "DEL-7",
+            Self::TombstoneFirst => "DEL-1",
             _ => "",
         }
     }
@@ -139,6 +153,8 @@ impl Sum {
         total.lost_writes += life.lost_writes;
         total.fenced += life.fenced;
         total.checks += life.checks;
+        total.parked += life.parked;
+        total.resumed += life.resumed;
         if let Some(it) = &life.kafka {
             self.kafka_lives += 1;
             self.kafka_records += life.records;
@@ -221,6 +237,8 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
         .with("writes_lost", sum.total.lost_writes)
         .with("commits_fenced", sum.total.fenced)
         .with("checks", sum.total.checks)
+        .with("parked", sum.total.parked)
+        .with("resumed", sum.total.resumed)
         .with("played_twice", sum.twice);
     let (kafka, tally) = (sum.kafka, sum.kafka.tally);
     let kafkas = [
@@ -245,6 +263,7 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     let rarest = sum.total.lost_writes.min(sum.total.fenced).min(sum.total.dead);
     let rarest = rarest.min(sum.total.filtered);
     let rarest = rarest.min(kafka.deleted).min(tally.from_group).min(tally.from_log);
+    let rarest = rarest.min(sum.total.parked).min(sum.total.resumed);
     let rarest = rarest.min(kafka.unsure).min(tally.restored).min(tally.duplicates);
     demand!(0 < rarest || seeds < 500, "some fault never struck: {figures}");
     figures.set("red_controls", Bug::ALL.len());

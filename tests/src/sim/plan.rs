@@ -4,7 +4,7 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use dispatch::{BatchLimits, DispatchConfig, Order, RetryPolicy, WindowLimits};
+use dispatch::{BatchLimits, DispatchConfig, Order, ParkLimits, RetryPolicy, WindowLimits};
 use runtime::slots::SlotsConfig;
 
 use crate::harness::rng::Rng;
@@ -17,8 +17,10 @@ pub(super) const MID: usize = 1;
 pub(super) const OUT: usize = 2;
 /// Dead letters of the first trigger; those of the second follow.
 pub(super) const DEAD: usize = 3;
+/// The park topic of the first trigger; that of the second follows.
+pub(super) const PARK: usize = 5;
 /// Topics in all.
-pub(super) const TOPICS: usize = 5;
+pub(super) const TOPICS: usize = 7;
 /// How long an invocation may run, in microseconds.
 pub(super) const TIMEOUT: u64 = 20_000;
 
@@ -28,6 +30,17 @@ pub(super) struct Rec {
     pub(super) key: Option<u8>,
     pub(super) value: u64,
     pub(super) origin: Option<Origin>,
+    /// In a park topic, of the record that its origin names.
+    pub(super) park: Option<Parked>,
+}
+
+/// What a park topic says of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parked {
+    /// It waits there: attempts made, and when it is due, by the wall clock.
+    Envelope(u32, i64),
+    /// It is settled.
+    Tombstone,
 }
 
 /// What an output says about where it comes from.
@@ -80,6 +93,8 @@ pub(super) struct Plan {
     /// Crashes with something in flight.
     pub(super) crashes: u64,
     pub(super) keys: u64,
+    /// A key whose records mostly fail until all is healed.
+    pub(super) stubborn: Option<u8>,
     /// `None`: on the embedded bus.
     pub(super) kafka: Option<KafkaPlan>,
     /// Whether the triggers have filters.
@@ -91,29 +106,39 @@ impl Plan {
         let mut rng = Rng::new(seed, 1);
         let one_to = |rng: &mut Rng, most| 1 + rng.draw(most) as usize;
         let (inputs, middles) = (one_to(&mut rng, 3), one_to(&mut rng, 2));
-        let partitions = [inputs, middles, one_to(&mut rng, 2), 1, 1];
+        let partitions = [inputs, middles, one_to(&mut rng, 2), 1, 1, inputs, middles];
         let kafka = seed.is_multiple_of(2).then(|| {
             let mut rng = Rng::new(seed, 7);
             let homes = 2 + rng.draw(2) as usize;
             KafkaPlan { homes, follow_every: 100_000 + rng.draw(400_000) }
         });
         let triggers = [(IN, MID), (MID, OUT)];
-        let triggers = triggers.map(|(source, target)| TriggerPlan {
+        let mut triggers = triggers.map(|(source, target)| TriggerPlan {
             source,
             target,
             dispatch: dispatch(&mut rng),
             slots: slots(&mut rng),
         });
-        Self {
-            seed,
-            partitions,
-            triggers: triggers.into(),
-            records: 500 + rng.draw(100) as usize,
-            crashes: 3 + rng.draw(3),
-            keys: 2 + rng.draw(30),
-            kafka,
-            filters: seed.is_multiple_of(3),
+        let (records, crashes) = (500 + rng.draw(100) as usize, 3 + rng.draw(3));
+        let keys = 2 + rng.draw(30);
+        let mut rng = Rng::new(seed, 8);
+        let parks = rng.draw(5) != 0;
+        let stubborn = (rng.draw(3) != 0).then(|| rng.draw(keys) as u8);
+        for trigger in triggers.iter_mut().filter(|_| parks) {
+            trigger.dispatch.park = Some(ParkLimits {
+                token_records: count(1 + rng.draw(6)),
+                records: count(2 + rng.draw(40)),
+                bytes: 100 + rng.draw(4_000),
+                parked_max: 5 + rng.draw(400) as usize,
+            });
+            if stubborn.is_some() {
+                let attempts = 1 + rng.draw(30) as u32;
+                trigger.dispatch.retry.attempts_max = NonZeroU32::new(attempts).expect("1 or more");
+            }
         }
+        let triggers = triggers.into();
+        let filters = seed.is_multiple_of(3);
+        Self { seed, partitions, triggers, records, crashes, keys, stubborn, kafka, filters }
     }
 }
 
@@ -145,6 +170,7 @@ fn dispatch(rng: &mut Rng) -> DispatchConfig {
             span: count(20 + rng.draw(300)),
             output_bytes: count(200 + rng.draw(8_000)),
         },
+        park: None,
     }
 }
 
@@ -198,6 +224,9 @@ pub(super) const fn poison(trigger: usize, value: u64) -> Poison {
 
 /// The partition that a record is written to.
 pub(super) fn partition_of(rec: &Rec, partitions: usize) -> usize {
+    if let (Some(_), Some(origin)) = (rec.park, rec.origin) {
+        return origin.partition;
+    }
     let spread = rec.key.map_or_else(|| mix(rec.value, 3), |key| mix(u64::from(key), 4));
     (spread % partitions as u64) as usize
 }

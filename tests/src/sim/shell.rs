@@ -4,20 +4,21 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use bus::{Position, RecordBatch, RecordView};
-use dispatch::{Command, CommitId, InvocationId, ShardDispatch, Unwanted};
+use bus::{Offset, Position, RecordBatch, RecordView};
+use dispatch::{Command, CommitId, InvocationId, ShardDispatch, Unwanted, Wanted};
 
 use super::Bug;
 use super::bus::{Place, SimCommit};
 use super::checker::Checker;
 use super::handler::{Answer, Given};
-use super::plan::{DEAD, Origin, Plan, Rec, is_unwanted};
+use super::plan::{DEAD, Origin, PARK, Parked, Plan, Rec, is_unwanted};
 
 /// What a shell asks of the world.
 #[derive(Debug)]
 pub(super) enum Asks {
     Invoke(InvocationId, Vec<Given>),
     Commit(SimCommit),
+    Load(Vec<Wanted>),
     Over,
 }
 
@@ -41,6 +42,7 @@ pub(super) struct Shell {
     running: BTreeMap<InvocationId, usize>,
     answers: BTreeMap<InvocationId, Rc<Answer>>,
     gathered: Vec<(usize, Rec)>,
+    settles: Vec<(usize, Rec)>,
     sent: Option<SimCommit>,
 }
 
@@ -74,6 +76,7 @@ impl Shell {
             running: BTreeMap::new(),
             answers: BTreeMap::new(),
             gathered: Vec::new(),
+            settles: Vec::new(),
             sent: None,
         }
     }
@@ -121,9 +124,14 @@ impl Shell {
     }
 
     /// Takes the news that a commit is durable.
-    pub(super) fn on_committed(&mut self, now: std::time::Instant, id: CommitId) {
+    pub(super) fn on_committed(
+        &mut self,
+        now: std::time::Instant,
+        id: CommitId,
+        parked_at: Option<i64>,
+    ) {
         self.sent = None;
-        self.core.on_committed(now, id);
+        self.core.on_committed(now, id, parked_at.map(Offset));
     }
 
     /// Carries out what the core decided.
@@ -150,9 +158,23 @@ impl Shell {
                     let Given { offset, key, value, .. } = self.read(letter.record);
                     let origin = Some(self.origin(offset, None));
                     if self.bug != Some(Bug::DeadLetterLeftOut) {
-                        self.gathered.push((DEAD + self.trigger, Rec { key, value, origin }));
+                        let rec = Rec { key, value, origin, park: None };
+                        self.gathered.push((DEAD + self.trigger, rec));
                     }
                 }
+                Command::Park(park) => {
+                    let rec = self.parked(park.record, Parked::Envelope(park.attempts, park.due.0));
+                    if self.bug != Some(Bug::EnvelopeLeftOut) {
+                        self.gathered.push((PARK + self.trigger, rec));
+                    }
+                }
+                Command::Unpark(record) => {
+                    let rec = self.parked(record, Parked::Tombstone);
+                    if self.bug != Some(Bug::TombstoneLeftOut) {
+                        self.settles.push((PARK + self.trigger, rec));
+                    }
+                }
+                Command::Load(wanted) => asks.push(Asks::Load(wanted)),
                 Command::Commit { id, records, positions } => {
                     let [(0, position)] = positions.as_slice() else {
                         return Err(format!("a shard of one partition commits {positions:?}"));
@@ -166,6 +188,7 @@ impl Shell {
                         id,
                         records,
                         appends: std::mem::take(&mut self.gathered),
+                        settles: std::mem::take(&mut self.settles),
                         place,
                     };
                     if self.sent.replace(commit.clone()).is_some() {
@@ -192,6 +215,11 @@ impl Shell {
             let origin = Some(self.origin(offset, Some(number)));
             self.gathered.push((self.target, Rec { origin, ..*rec }));
         }
+    }
+
+    fn parked(&self, record: dispatch::RecordId, park: Parked) -> Rec {
+        let Given { offset, key, value, .. } = self.read(record);
+        Rec { key, value, origin: Some(self.origin(offset, None)), park: Some(park) }
     }
 
     const fn origin(&self, offset: i64, index: Option<u32>) -> Origin {

@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use dispatch::{CommitFailure, CommitId, InvocationId, StopReason};
+use dispatch::{CommitFailure, CommitId, InvocationId, StopReason, Wanted};
 use runtime::slots::SlotId;
 
 use super::Bug;
@@ -24,6 +24,7 @@ mod faults;
 mod kafka;
 mod life;
 mod outages;
+mod parked;
 mod pools;
 
 use kafka::{Kafka, KafkaEvent};
@@ -51,6 +52,8 @@ enum Event {
     },
     Arrive(SimCommit),
     Report(u64, CommitId, Result<(), Refused>),
+    /// Parked records are read back.
+    Load(u64, Vec<Wanted>),
     Sync,
     Produce,
     Crash,
@@ -150,7 +153,10 @@ impl World {
                 continue;
             }
             self.handle(event)?;
-            let is_settled = self.healed && self.checker.open() == 0 && !self.bus.has_pending();
+            let is_settled = self.healed
+                && self.checker.open() == 0
+                && !self.bus.has_pending()
+                && self.shells.values().all(|it| it.core.owed_records() == 0);
             if is_settled && self.have_groups_followed() {
                 break;
             }
@@ -169,6 +175,8 @@ impl World {
             lost_writes: self.bus.lost + self.kafka.lost,
             fenced: self.bus.fenced + self.kafka.fenced,
             checks: self.checker.checks,
+            parked: self.checker.parked,
+            resumed: self.checker.resumed,
             kafka: self
                 .plan
                 .kafka
@@ -241,6 +249,7 @@ impl World {
             }
             Event::Arrive(commit) => self.arrive(&commit)?,
             Event::Report(life, id, result) => self.report(life, id, result)?,
+            Event::Load(life, wanted) => self.load(life, &wanted)?,
             Event::Sync => {
                 self.sync_due = false;
                 let acks = self.bus.sync(&mut self.checker)?;
@@ -280,10 +289,12 @@ impl World {
         let Some(shell) = self.shells.get_mut(&life) else { return Ok(()) };
         match result {
             Ok(()) => {
-                shell.on_committed(now, id);
+                let parked_at = self.bus.parked_at.remove(&(life, id));
+                shell.on_committed(now, id, parked_at);
                 let counters = *shell.core.counters();
-                let open = shell.core.open_records() as u64 + shell.core.filtered_records();
-                self.checker.on_counted(counters.admitted, counters.settled, open)?;
+                let owed = shell.core.owed_records() as u64 + shell.core.filtered_records();
+                let taken_in = counters.admitted + counters.resumed;
+                self.checker.on_counted(taken_in, counters.settled, owed)?;
             }
             Err(Refused::Fenced) => {
                 shell.core.on_commit_failed(now, id, CommitFailure::Final(StopReason::Fenced));
@@ -327,7 +338,7 @@ impl World {
             self.next_value += 1;
             let key = (self.inputs.draw(8) != 0).then(|| self.inputs.draw(self.plan.keys) as u8);
             let value = (self.plan.seed << 20) + self.next_value;
-            appends.push((IN, Rec { key, value, origin: None }));
+            appends.push((IN, Rec { key, value, origin: None, park: None }));
             values.push(value);
         }
         let ack = Some(Ack::Produced(values));
@@ -394,6 +405,7 @@ impl World {
                     self.submit(home, commit.shard, Work::Commit(commit))?;
                 }
                 Asks::Commit(commit) => self.after(50, 2_000, Event::Arrive(commit)),
+                Asks::Load(wanted) => self.after(100, 4_000, Event::Load(life, wanted)),
                 Asks::Over => drop(self.shells.remove(&life)),
             }
         }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::{Invocation, Lineage, Part, Retry, ShardDispatch};
 use crate::bisect::{Halves, halve};
 use crate::command::{Command, DeadLetter, End, InvocationId, Kept};
+use crate::parking::Lot;
 use crate::records::RecordId;
 use crate::retry::backoff_bound;
 
@@ -32,6 +33,9 @@ impl ShardDispatch {
         if exceptions.is_empty() && !invocation.part.retries {
             let Invocation { part, rest } = invocation;
             self.commits.add_all(&part.records);
+            if !self.untold.is_empty() {
+                part.records.iter().for_each(|&record| self.unpark(record));
+            }
             self.touch_all(&part.records);
             self.finish(id, part.records, None, output_bytes);
             self.release(&part.strands);
@@ -110,7 +114,10 @@ impl ShardDispatch {
         // or it would run ahead of what waits there already (SD-5).
         rest.iter_mut().for_each(|part| self.hold_back(part));
         if rest.is_empty() {
+            let (parked, returned): (Vec<_>, Vec<_>) =
+                returned.into_iter().partition(|&it| self.records.entry(it).is_parked());
             self.strands.push_front(&mut self.records, &returned);
+            parked.into_iter().for_each(|record| self.unload(record));
         } else if !returned.is_empty() {
             rest.push_front(self.part(returned, part.retries));
         }
@@ -135,6 +142,7 @@ impl ShardDispatch {
             None => {
                 self.commits.add(record);
                 self.commits.touch(entry.partition);
+                self.unpark(record);
                 if is_front {
                     self.end_hold(entry.token);
                 }
@@ -152,7 +160,7 @@ impl ShardDispatch {
                 }
                 Some(due_at) if !blocked => {
                     self.counters.retried += 1;
-                    self.back_off(record, due_at);
+                    self.back_off(record, due_at, (code, message));
                     if entry.is_ordered() {
                         tally.broken.insert(entry.token);
                     }
@@ -174,7 +182,9 @@ impl ShardDispatch {
         let entry = *self.records.entry(record);
         if is_front {
             self.holds.push_ripe(Retry::Token(entry.token));
-        } else if entry.is_ordered() && self.holds.contains(entry.token) {
+        } else if entry.is_ordered() && entry.is_parked() && self.holds.is_held(entry.token) {
+            self.unload(record);
+        } else if entry.is_ordered() && self.holds.blocks(&entry) {
             self.holds.follow(&mut self.records, entry.token, record);
         } else {
             tally.returned.push(record);
@@ -205,9 +215,19 @@ impl ShardDispatch {
         (!too_old).then_some(due_at)
     }
 
-    fn back_off(&mut self, record: RecordId, due_at: Instant) {
-        if self.records.entry(record).is_ordered() {
-            self.holds.hold(&mut self.records, record, due_at);
+    fn back_off(&mut self, record: RecordId, due_at: Instant, failure: (String, String)) {
+        let entry = *self.records.entry(record);
+        let (lot, _) = self.lot_of(record);
+        if entry.is_parked() {
+            self.holds.parking.failed(lot);
+            if !(entry.is_ordered() && self.holds.is_front(entry.token, record)) {
+                self.holds.parking.idle(lot);
+            }
+        }
+        if entry.is_ordered() {
+            self.holds.hold(&mut self.records, record, due_at, failure);
+        } else if entry.is_parked() || (self.holds.is_crowded() && self.holds.may_park(1)) {
+            self.park(record, Some(due_at), failure, true);
         } else {
             self.holds.delay(&mut self.records, record, due_at);
         }
@@ -220,13 +240,16 @@ impl ShardDispatch {
         self.commits.touch(partition);
         let letter = DeadLetter { record, attempts, code, message };
         self.commands.push_back(Command::DeadLetter(letter));
+        self.unpark(record);
     }
 
     /// The record a token was held for is settled: the others go on.
     fn end_hold(&mut self, token: u64) {
-        let hold = self.holds.end(token).expect("the record is one a token is held for");
+        let hold = self.holds.end(&self.records, token);
+        let hold = hold.expect("the record is one a token is held for");
         let (queue, bytes) = (hold.followers, hold.follower_bytes);
         self.strands.prepend(&mut self.records, hold.strand, queue, bytes);
+        self.reconsider(Lot::Token(token));
     }
 
     fn touch_all(&mut self, records: &[RecordId]) {
@@ -267,7 +290,7 @@ impl ShardDispatch {
     }
 
     /// Makes a part of records that are in no queue, and its strands busy.
-    fn part(&mut self, records: Vec<RecordId>, retries: bool) -> Part {
+    pub(super) fn part(&mut self, records: Vec<RecordId>, retries: bool) -> Part {
         let strands: BTreeSet<u16> = records
             .iter()
             .map(|&record| self.records.entry(record))

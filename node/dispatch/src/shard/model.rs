@@ -7,7 +7,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use bus::{BatchBuilder, Headers, Offset};
 
 use super::*;
-use crate::command::{BatchLimits, End, WindowLimits};
+use crate::command::{BatchLimits, End, Loaded, ParkLimits, Resumed, Wanted, WindowLimits};
 use crate::retry::RetryPolicy;
 
 const PARTITIONS: usize = 2;
@@ -56,9 +56,13 @@ impl Settled {
     }
 }
 
+/// An envelope, attempts and due time, or a tombstone.
+type Parked = (Place, Option<(u32, Timestamp)>);
+
 struct Sent {
     id: CommitId,
     settled: Vec<Settled>,
+    parks: Vec<Parked>,
     positions: Vec<(u32, Position)>,
 }
 
@@ -79,8 +83,13 @@ struct Model {
     over: Vec<InvocationId>,
     gathering: Vec<Settled>,
     sent: Option<Sent>,
+    parks: Vec<Parked>,
+    loading: Option<Vec<Wanted>>,
+    /// What the positions of the commits so far tell.
+    told: BTreeSet<Place>,
     drained: bool,
 
+    park_log: Vec<Parked>,
     durable: BTreeMap<Place, Settled>,
     positions: Vec<Option<Position>>,
     restarts: u32,
@@ -108,7 +117,11 @@ impl Model {
             over: Vec::new(),
             gathering: Vec::new(),
             sent: None,
+            parks: Vec::new(),
+            loading: None,
+            told: BTreeSet::new(),
             drained: false,
+            park_log: Vec::new(),
             durable: BTreeMap::new(),
             positions: vec![None; PARTITIONS],
             restarts: 0,
@@ -143,6 +156,13 @@ impl Model {
         };
         let invocations_max = count(1, 5);
         let bytes = count(20, 400).get();
+        let park = ParkLimits {
+            token_records: count(1, 6),
+            records: count(2, 20),
+            bytes: count(30, 1000).get() as u64,
+            parked_max: count(3, 200).get(),
+        };
+        let park = (self.draw(4) != 0).then_some(park);
         let order = [Order::Key, Order::Key, Order::Partition, Order::None][self.draw(4)];
         DispatchConfig {
             order,
@@ -160,6 +180,7 @@ impl Model {
                 bisect: self.draw(4) != 0,
             },
             window,
+            park,
         }
     }
 
@@ -225,12 +246,58 @@ impl Model {
         self.running.clear();
         self.over.clear();
         self.gathering.clear();
+        self.parks.clear();
         self.sent = None;
+        self.loading = None;
         self.drained = false;
         for known in self.log.values_mut() {
             (known.attempt, known.charged) = (0, false);
         }
+        let parked = self.parked();
+        self.told = self.durable.keys().chain(parked.keys()).copied().collect();
+        let mut resumed = Vec::new();
+        for (&place, &(at, attempts, due)) in &parked {
+            let (key, bytes) = (self.log[&place].key, 10);
+            let at = Wanted { partition: place.0, offset: Offset(place.1), place: Offset(at) };
+            let key = key.map(|key| vec![key]);
+            resumed.push(Resumed { at, key, bytes, attempts, due });
+            let known = self.log.get_mut(&place).unwrap();
+            (known.attempt, known.charged) = (attempts, 0 < attempts);
+        }
+        self.core.resume_parked(resumed, Vec::new());
         self.follow();
+    }
+
+    /// What is parked, durably: where its envelope lies, attempts, due time.
+    fn parked(&self) -> BTreeMap<Place, (i64, u32, Timestamp)> {
+        let mut parked = BTreeMap::new();
+        for (at, (place, envelope)) in (0..).zip(&self.park_log) {
+            match envelope {
+                Some((attempts, due)) => drop(parked.insert(*place, (at, *attempts, *due))),
+                None => drop(parked.remove(place)),
+            }
+        }
+        parked
+    }
+
+    /// Reads parked records back, perhaps not all.
+    fn load(&mut self, faults: bool) {
+        let Some(wanted) = self.loading.take() else { return };
+        let from = wanted[0].place.0 as usize;
+        let mut there: BTreeSet<Place> = self.park_log[from..].iter().map(|it| it.0).collect();
+        let most = if faults { 1 + self.draw(wanted.len()) } else { wanted.len() };
+        let mut loaded = Vec::new();
+        for it in wanted.iter().take(most) {
+            let place = (it.partition, it.offset.0);
+            assert!(there.remove(&place), "seed {}: PK-1, {place:?}", self.seed);
+            let batches = &self.batches[it.partition as usize];
+            let mut all = batches.iter().flat_map(RecordBatch::iter);
+            let mut alone = BatchBuilder::default();
+            alone.push_view(all.find(|record| record.offset == it.offset).unwrap());
+            let batch = alone.finish().unwrap().with_base(it.offset);
+            loaded.push(Loaded { partition: it.partition, batch });
+        }
+        self.core.on_loaded(self.now, loaded);
     }
 
     fn is_settled(&self, place: Place) -> bool {
@@ -265,13 +332,38 @@ impl Model {
                     assert!(expected.contains(&dead.attempts), "seed {seed}: SD-3, {dead:?}");
                     self.gathering.push(Settled::Dead(place));
                 }
+                Command::Park(park) => {
+                    let place = self.place(park.record);
+                    self.trace.push(format!("park {place:?} after {}", park.attempts));
+                    assert!(!self.is_settled(place), "seed {seed}: {place:?} is parked too late");
+                    assert!(park.attempts < ATTEMPTS_MAX, "seed {seed}: SD-3, {park:?}");
+                    self.parks.push((place, Some((park.attempts, park.due))));
+                }
+                Command::Unpark(record) => {
+                    let place = self.place(record);
+                    self.trace.push(format!("unpark {place:?}"));
+                    self.parks.push((place, None));
+                }
+                Command::Load(wanted) => {
+                    self.trace.push(format!("load {wanted:?}"));
+                    assert!(self.loading.is_none(), "seed {seed}: SD-6, two loads in flight");
+                    assert!(!wanted.is_empty() && wanted.is_sorted_by_key(|it| it.place));
+                    self.loading = Some(wanted);
+                }
                 Command::Commit { id, records, positions } => {
                     self.trace.push(format!("commit {} {positions:?}", id.0));
                     assert!(self.sent.is_none(), "seed {seed}: SD-6, two commits in flight");
                     let mut settled = std::mem::take(&mut self.gathering);
                     settled.extend(self.passed(&positions));
-                    assert_eq!(settled.len(), records as usize, "seed {seed}: SD-4");
-                    self.sent = Some(Sent { id, settled, positions });
+                    // Envelopes first, then tombstones, whatever came first.
+                    let mut parks = std::mem::take(&mut self.parks);
+                    parks.sort_by_key(|it| it.1.is_none());
+                    let before = self.told.len();
+                    self.told.extend(settled.iter().map(|it| it.place()));
+                    let envelopes = parks.iter().filter(|it| it.1.is_some());
+                    self.told.extend(envelopes.map(|it| it.0));
+                    assert_eq!(self.told.len() - before, records as usize, "seed {seed}: SD-4");
+                    self.sent = Some(Sent { id, settled, parks, positions });
                 }
                 Command::CommitAgain { id } => {
                     self.trace.push(format!("again {}", id.0));
@@ -358,12 +450,15 @@ impl Model {
     fn check_limits(&self) {
         let (seed, window) = (self.seed, self.config.window);
         assert!(self.running.len() <= self.config.invocations_max.get(), "seed {seed}: SD-6");
-        assert!(self.core.open_records() <= window.records.get(), "seed {seed}: SD-6");
+        let (batch, park) = (self.config.batch.records.get(), self.config.park);
+        let read_back = park.map_or(0, |park| park.records.get() + batch);
+        let most = window.records.get() + read_back;
+        assert!(self.core.open_records() <= most, "seed {seed}: SD-6");
         assert_eq!(self.core.running_invocations(), self.running.len(), "seed {seed}");
         let counters = self.core.counters();
         assert_eq!(
-            counters.admitted - counters.settled,
-            self.core.open_records() as u64 + self.core.filtered_records(),
+            counters.admitted + counters.resumed - counters.settled,
+            self.core.owed_records() as u64 + self.core.filtered_records(),
             "seed {seed}: SD-1"
         );
     }
@@ -460,8 +555,9 @@ impl Model {
             self.core.on_commit_failed(self.now, id, full);
             return;
         }
+        let parked_at = self.park_log.len() as i64;
         self.make_durable();
-        self.core.on_committed(self.now, id);
+        self.core.on_committed(self.now, id, Some(Offset(parked_at)));
     }
 
     /// The bus has the commit, whether or not the shard learns of it.
@@ -472,6 +568,11 @@ impl Model {
             let before = self.durable.insert(settled.place(), settled);
             assert_eq!(before, None, "seed {seed}: settled twice");
         }
+        self.park_log.extend(sent.parks);
+        let parked = self.parked();
+        for place in parked.keys() {
+            assert!(!self.durable.contains_key(place), "seed {seed}: {place:?} has no tombstone");
+        }
         for (partition, position) in sent.positions {
             let stored = &mut self.positions[partition as usize];
             let before = stored.as_ref().map_or(Offset(0), |it| it.next);
@@ -479,7 +580,7 @@ impl Model {
             assert_eq!(position.epoch, Epoch(self.epoch), "seed {seed}");
             for (&place, _) in self.log.range((partition, 0)..(partition + 1, 0)) {
                 let told = is_told(&position, place);
-                let is = self.durable.contains_key(&place);
+                let is = self.durable.contains_key(&place) || parked.contains_key(&place);
                 assert_eq!(told, is, "seed {seed}: SD-4, {place:?} in {position:?}");
             }
             *stored = Some(position);
@@ -495,6 +596,10 @@ impl Model {
 
     /// One thing that happens.
     fn event(&mut self, faults: bool) {
+        if self.draw(3) == 0 {
+            self.load(faults);
+            self.follow();
+        }
         match self.draw(100) {
             0..=29 => drop(self.fetch()),
             30..=59 if !self.running.is_empty() => self.end(faults),
@@ -505,7 +610,7 @@ impl Model {
                 self.now += Duration::from_millis(1);
                 let id = self.over.last().copied().unwrap_or(InvocationId(1 << 40));
                 self.core.on_outcome(self.now, id, Outcome::ok(7));
-                self.core.on_committed(self.now, CommitId(1 << 40));
+                self.core.on_committed(self.now, CommitId(1 << 40), None);
                 self.core.on_timeout(self.now);
             }
             96 if faults => {
@@ -586,6 +691,9 @@ impl Model {
                 _ => assert!(!is_dead || may_die, "seed {seed}: {place:?}"),
             }
         }
+        assert_eq!(self.parked(), BTreeMap::new(), "seed {seed}: what is settled is unparked");
+        assert_eq!(self.core.parked_records(), 0, "seed {seed}: SD-1");
+        assert_eq!(self.core.owed_records(), 0, "seed {seed}: SD-1");
         assert_eq!(self.core.open_records(), 0, "seed {seed}: SD-1");
         assert_eq!(self.core.records.bytes(), 0, "seed {seed}");
         assert_eq!(self.core.strands.ready_records(), 0, "seed {seed}");
@@ -601,11 +709,15 @@ fn is_told(position: &Position, place: Place) -> bool {
 
 #[test]
 fn any_seeded_life_of_a_shard_settles_each_record_once() {
-    let mut restarts = 0;
+    let (mut restarts, mut parked, mut loaded) = (0, 0, 0);
     for seed in 1..=200 {
-        restarts += Model::new(seed).play().0;
+        let (times, trace) = Model::new(seed).play();
+        restarts += times;
+        parked += trace.iter().filter(|it| it.starts_with("park")).count();
+        loaded += trace.iter().filter(|it| it.starts_with("load")).count();
     }
     assert!(500 < restarts, "the faults did happen: {restarts}");
+    assert!(2_000 < parked && 1_000 < loaded, "{parked} parked, {loaded} read back");
 }
 
 #[test]

@@ -26,10 +26,15 @@ enum Said {
     /// Id, records, next, completions.
     Commit(u64, u64, i64, Vec<(i64, i64)>),
     Again(u64),
+    /// Offset, attempts.
+    Park(i64, u32),
+    Unpark(i64),
+    /// Offsets.
+    Load(Vec<i64>),
     Drained,
     Stop(StopReason),
 }
-use Said::{Again, Commit, Dead, Drained, Gather, Invoke, Stop};
+use Said::{Again, Commit, Dead, Drained, Gather, Invoke, Load, Park, Stop, Unpark};
 
 fn count(count: usize) -> NonZeroUsize {
     NonZeroUsize::new(count).unwrap()
@@ -54,6 +59,7 @@ fn config(order: Order) -> DispatchConfig {
             span: count(1000),
             output_bytes: count(1000),
         },
+        park: None,
     }
 }
 
@@ -114,7 +120,7 @@ impl Bench {
     }
 
     fn committed(&mut self, id: u64) -> Vec<Said> {
-        self.core.on_committed(self.now, CommitId(id));
+        self.core.on_committed(self.now, CommitId(id), None);
         self.said()
     }
 
@@ -154,6 +160,9 @@ impl Bench {
                     let ranges = completions.ranges().iter();
                     Commit(id.0, records, next.0, ranges.map(|(a, b)| (a.0, b.0)).collect())
                 }
+                Command::Park(park) => Park(offset(park.record), park.attempts),
+                Command::Unpark(record) => Unpark(offset(record)),
+                Command::Load(wanted) => Load(wanted.iter().map(|it| it.offset.0).collect()),
                 Command::CommitAgain { id } => Again(id.0),
                 Command::Drained => Drained,
                 Command::Stop(reason) => Stop(reason),

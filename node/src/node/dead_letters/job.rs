@@ -236,6 +236,7 @@ impl Job {
             shard: self.shard,
             epoch: self.epoch,
             appends: appends.collect(),
+            settles: Vec::new(),
             positions: vec![PositionMove { partition: place.clone(), position }],
         };
         loop {

@@ -76,6 +76,8 @@ pub(super) struct Owner {
     /// commit whose outcome was unknown.
     pub(super) last: BTreeMap<usize, (i64, u32)>,
     run: BTreeMap<usize, (i64, u32)>,
+    /// Records that it began with or put into the park topic.
+    parked: BTreeSet<i64>,
     /// What such commits had in them.
     unsure: BTreeSet<(i64, Option<u32>)>,
 }
@@ -130,6 +132,11 @@ impl Copies {
     pub(super) fn tells(&self, shard: usize, epoch: u64, offset: i64) -> bool {
         self.owners.get(&(shard, epoch)).is_some_and(|owner| owner.place.tells(offset))
     }
+
+    /// Whether this owner has it in the park topic, or had.
+    pub(super) fn owes(&self, shard: usize, epoch: u64, offset: i64) -> bool {
+        self.owners.get(&(shard, epoch)).is_some_and(|owner| owner.parked.contains(&offset))
+    }
 }
 
 impl Source {
@@ -173,6 +180,25 @@ impl Checker {
         Ok(())
     }
 
+    /// An owner has put a record into the park topic.
+    pub(super) fn on_envelope(
+        &mut self,
+        trigger: usize,
+        partition: usize,
+        epoch: u64,
+        offset: i64,
+    ) {
+        let shard = self.shards.iter().position(|it| *it == (trigger, partition));
+        self.owes(shard.expect("a shard"), epoch, vec![offset]);
+    }
+
+    /// An owner owes these records of the park topic.
+    pub(super) fn owes(&mut self, shard: usize, epoch: u64, offsets: Vec<i64>) {
+        if let Some(owner) = self.copies.owners.get_mut(&(shard, epoch)) {
+            owner.parked.extend(offsets);
+        }
+    }
+
     /// An output or a dead letter is in its topic, for the first time or again.
     pub(super) fn on_end(
         &mut self,
@@ -188,7 +214,7 @@ impl Checker {
         };
         let ran = self.lives.get(&owner.life).is_some_and(|it| it.attempts.contains_key(&offset));
         hold!(self, ran, "DEL-4: {origin:?} was not delivered under its epoch");
-        let again = owner.place.tells(offset);
+        let again = owner.place.tells(offset) && !owner.parked.contains(&offset);
         hold!(self, !again, "DEL-7: {origin:?} comes again, though its epoch has it settled");
         let ends = owner.ends.entry(offset).or_default();
         let (first, other) = match index {
@@ -372,9 +398,10 @@ impl Checker {
                 let ended = owner.is_some_and(|owner| {
                     let ends = owner.ends.get(&offset).copied().unwrap_or_default();
                     let ran = |life: &super::Life| life.attempts.contains_key(&offset);
+                    let is_whole = source.is_whole(trigger, ends);
                     source.unwanted
-                        || self.lives.get(&owner.life).is_some_and(ran)
-                            && source.is_whole(trigger, ends)
+                        || owner.parked.contains(&offset)
+                        || (self.lives.get(&owner.life).is_some_and(ran) && is_whole)
                 });
                 hold!(
                     self,

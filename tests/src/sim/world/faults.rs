@@ -100,6 +100,8 @@ impl World {
         if self.plan.kafka.is_some() {
             self.checker.on_owner(life, home, (shard, epoch.0), &place)?;
         }
+        let (resumed, untold) = self.beginning(trigger, partition, &place);
+        self.checker.on_resumed(life, &resumed);
         let Place { next, completions } = place;
         let ranges = completions.into_iter().map(|(start, end)| (Offset(start), Offset(end)));
         let completions = Completions::from_ranges(ranges);
@@ -108,7 +110,8 @@ impl World {
         let config = self.plan.triggers[trigger].dispatch.clone();
         let wall = Timestamp(1_000 + (self.now / 1_000).cast_signed());
         let seed = self.plan.seed ^ (life << 40);
-        let core = ShardDispatch::new(config, epoch, &[start], seed, self.instant(), wall);
+        let mut core = ShardDispatch::new(config, epoch, &[start], seed, self.instant(), wall);
+        core.resume_parked(resumed, untold);
         let whose = (life, home, shard, epoch.0);
         let shell = Shell::new(&self.plan, whose, (trigger, partition), core, self.bug);
         self.shells.insert(life, shell);

@@ -14,6 +14,9 @@ pub(in crate::sim) struct Life {
     pub(in crate::sim) lost_writes: u64,
     pub(in crate::sim) fenced: u64,
     pub(in crate::sim) checks: u64,
+    /// Envelopes written, and parked records that shards began with.
+    pub(in crate::sim) parked: u64,
+    pub(in crate::sim) resumed: u64,
     /// `None`: on the embedded bus.
     pub(in crate::sim) kafka: Option<KafkaLife>,
 }

@@ -59,7 +59,8 @@ impl World {
         let Request { life, id, given } = request;
         let trigger = pool % self.plan.triggers.len();
         let order = self.plan.triggers[trigger].dispatch.order;
-        let handler = Handler { trigger, order, faults: !self.healed };
+        let (faults, stubborn) = (!self.healed, self.plan.stubborn);
+        let handler = Handler { trigger, order, faults, stubborn };
         let begins = self.now + if cold { 200 + self.times.draw(2_000) } else { 0 };
         let mut place = Some((pool, self.pools[&pool].node, slot));
         for (after, answer) in handler.run(&mut self.handler, &given) {

@@ -694,26 +694,6 @@ impl ShardDispatch {
         None
     }
 
-    /// Puts the records of held tokens behind those that the tokens are held for.
-    fn hold_back(&mut self, part: &mut Part) {
-        let (records, holds) = (&mut self.records, &mut self.holds);
-        let mut unloaded = Vec::new();
-        part.records.retain(|&record| {
-            let entry = *records.entry(record);
-            let token = entry.token;
-            if !entry.is_ordered() || !holds.blocks(&entry) || holds.is_front(token, record) {
-                return true;
-            }
-            if entry.is_parked() {
-                unloaded.push(record);
-            } else {
-                holds.follow(records, token, record);
-            }
-            false
-        });
-        unloaded.into_iter().for_each(|record| self.unload(record));
-    }
-
     /// Gathers a batch: retries that are due, then new records.
     fn gather(&mut self, now: Instant) -> Option<Part> {
         let limits = self.config.batch;

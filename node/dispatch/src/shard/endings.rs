@@ -303,6 +303,26 @@ impl ShardDispatch {
         Part { records, strands: strands.into_iter().collect(), retries }
     }
 
+    /// Puts the records of held tokens behind those that the tokens are held for.
+    pub(super) fn hold_back(&mut self, part: &mut Part) {
+        let (records, holds) = (&mut self.records, &mut self.holds);
+        let mut unloaded = Vec::new();
+        part.records.retain(|&record| {
+            let entry = *records.entry(record);
+            let token = entry.token;
+            if !entry.is_ordered() || !holds.blocks(&entry) || holds.is_front(token, record) {
+                return true;
+            }
+            if entry.is_parked() {
+                unloaded.push(record);
+            } else {
+                holds.follow(records, token, record);
+            }
+            false
+        });
+        unloaded.into_iter().for_each(|record| self.unload(record));
+    }
+
     fn push_lineage(&mut self, rest: Lineage) {
         if !rest.is_empty() {
             self.lineages.push_front(rest);

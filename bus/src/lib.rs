@@ -23,6 +23,7 @@ pub use api::{
 };
 pub use batch::{BatchBuilder, Header, Headers, HeadersBuilder, Record, RecordBatch, RecordView};
 pub use error::Error;
+pub use metrics::describe_metrics;
 pub use partitioner::{murmur2, partition_for_key};
 pub use position::{Completions, Position, PositionKey};
 pub use types::{Epoch, Offset, ShardId, Timestamp, TopicPartition};

@@ -33,3 +33,58 @@ pub(crate) const JOURNAL_REOPENS: &str = "millrace_bus_journal_reopens_total";
 pub(crate) const KAFKA_LATE_WAKES: &str = "millrace_bus_kafka_late_wakes_total";
 /// Commits of a group's offsets that failed; they are tried again.
 pub(crate) const KAFKA_OFFSET_ERRORS: &str = "millrace_bus_kafka_offset_errors_total";
+
+/// Tells the recorder what each of these is, once it is there.
+pub fn describe_metrics() {
+    use metrics::{describe_counter, describe_gauge, describe_histogram};
+    describe_counter!(APPENDED_RECORDS, "Records that sources and commits appended.");
+    describe_counter!(APPENDED_BYTES, "Bytes of the batches appended.");
+    describe_counter!(READ_RECORDS, "Records handed to readers.");
+    describe_counter!(
+        COLD_READS,
+        "Reads that went to the journal because the batch was no longer in memory."
+    );
+    describe_counter!(JOURNAL_COMMITS, "Journal writes, each with its syncs.");
+    describe_counter!(JOURNAL_OPERATIONS, "Operations that shared journal writes.");
+    describe_histogram!(JOURNAL_COMMIT_SECONDS, "How long a journal write took, syncs included.");
+    describe_counter!(FENCED, "Operations refused because their epoch was over.");
+    describe_counter!(DISK_FULL, "Operations refused because the disk was full.");
+    describe_counter!(BUSY, "Appends refused because too much was waiting.");
+    describe_counter!(RETENTION_DELETED_BYTES, "Bytes that retention deleted.");
+    describe_gauge!(
+        RETENTION_HELD_BYTES,
+        "Bytes that retention would delete, but for a position that still needs them."
+    );
+    describe_counter!(
+        POSITION_LOG_ERRORS,
+        "Writes to the position log that failed; the journal has what they held."
+    );
+    describe_counter!(JOURNAL_REOPENS, "Times the journal was opened again after an I/O error.");
+    describe_counter!(
+        KAFKA_LATE_WAKES,
+        "Records that a look at the queue found although nobody woke the reader of a Kafka partition."
+    );
+    describe_counter!(
+        KAFKA_OFFSET_ERRORS,
+        "Commits of a group's offsets that failed; they are tried again."
+    );
+    // What was never counted is zero, not absent: an alert on its increase sees the first.
+    for name in [
+        APPENDED_RECORDS,
+        APPENDED_BYTES,
+        READ_RECORDS,
+        COLD_READS,
+        JOURNAL_COMMITS,
+        JOURNAL_OPERATIONS,
+        FENCED,
+        DISK_FULL,
+        BUSY,
+        RETENTION_DELETED_BYTES,
+        POSITION_LOG_ERRORS,
+        JOURNAL_REOPENS,
+        KAFKA_LATE_WAKES,
+        KAFKA_OFFSET_ERRORS,
+    ] {
+        metrics::counter!(name).increment(0);
+    }
+}

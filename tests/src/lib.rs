@@ -19,6 +19,7 @@ pub mod promise;
 pub mod raft_sim;
 pub mod redeploy;
 pub mod redrive;
+pub mod seen;
 pub mod sim;
 pub mod speed_embedded;
 pub mod speed_kafka;

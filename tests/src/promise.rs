@@ -438,6 +438,18 @@ pub const PROMISES: &[Promise] = &[
         run: crate::redeploy::run,
     },
     Promise {
+        name: "seen",
+        says: "Prometheus' own tool has nothing to say of a node's metrics and fires every alert rule \
+               of deploy/, and rules and dashboard name only what a node serves",
+        needs: "promtool, or apt-get with Debian's package of it (77 without)",
+        flags: &[],
+        full: "5 s",
+        ci: "the same",
+        may_skip: true,
+        floors: &[("families", 40), ("rules", 15), ("names_used", 30), ("red_controls", 3)],
+        run: crate::seen::run,
+    },
+    Promise {
         name: "redrive",
         says: "dead letters of a function that was mended go back once, in the order of their keys and \
                as they were or were edited, although the node is killed in the middle; a dry run \

@@ -395,8 +395,10 @@ impl Driver {
         let (bus, reports) = (Arc::clone(&self.bus), self.reports.clone());
         let parks = |it: &bus::Append| self.park_place.as_ref() == Some(&it.to);
         let parks_at = commit.appends.iter().rposition(parks);
+        let (seconds, sent_at) = (self.metrics.commit_seconds.clone(), Instant::now());
         drop(tokio::spawn(async move {
             let result = bus.commit(commit).await;
+            seconds.record(sent_at.elapsed());
             let result = result.map(|appended| parks_at.map(|at| appended[at].base));
             // A driver that is gone needs no report.
             drop(reports.send(Report::Committed(id, result)));

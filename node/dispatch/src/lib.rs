@@ -31,6 +31,7 @@ pub use command::{
 };
 pub use dead_letter::{DeadHead, ORIGIN};
 pub use driver::{Revision, ShardConfig};
+pub use metrics::describe_metrics;
 pub use offset_tracker::{Admission, OffsetTracker};
 pub use read_ahead::ReadAhead;
 pub use records::{RecordId, RecordRef};

@@ -1,7 +1,7 @@
-//! Names of what shards count: ten counters and a gauge a trigger, brought up to date
+//! Names of what shards count: ten counters, a gauge and a histogram a trigger, brought up to date
 //! once per turn.
 
-use metrics::{Counter, Gauge, counter, gauge};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use crate::Counters;
 
@@ -12,6 +12,7 @@ pub(crate) struct ShardMetrics {
     /// Of all shards of the trigger together.
     parked: Gauge,
     last_parked: f64,
+    pub(crate) commit_seconds: Histogram,
 }
 
 const NAMES: [&str; 10] = [
@@ -30,12 +31,43 @@ const NAMES: [&str; 10] = [
 /// Records that lie in the park topic now.
 const PARKED: &str = "millrace_trigger_parked_records";
 
+const HELP: [&str; 10] = [
+    "Records read and let in, or filtered.",
+    "Records that the trigger's filter leaves out: they are settled without being run.",
+    "Invocations started: each a batch.",
+    "Records in invocations: one that is tried again counts again.",
+    "Records that an invocation failed.",
+    "Records that failed and are tried again.",
+    "Records given up on: each is in the dead-letter topic.",
+    "Records put into the park topic, where they wait for the ones before them of their key.",
+    "Records settled: their outputs or dead letters are durable.",
+    "Outputs that records led to.",
+];
+
+const COMMIT_SECONDS: &str = "millrace_trigger_commit_seconds";
+
+/// Tells the recorder what each of these is.
+pub fn describe_metrics() {
+    for (name, help) in NAMES.into_iter().zip(HELP) {
+        metrics::describe_counter!(name, help);
+    }
+    metrics::describe_gauge!(PARKED, "Records that wait in the park topic now.");
+    metrics::describe_histogram!(
+        COMMIT_SECONDS,
+        "How long a commit of outputs, dead letters and positions took until it was durable."
+    );
+}
+
 impl ShardMetrics {
     pub(crate) fn new(function: &str, trigger: &str) -> Self {
         let handle = |name| counter!(name, "function" => function.to_owned(), "trigger" => trigger.to_owned());
         let parked =
             gauge!(PARKED, "function" => function.to_owned(), "trigger" => trigger.to_owned());
-        Self { handles: NAMES.map(handle), last: [0; 10], parked, last_parked: 0.0 }
+        let commit_seconds = histogram!(
+            COMMIT_SECONDS, "function" => function.to_owned(), "trigger" => trigger.to_owned()
+        );
+        let handles = NAMES.map(handle);
+        Self { handles, last: [0; 10], parked, last_parked: 0.0, commit_seconds }
     }
 
     pub(crate) fn note(&mut self, counters: &Counters, outputs: u64, parked: usize) {

@@ -198,6 +198,9 @@ pub struct InstanceCounts {
     pub warm: u32,
     /// The most there may be.
     pub max: u32,
+    /// Invocations that wait for an instance.
+    #[serde(default)]
+    pub queued: u32,
 }
 
 /// A failure, as status shows it.

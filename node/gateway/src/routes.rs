@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::State;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{API, Lag, Status};
 use crate::door::{self, Token};
+use crate::metrics as gauges;
 use crate::problem::Refusal;
 use crate::view::{Applications, NodeView, Operations, Readiness};
 use crate::{apps, codes, dead_letters, lag, produce, read, topics, triggers};
@@ -29,6 +31,9 @@ pub(crate) const QUESTION_BYTES_MAX: usize = 256 << 10;
 
 /// What is read beyond a limit to be thrown away.
 const THROWN_AWAY_MAX: usize = 32 << 20;
+
+/// How long a scrape waits for what the bus knows of the ends of topics.
+const LAG_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the routes share.
 pub(crate) struct App {
@@ -116,7 +121,11 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let text = app.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
+    let mut text = app.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
+    let shards = app.node.shards();
+    let lag = tokio::time::timeout(LAG_PATIENCE, lag::compute(&*app.bus, &shards)).await;
+    let lag = lag.ok().and_then(Result::ok);
+    text.push_str(&gauges::render(&app.node.status(), lag.as_ref(), &app.node.process()));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

@@ -22,6 +22,27 @@ pub enum Readiness {
     NotReady(String),
 }
 
+/// The process of a node and the disk under its data, as the system says; `None` = it does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ProcessFigures {
+    /// CPU time so far, in seconds, without worker processes.
+    pub cpu_s: f64,
+    /// When it started, in seconds since the Unix epoch.
+    pub started_s: f64,
+    /// Memory that is resident.
+    pub resident_bytes: Option<u64>,
+    /// Descriptors that are open.
+    pub open_fds: Option<u64>,
+    /// Descriptors that may be open.
+    pub max_fds: Option<u64>,
+    /// Threads.
+    pub threads: Option<u64>,
+    /// What the file system of the data folder has left for this user.
+    pub data_available_bytes: Option<u64>,
+    /// How large that file system is.
+    pub data_size_bytes: Option<u64>,
+}
+
 /// The node, as the control API sees it. Every call is answered from memory, at once.
 pub trait NodeView: Send + Sync + Debug {
     /// A snapshot. `lag` of the functions is left to the gateway, which asks the bus.
@@ -29,6 +50,9 @@ pub trait NodeView: Send + Sync + Debug {
 
     /// Every shard this node owns.
     fn shards(&self) -> Vec<ShardStatus>;
+
+    /// Its process and disk.
+    fn process(&self) -> ProcessFigures;
 
     /// For `/readyz`.
     fn readiness(&self) -> Readiness;

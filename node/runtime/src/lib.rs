@@ -18,6 +18,7 @@ pub use invocation::{
     Answer, Calling, Decode, Event, Failure, FailureKind, Invocation, Invoke, PoolStats,
 };
 pub use logs::{LogLine, LogSink};
+pub use metrics::describe_metrics;
 pub use pool::{Fresh, Pool, PoolConfig};
 pub use process::{
     Language, Missing, Program, Spawner, WorkerSpec, Workers, WorkersConfig, WorkersError,

@@ -28,3 +28,15 @@ impl std::fmt::Debug for PoolMetrics {
         f.write_str("PoolMetrics")
     }
 }
+
+/// Tells the recorder what each of these is.
+pub fn describe_metrics() {
+    use metrics::{describe_counter, describe_histogram};
+    describe_counter!("millrace_instance_cold_starts_total", "Instances that were started.");
+    describe_histogram!("millrace_instance_start_seconds", "How long an instance took to start.");
+    describe_histogram!(
+        "millrace_invocation_queue_seconds",
+        "How long an invocation waited for an instance."
+    );
+    describe_histogram!("millrace_invocation_run_seconds", "How long an invocation ran.");
+}

@@ -68,8 +68,8 @@ Examples:
     Edit(EditArgs),
     /// Put dead letters back to the topics that they came from.
     ///
-    /// Each goes back as it was, under its key and in the order of its key. The node does it, and
-    /// goes on when this command ends. What went back is not open any more: another run goes on
+    /// Each goes back as it was, under its key and in the order of its key; every trigger that reads
+    /// the topic meets it again. The node does it, and goes on when this command ends. What went back is not open any more: another run goes on
     /// where the first one ended, also after a kill.
     #[command(after_help = "\
 Examples:

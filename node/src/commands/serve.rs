@@ -189,5 +189,9 @@ fn start_metrics() -> Option<PrometheusHandle> {
     let builder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS_S)
         .ok()?;
-    builder.install_recorder().ok()
+    let handle = builder.install_recorder().ok()?;
+    bus::describe_metrics();
+    dispatch::describe_metrics();
+    runtime::describe_metrics();
+    Some(handle)
 }

@@ -242,7 +242,7 @@ mod tests {
             p99_ms: Some(3.0),
             error_ratio: Some(0.021),
             lag: Some(1_400),
-            instances: InstanceCounts { busy: 1, warm: 3, max: 8 },
+            instances: InstanceCounts { busy: 1, warm: 3, max: 8, queued: 0 },
             last_error: Some(LastError {
                 code: "Reading.Number".into(),
                 message: "wind\x1b[2J".into(),

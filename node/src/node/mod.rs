@@ -5,6 +5,7 @@ mod control;
 mod dead_letters;
 mod deploy;
 mod feed;
+mod figures;
 mod growth;
 mod kafka;
 mod packages;

@@ -10,7 +10,7 @@ use gateway::api::{
     API, FeedStatus, FunctionState, FunctionStatus, Health, HeldUp, InstanceCounts, LastError,
     NodeInfo, PausedTrigger, ShardCounts, ShardState, ShardStatus, Status,
 };
-use gateway::{NodeView, Readiness};
+use gateway::{NodeView, ProcessFigures, Readiness};
 use runtime::{Invoke as _, Pool};
 
 use super::deploy::{Refusal, RunningApp};
@@ -190,6 +190,7 @@ impl ShownFunction {
         let pool = pool.map_or(self.status.instances, |it| InstanceCounts {
             busy: it.busy,
             warm: it.idle,
+            queued: it.queued,
             ..self.status.instances
         });
         let state = if self.pool.is_none() {
@@ -323,6 +324,10 @@ impl NodeView for Node {
             ShardStatus { state, next, ..status.clone() }
         })
         .collect()
+    }
+
+    fn process(&self) -> ProcessFigures {
+        super::figures::of_process(self.inner.started, &self.inner.data_dir)
     }
 
     fn readiness(&self) -> Readiness {

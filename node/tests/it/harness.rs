@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bus::embedded::{Embedded, EmbeddedConfig};
 use bus::{Bus as _, TopicSpec};
 use gateway::api::{FunctionStatus, NodeInfo, ShardStatus, Status};
-use gateway::{Gateway, GatewayConfig, NodeView, Readiness};
+use gateway::{Gateway, GatewayConfig, NodeView, ProcessFigures, Readiness};
 use millrace::discovery::{NodeFile, new_token};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +44,10 @@ impl NodeView for View {
             next: Some(0),
             ..ShardStatus::default()
         }]
+    }
+
+    fn process(&self) -> ProcessFigures {
+        ProcessFigures::default()
     }
 
     fn readiness(&self) -> Readiness {

@@ -6,6 +6,7 @@ mod commands;
 mod dead_letters;
 mod deploys;
 mod harness;
+mod metrics;
 mod statuses;
 mod triggers;
 mod workers;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bus::embedded::{Embedded, EmbeddedConfig};
 use bus::{Bus, TopicSpec};
 use millrace_gateway::api::{FunctionStatus, ShardStatus, Status};
-use millrace_gateway::{Gateway, GatewayConfig, NodeView, Readiness};
+use millrace_gateway::{Gateway, GatewayConfig, NodeView, ProcessFigures, Readiness};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +51,10 @@ impl NodeView for View {
             ..ShardStatus::default()
         };
         vec![shard(7, 0), shard(8, 1)]
+    }
+
+    fn process(&self) -> ProcessFigures {
+        ProcessFigures::default()
     }
 
     fn readiness(&self) -> Readiness {

@@ -356,6 +356,18 @@ pub const PROMISES: &[Promise] = &[
         run: crate::bad_input::run,
     },
     Promise {
+        name: "partial",
+        says: "what runs again of a Lambda batch that fails, in whichever way and order, is what the \
+               rules say; what is given up says why; a kill of the node is nobody's attempt",
+        needs: "python3 (77 where there is none)",
+        flags: &[],
+        full: "20 s",
+        ci: "the same",
+        may_skip: true,
+        floors: &[("cases", 39), ("red_controls", 6)],
+        run: crate::partial::run,
+    },
+    Promise {
         name: "clients",
         says: "the runtime clients that AWS publishes run handlers here unmodified, in both event \
                modes, and its helpers for Python accept our event",

@@ -53,8 +53,12 @@ pub enum Cause {
     AttemptsExhausted,
     /// There would have been attempts left, but not the time.
     TooOld,
+    /// There would have been attempts left, but the trigger says of this failure that none helps.
+    NotRetried,
     /// No attempt could ever succeed.
     Undecodable,
+    /// No event could hold it.
+    EventTooLarge,
     /// The function succeeded, and the bus did not take what it made.
     OutputRefused,
 }
@@ -66,7 +70,9 @@ impl Cause {
         match self {
             Self::AttemptsExhausted => "RetryAttemptsExhausted",
             Self::TooOld => "RecordAgeExceeded",
+            Self::NotRetried => "NotRetried",
             Self::Undecodable => "Undecodable",
+            Self::EventTooLarge => "MaximumPayloadSizeExceeded",
             Self::OutputRefused => "OutputRefused",
         }
     }

@@ -23,8 +23,10 @@ const ORIGIN_BYTES: usize = 7 + 5 * 20 + ORIGIN.len() + 8;
 /// The failure of a record whose output its topic does not take.
 pub(crate) const OUTPUT_TOO_LARGE: &str = "Millrace.OutputTooLarge";
 
-/// What runtimes call a value that their function never saw.
+/// What runtimes call a value that their function never saw: it cannot be decoded.
 const UNDECODABLE: &str = "Millrace.Decode";
+/// Or the event for it alone would be over the limit of events.
+const EVENT_TOO_LARGE: &str = "MaximumPayloadSizeExceeded";
 
 /// Why nothing can be taken from an answer.
 #[derive(Debug)]
@@ -71,7 +73,9 @@ impl Routes {
                 match answer.end(index) {
                     frame::End::Ok => {}
                     frame::End::NotRun => exceptions.push((index as u32, End::NotRun)),
-                    frame::End::Failed { code, message } if code == UNDECODABLE => {
+                    frame::End::Failed { code, message }
+                        if [UNDECODABLE, EVENT_TOO_LARGE].contains(&code) =>
+                    {
                         let (code, message) = (code.to_owned(), message.to_owned());
                         exceptions.push((index as u32, End::Undecodable { code, message }));
                     }
@@ -388,10 +392,12 @@ impl Gathering {
     fn cause(&self, letter: &DeadLetter) -> Cause {
         match letter.code.as_str() {
             UNDECODABLE => Cause::Undecodable,
+            EVENT_TOO_LARGE => Cause::EventTooLarge,
             _ if self.config.dispatch.retry.attempts_max.get() <= letter.attempts => {
                 Cause::AttemptsExhausted
             }
             OUTPUT_TOO_LARGE => Cause::OutputRefused,
+            code if self.config.dispatch.retry.is_final(code) => Cause::NotRetried,
             _ => Cause::TooOld,
         }
     }

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// How often, and how far apart, a record is tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// Attempts in all, the first included.
     pub attempts_max: NonZeroU32,
@@ -21,6 +21,19 @@ pub struct RetryPolicy {
     /// Whether a batch that failed as a whole is halved until the bad record is found. Otherwise
     /// each of its records is charged an attempt.
     pub bisect: bool,
+    /// Failures that no further attempt can mend, by name; one that ends in `*` is how names begin.
+    pub no_retry: Vec<String>,
+}
+
+impl RetryPolicy {
+    /// Whether a record with this failure is given up at once.
+    #[must_use]
+    pub fn is_final(&self, code: &str) -> bool {
+        self.no_retry.iter().any(|name| match name.strip_suffix('*') {
+            Some(start) => code.starts_with(start),
+            None => code == name,
+        })
+    }
 }
 
 impl Default for RetryPolicy {
@@ -31,6 +44,7 @@ impl Default for RetryPolicy {
             backoff_max: Duration::from_secs(10),
             age_max: None,
             bisect: true,
+            no_retry: Vec::new(),
         }
     }
 }
@@ -40,6 +54,18 @@ impl Default for RetryPolicy {
 pub(crate) fn backoff_bound(min: Duration, max: Duration, attempt: u32) -> Duration {
     let doublings = attempt.saturating_sub(1).min(31);
     min.saturating_mul(1 << doublings).min(max)
+}
+
+/// A part of whatever bound, drawn evenly.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share(u64);
+
+impl Share {
+    pub(crate) fn of(self, bound: Duration) -> Duration {
+        let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
+        let drawn = (u128::from(self.0) * (u128::from(nanos) + 1)) >> 64;
+        Duration::from_nanos(drawn as u64)
+    }
 }
 
 /// A seeded source of jitter: SplitMix64 (Steele, Lea, Flood 2014).
@@ -53,9 +79,12 @@ impl Jitter {
 
     /// Evenly from zero to `bound`.
     pub(crate) fn up_to(&mut self, bound: Duration) -> Duration {
-        let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
-        let drawn = (u128::from(self.next()) * (u128::from(nanos) + 1)) >> 64;
-        Duration::from_nanos(drawn as u64)
+        self.draw().of(bound)
+    }
+
+    /// A part of a bound, for all who wait together.
+    pub(crate) fn draw(&mut self) -> Share {
+        Share(self.next())
     }
 
     const fn next(&mut self) -> u64 {

@@ -324,7 +324,7 @@ impl Default for Batch {
 }
 
 /// What happens to a record that fails: `retry = { .. }`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retry {
     /// Attempts in all, the first one counted, 1 to 10,000. Default 3. Records of its key (with
     /// `order = "partition"`: of its partition) wait until they are used up.
@@ -340,6 +340,11 @@ pub struct Retry {
     /// Default true; splitting costs no attempt. Without it the whole batch is tried again, and
     /// all of it is dead-lettered.
     pub bisect: bool,
+    /// `no-retry`: names of failures that no further attempt can mend, such as `ValueError`; one
+    /// that ends in `*` is how names begin. A record that fails so is dead-lettered at once.
+    /// Default: none, every failure is tried again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_retry: Vec<String>,
 }
 
 impl Retry {
@@ -357,6 +362,7 @@ impl Default for Retry {
             backoff_max: Duration::from_secs(30),
             age_max: None,
             bisect: true,
+            no_retry: Vec::new(),
         }
     }
 }

@@ -65,7 +65,7 @@ impl TriggerSpec {
             output_topic,
         } = self;
         let Batch { records, bytes, window } = batch;
-        let Retry { attempts, backoff_min, backoff_max, age_max, bisect } = retry;
+        let Retry { attempts, backoff_min, backoff_max, age_max, bisect, no_retry } = retry;
         let backoff = match backoff_min == backoff_max {
             true => format_duration(*backoff_min),
             false => {
@@ -93,6 +93,7 @@ impl TriggerSpec {
         set("retry.backoff", backoff);
         set("retry.max-age", age_max.map_or_else(none, format_duration));
         set("retry.bisect", bisect.to_string());
+        set("retry.no-retry", list(no_retry));
         set("dead-letter", dead_letter.clone());
         set("output.topic", output_topic.clone().unwrap_or_else(none));
         out
@@ -152,7 +153,7 @@ env = { LIMIT = "30" }
 topics = ["readings"]
 filter = [{ value = { c = [{ numeric = [">", 30] }] } }, { key = ["a"] }]
 batch = { window = "200ms" }
-retry = { backoff = "1s..1m" }
+retry = { backoff = "1s..1m", no-retry = ["ValueError", "Sandbox.*"] }
 output = { topic = "alerts" }
 "#;
 
@@ -192,6 +193,7 @@ output = { topic = "alerts" }
             "retry.backoff 1s..1m",
             "retry.max-age none",
             "retry.bisect true",
+            "retry.no-retry ValueError, Sandbox.*",
             "dead-letter greenhouse.hot.dead",
             "output.topic alerts",
         ];

@@ -528,6 +528,7 @@ fn shard_config(
         backoff_max: trigger.retry.backoff_max,
         age_max: trigger.retry.age_max,
         bisect: trigger.retry.bisect,
+        no_retry: trigger.retry.no_retry.clone(),
     };
     ShardConfig {
         shard: id,

@@ -163,6 +163,7 @@ fn dispatch(rng: &mut Rng) -> DispatchConfig {
             backoff_max: Duration::from_micros(3_000 + rng.draw(20_000)),
             age_max: (rng.draw(8) == 0).then_some(Duration::from_millis(400)),
             bisect: rng.draw(5) != 0,
+            no_retry: Vec::new(),
         },
         window: WindowLimits {
             records: count(16 + rng.draw(150)),

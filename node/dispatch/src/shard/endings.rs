@@ -8,7 +8,7 @@ use crate::bisect::{Halves, halve};
 use crate::command::{Command, DeadLetter, End, InvocationId, Kept};
 use crate::parking::Lot;
 use crate::records::RecordId;
-use crate::retry::backoff_bound;
+use crate::retry::{Share, backoff_bound};
 
 /// A batch whose records are looked at one by one.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ struct Tally {
     broken: BTreeSet<u64>,
     /// Records that go back to where they came from, in order.
     returned: Vec<RecordId>,
+    /// The pause of all of them, where they failed as one.
+    share: Option<Share>,
 }
 
 impl ShardDispatch {
@@ -41,7 +43,7 @@ impl ShardDispatch {
             self.release(&part.strands);
             self.push_lineage(rest);
         } else if self.made_progress(&invocation.part, &exceptions) {
-            self.settle_one_by_one(now, id, invocation, exceptions, output_bytes);
+            self.settle_one_by_one(now, id, invocation, (exceptions, None), output_bytes);
         } else {
             // Else the same batch would run for ever.
             let message = "the answer says of no record that it was run".to_owned();
@@ -65,7 +67,9 @@ impl ShardDispatch {
         }
         let failed = End::Failed { code, message };
         let exceptions = (0..).zip(std::iter::repeat_n(failed, count)).collect();
-        self.settle_one_by_one(now, id, invocation, exceptions, 0);
+        // What failed as a batch is tried as one.
+        let share = Some(self.jitter.draw());
+        self.settle_one_by_one(now, id, invocation, (exceptions, share), 0);
     }
 
     /// Whether a record was settled or charged: what comes first of its token and was run.
@@ -93,13 +97,17 @@ impl ShardDispatch {
         now: Instant,
         id: InvocationId,
         invocation: Invocation,
-        exceptions: Vec<(u32, End)>,
+        (exceptions, share): (Vec<(u32, End)>, Option<Share>),
         output_bytes: usize,
     ) {
         let Invocation { part, mut rest } = invocation;
         let count = part.records.len();
-        let mut tally =
-            Tally { kept: vec![false; count], broken: BTreeSet::new(), returned: Vec::new() };
+        let mut tally = Tally {
+            kept: vec![false; count],
+            broken: BTreeSet::new(),
+            returned: Vec::new(),
+            share,
+        };
         let mut exceptions = exceptions.into_iter().peekable();
         for (index, &record) in part.records.iter().enumerate() {
             let end = exceptions.next_if(|it| it.0 as usize == index).map(|it| it.1);
@@ -153,21 +161,23 @@ impl ShardDispatch {
                 self.dead_letter(record, code, message);
                 true
             }
-            Some(End::Failed { code, message }) => match self.charge(now, record) {
-                None => {
-                    self.dead_letter(record, code, message);
-                    true
-                }
-                Some(due_at) if !blocked => {
-                    self.counters.retried += 1;
-                    self.back_off(record, due_at, (code, message));
-                    if entry.is_ordered() {
-                        tally.broken.insert(entry.token);
+            Some(End::Failed { code, message }) => {
+                match self.charge(now, record, &code, tally.share) {
+                    None => {
+                        self.dead_letter(record, code, message);
+                        true
                     }
-                    return false;
+                    Some(due_at) if !blocked => {
+                        self.counters.retried += 1;
+                        self.back_off(record, due_at, (code, message));
+                        if entry.is_ordered() {
+                            tally.broken.insert(entry.token);
+                        }
+                        return false;
+                    }
+                    Some(_) => false,
                 }
-                Some(_) => false,
-            },
+            }
         };
         match dead {
             true if is_front => self.end_hold(entry.token),
@@ -195,17 +205,24 @@ impl ShardDispatch {
     }
 
     /// Charges an attempt; when the record may be tried again, if it may.
-    fn charge(&mut self, now: Instant, record: RecordId) -> Option<Instant> {
+    fn charge(
+        &mut self,
+        now: Instant,
+        record: RecordId,
+        code: &str,
+        share: Option<Share>,
+    ) -> Option<Instant> {
         self.counters.failed += 1;
-        let retry = self.config.retry;
+        let retry = &self.config.retry;
         let entry = self.records.entry_mut(record);
         entry.attempts += 1;
         let attempts = entry.attempts;
-        if retry.attempts_max.get() <= attempts {
+        if retry.attempts_max.get() <= attempts || retry.is_final(code) {
             return None;
         }
         let bound = backoff_bound(retry.backoff_min, retry.backoff_max, attempts);
-        let due_at = now + self.jitter.up_to(bound);
+        let share = share.unwrap_or_else(|| self.jitter.draw());
+        let due_at = now + share.of(bound);
         let too_old = retry.age_max.is_some_and(|age_max| {
             let passed = due_at.saturating_duration_since(self.clock.0).as_millis();
             let wall = i128::from(self.clock.1.0) + passed.cast_signed();

@@ -178,6 +178,7 @@ impl Model {
                 backoff_max: Duration::from_millis(50),
                 age_max: None,
                 bisect: self.draw(4) != 0,
+                no_retry: Vec::new(),
             },
             window,
             park,

@@ -15,7 +15,7 @@ struct Bench {
 }
 
 /// What a command says, with offsets for records.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Said {
     /// Id, offsets, and the attempt of the first record.
     Invoke(u64, Vec<i64>, u32),
@@ -52,6 +52,7 @@ fn config(order: Order) -> DispatchConfig {
             backoff_max: Duration::from_secs(1),
             age_max: None,
             bisect: true,
+            no_retry: vec!["Final".to_owned(), "Never.*".to_owned()],
         },
         window: WindowLimits {
             records: count(100),
@@ -653,4 +654,38 @@ fn filtered_records_pass_one_that_waits() {
     bench.core.on_drain(bench.now);
     assert_eq!(bench.said(), [Commit(0, 2, 0, vec![(1, 3)])], "a drain does not wait");
     assert_eq!(bench.committed(0), [Drained]);
+}
+
+#[test]
+fn a_failure_that_is_not_tried_again_is_a_dead_letter_at_once() {
+    for (code, is_final) in [("Final", true), ("Never.x", true), ("Finally", false)] {
+        let mut bench = Bench::new(config(Order::Key));
+        assert_eq!(bench.fetched(0, &["a"]), [Invoke(0, vec![0], 1)]);
+        let said = bench.outcome(0, ended(&[(0, fail(code))]));
+        let dead = [Dead(0, 1, code.to_owned()), Commit(0, 1, 1, vec![])];
+        assert_eq!(said, if is_final { dead.to_vec() } else { Vec::new() }, "{code}");
+        assert_eq!(bench.core.counters().retried, u64::from(!is_final));
+    }
+    // One of a batch is found first: the others are not to blame.
+    let mut bench = Bench::new(config(Order::None));
+    assert_eq!(bench.fetched(0, &["a", "b"]), [Invoke(0, vec![0, 1], 1)]);
+    let failed = || Outcome::Failed {
+        blame: Blame::Batch,
+        code: "Final".to_owned(),
+        message: "it crashed".to_owned(),
+    };
+    assert_eq!(bench.outcome(0, failed()), [Invoke(1, vec![0], 1)]);
+    let said = bench.outcome(1, failed());
+    assert_eq!(said[..1], [Dead(0, 1, "Final".to_owned())]);
+    assert!(said.contains(&Invoke(2, vec![1], 1)), "{said:?}");
+}
+
+#[test]
+fn without_bisection_a_batch_is_tried_again_as_a_batch() {
+    let mut config = config(Order::None);
+    config.retry.bisect = false;
+    let mut bench = Bench::new(config);
+    assert_eq!(bench.fetched(0, &["a", "b", "-", "c"]), [Invoke(0, vec![0, 1, 2, 3], 1)]);
+    assert_eq!(bench.outcome(0, failed(Blame::Batch)), []);
+    assert_eq!(bench.wait(), [Invoke(1, vec![0, 1, 2, 3], 2)]);
 }

@@ -104,7 +104,7 @@ pub(super) const DELIVERIES: &[Planned] =
 
 pub(super) const RETRY: &[Planned] = &[
     plan("partial", "every record has its own result anyway", "take it out"),
-    plan("on", "classes of errors come later", "take it out: every failure is tried again"),
+    plan("on", "every failure is tried again", "name those that are not in `no-retry`"),
     plan("delays", "delayed retry comes later", "use `backoff`"),
     plan("budget", "retry budgets come later", "use `attempts`"),
 ];

@@ -95,6 +95,7 @@ fn a_good_manifest_says_what_it_says() {
         backoff_max: Duration::from_secs(60),
         age_max: Some(Duration::from_secs(3_600)),
         bisect: false,
+        no_retry: Vec::new(),
     };
     assert_eq!(trigger.retry, retry);
     assert_eq!(trigger.dead_letter, "readings.dead");
@@ -250,6 +251,9 @@ fn every_mistake_has_its_code_and_line() {
         (trigger, "retry = { backoff = \"1s..\" }", "E0210", "backoff = \"1s..30s\""),
         (trigger, "retry = { backoff = \"3s..1s\" }", "E0212", "the longest"),
         (trigger, "retry = { max-age = \"0s\" }", "E0211", "1s to"),
+        (trigger, "retry = { no-retry = \"ValueError\" }", "E0204", "no-retry = [\"ValueError\"]"),
+        (trigger, "retry = { no-retry = [\"*\"] }", "E0205", "attempts = 1"),
+        (trigger, "retry = { no-retry = [\"A*b\"] }", "E0205", "Sandbox.*"),
         (trigger, "dead-letter = \"clean\"", "E0215", "its dead letters"),
         (trigger, "dead-letter = \"\"", "E0209", "empty"),
         (trigger, "filter = { value = { c = 30 } }", "E0221", "a list, even of one: c = [30]"),

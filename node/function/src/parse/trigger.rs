@@ -231,8 +231,32 @@ fn read_retry(section: &Section<'_>) -> Retry {
     let year = Duration::from_secs(366 * 86_400);
     retry.age_max = section.duration("max-age", Duration::from_secs(1), year).map(|age| age.value);
     retry.bisect = section.boolean("bisect").unwrap_or(retry.bisect);
+    retry.no_retry = read_no_retry(section);
     section.finish(planned::RETRY);
     retry
+}
+
+/// Names of failures, whole or how they begin.
+fn read_no_retry(section: &Section<'_>) -> Vec<String> {
+    let Some(names) = section.strings("no-retry") else { return Vec::new() };
+    let mut read = Vec::with_capacity(names.value.len());
+    for name in names.value {
+        let stem = name.value.strip_suffix('*').unwrap_or(name.value);
+        if stem.is_empty() || stem.contains('*') {
+            let message = format!("`no-retry` cannot hold {:?}", name.value);
+            let error = section.log.error(code::WRONG_VALUE, &name.span, message);
+            let error =
+                error.note("the name of a failure, or how names begin with a `*` behind it");
+            section.log.push(if stem.is_empty() {
+                error.help("`attempts = 1` tries nothing again")
+            } else {
+                error.help("write it as `no-retry = [\"ValueError\", \"Sandbox.*\"]`")
+            });
+        } else {
+            read.push(name.value.to_owned());
+        }
+    }
+    read
 }
 
 /// `"1s..30s"`, or one duration for every pause.

@@ -47,8 +47,8 @@ pub struct DeadLetterList {
 pub struct DeadLetterCause {
     /// The name of the failure.
     pub error_type: String,
-    /// Why the record was given up: `RetryAttemptsExhausted`, `RecordAgeExceeded`, `Undecodable`
-    /// or `OutputRefused`.
+    /// Why the record was given up: `RetryAttemptsExhausted`, `RecordAgeExceeded`, `NotRetried`,
+    /// `Undecodable`, `MaximumPayloadSizeExceeded` or `OutputRefused`.
     pub cause: String,
     /// The function's name.
     pub function: String,

@@ -47,7 +47,7 @@ pub(super) struct Case {
 
 const RETRY: &str = "attempts = 3, backoff = \"20ms\"";
 
-pub(super) const CASES: [Case; 13] = [
+pub(super) const CASES: [Case; 14] = [
     Case {
         name: "success",
         retry: RETRY,
@@ -123,6 +123,13 @@ pub(super) const CASES: [Case; 13] = [
                   return say('ok', None)",
     },
     Case { name: "large", retry: RETRY, handler: "return say('ok', None)" },
+    Case {
+        name: "parts",
+        retry: RETRY,
+        // Of a batch that takes several events, one record fails in the first.
+        handler: "bad = [n for n in batch if n == 2 and tried[n] == 0]\n    \
+                  return say('reported', {'batchItemFailures': [identifier(n) for n in bad]}, bad)",
+    },
 ];
 
 /// A record for which no event is large enough, and how long those of that case are.
@@ -241,12 +248,17 @@ fn read(line: &str) -> Option<Run> {
     })
 }
 
-/// Appends the records of a case in one call.
+fn is_large(case: &Case) -> bool {
+    ["large", "parts"].contains(&case.name)
+}
+
+/// Appends the records of a case in one call, where they are not too large for that.
 pub(super) fn produce(api: &Api, case: &Case, order: Order) -> Result<(), NotShown> {
     let record = |n: u64| {
         let mut value = format!("{{\"n\":{n}");
-        if case.name == "large" {
-            let bytes = if n == TOO_LARGE { 5 * LARGE_BYTES } else { LARGE_BYTES };
+        if is_large(case) {
+            let too_large = case.name == "large" && n == TOO_LARGE;
+            let bytes = if too_large { 5 * LARGE_BYTES } else { LARGE_BYTES };
             value.push_str(&format!(",\"pad\":\"{}\"", "x".repeat(bytes)));
         }
         value.push('}');
@@ -259,7 +271,7 @@ pub(super) fn produce(api: &Api, case: &Case, order: Order) -> Result<(), NotSho
     let path = format!("/v1/topics/{}/records", function(case, order));
     // A request has a limit of its own.
     let numbers: Vec<u64> = (0..RECORDS).collect();
-    let at_once = if case.name == "large" { 4 } else { numbers.len() };
+    let at_once = if is_large(case) { 4 } else { numbers.len() };
     for numbers in numbers.chunks(at_once) {
         let records: Vec<Value> = numbers.iter().map(|n| record(*n)).collect();
         api.post(&path, &json!({ "records": records }))?;

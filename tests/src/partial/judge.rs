@@ -187,6 +187,25 @@ pub(super) fn judge(case: &Case, seen: &Seen) -> Result<(), String> {
             hold!(1 < seen.runs.len(), "12 MiB came in one event");
             seen.ended_well_but(&[TOO_LARGE])
         }
+        "parts" => {
+            seen.only_dead(&[])?;
+            seen.runs_again()?;
+            // What has to wait for 2 waits in whichever event it was to come.
+            let again = seen.last(2);
+            let waits = |n: &u64| match seen.order {
+                Order::None => false,
+                Order::Key => n % KEYS == 2,
+                Order::Partition => true,
+            };
+            (3..RECORDS).filter(waits).try_for_each(|n| {
+                let with = |run: &&Run| run.batch.contains(&2);
+                let ahead = seen.given(n).filter(|run| !with(run)).count();
+                let after = seen.runs.iter().skip(again.unwrap_or_default());
+                let behind = after.filter(|run| run.batch.contains(&n) && !with(run)).count();
+                hold!(ahead == behind, "{n} ran before 2 was tried again");
+                Ok(())
+            })
+        }
         other => Err(format!("no rule for {other}")),
     }
 }

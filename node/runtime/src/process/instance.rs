@@ -151,6 +151,7 @@ impl Instance {
     async fn call_lambda(&mut self, invocation: &Invocation, request: &Request<'_>) -> Called {
         let mut response = ResponseBuilder::new(request.batch_id(), request.len());
         let clock = Clock::new(request);
+        let mut held = Held::default();
         for part in events::kafka_events(request, &self.brokers) {
             let (range, body) = match part {
                 events::Part::Event { range, body } => (range, body),
@@ -160,6 +161,11 @@ impl Instance {
                     continue;
                 }
             };
+            // An event with a record that has to wait waits as a whole, and holds back what it has.
+            if range.clone().any(|index| held.holds(request.order(), &request.get(index))) {
+                range.for_each(|index| held.failed(&request.get(index)));
+                continue;
+            }
             let headers = self.headers(&clock, JSON);
             let event = Event { headers, body: body.into(), answer_bytes_max: ANSWER_BYTES_MAX };
             let failure = match self.round(event, invocation.timeout).await {
@@ -175,6 +181,7 @@ impl Instance {
                     match read {
                         Ok(answer) => {
                             answer.write(&mut response);
+                            answer.open().for_each(|index| held.failed(&request.get(index)));
                             if !self.freed(invocation.timeout).await {
                                 let message = "the process did not ask for more after its answer";
                                 return ended(

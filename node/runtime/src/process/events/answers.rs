@@ -162,6 +162,11 @@ enum End {
 }
 
 impl LambdaAnswer {
+    /// The records that did not end well, by index of the batch.
+    pub(crate) fn open(&self) -> impl Iterator<Item = usize> {
+        self.range.clone().zip(&self.ends).filter(|(_, end)| **end != End::Ok).map(|it| it.0)
+    }
+
     /// Adds it to the answer of the whole batch.
     pub(crate) fn write(&self, response: &mut ResponseBuilder) {
         for (index, end) in self.range.clone().zip(&self.ends) {

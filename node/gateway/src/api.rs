@@ -4,6 +4,7 @@
 
 mod apps;
 mod dead_letters;
+mod doctor;
 mod triggers;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub use dead_letters::{
     DeadLetterCause, DeadLetterChoice, DeadLetterEdit, DeadLetterInfo, DeadLetterList, Redrive,
     RedriveState, RedriveStatus,
 };
+pub use doctor::{Examination, Finding, Verdict};
 pub use triggers::{Seek, Sought, SoughtPartition, TriggerInfo, TriggerList};
 
 /// The version of every answer here.

@@ -22,6 +22,7 @@
 //! | `PUT /v1/packages/{digest}` | an archive, in the layout of node/function/src/archive.rs |
 //! | `POST /v1/apps/{a}:deploy` | [`Proposal`](api::Proposal), with the plan's version in `If-Match` |
 //! | `DELETE /v1/apps/{a}` | ends it; topics stay |
+//! | `GET /v1/doctor` | [`Examination`](api::Examination) |
 //! | `GET /v1/triggers` | [`TriggerList`](api::TriggerList) |
 //! | `POST /v1/triggers/{a}/{f}/{t}:pause`, `:resume` | takes no records any more, or goes on |
 //! | `POST /v1/triggers/{a}/{f}/{t}:seek` | [`Seek`](api::Seek): moves positions, or previews it |

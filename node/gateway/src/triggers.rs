@@ -1,4 +1,5 @@
-//! Routes of triggers: list, pause, resume, seek. What is asked is given to the node.
+//! Routes of an operator: triggers are listed, paused, resumed and sought, and the node examines
+//! itself. What is asked is given to the node.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
-use crate::api::{Seek, TriggerList};
+use crate::api::{Examination, Seek, TriggerList};
 use crate::problem::Refusal;
 use crate::read::Begin;
 use crate::routes::{App, question};
@@ -21,6 +22,7 @@ const QUESTION_BYTES_MAX: usize = 4 << 10;
 
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
+        .route("/v1/doctor", get(doctor))
         .route("/v1/triggers", get(list))
         .route("/v1/triggers/{app}/{function}/{trigger}", post(verb))
 }
@@ -31,6 +33,10 @@ pub(crate) fn node(app: &App) -> Result<&dyn Operations, Refusal> {
 
 pub(crate) fn no_such() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, codes::NO_ROUTE, "there is nothing under this path")
+}
+
+async fn doctor(State(app): State<Arc<App>>) -> Result<Json<Examination>, Refusal> {
+    Ok(Json(node(&app)?.examine().await))
 }
 
 async fn list(State(app): State<Arc<App>>) -> Result<Json<TriggerList>, Refusal> {

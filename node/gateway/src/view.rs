@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::api::{
-    AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, FunctionList, Plan,
-    Proposal, Redrive, RedriveStatus, RevisionList, RolledBack, Seek, ShardStatus, Sought, Status,
-    Target, TriggerInfo, TriggerList,
+    AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Examination,
+    FunctionList, Plan, Proposal, Redrive, RedriveStatus, RevisionList, RolledBack, Seek,
+    ShardStatus, Sought, Status, Target, TriggerInfo, TriggerList,
 };
 use crate::data::Data;
 use crate::read::Begin;
@@ -175,6 +175,9 @@ pub trait Applications: Send + Sync + Debug {
 /// to its end whether or not anybody waits for the answer.
 #[async_trait]
 pub trait Operations: Send + Sync + Debug {
+    /// Examines the node and the machine under it.
+    async fn examine(&self) -> Examination;
+
     /// Every trigger. `lag` is left to the gateway, which asks the bus.
     fn triggers(&self) -> TriggerList;
 

@@ -7,6 +7,7 @@ pub mod consume;
 pub mod dead_letter;
 pub mod deploy;
 pub mod dev;
+pub mod doctor;
 pub mod error;
 pub mod event;
 pub mod explain;

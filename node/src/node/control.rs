@@ -10,9 +10,9 @@ use cluster::{Command, History};
 use function::{Manifest, Name, Package, PackageDigest};
 use gateway::api::{
     API, AliasInfo, AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList,
-    Deployed as Answer, FunctionError, FunctionInfo, FunctionList, FunctionOutcome, Outcome, Plan,
-    Proposal, Redrive, RedriveStatus, RevisionInfo, RevisionList, RevisionName, RolledBack, Seek,
-    Sought, Target, TriggerInfo, TriggerList,
+    Deployed as Answer, Examination, FunctionError, FunctionInfo, FunctionList, FunctionOutcome,
+    Outcome, Plan, Proposal, Redrive, RedriveStatus, RevisionInfo, RevisionList, RevisionName,
+    RolledBack, Seek, Sought, Target, TriggerInfo, TriggerList,
 };
 use gateway::{Applications, Begin, Data, Operations, Refused};
 
@@ -538,6 +538,10 @@ impl Applications for Node {
 
 #[async_trait]
 impl Operations for Node {
+    async fn examine(&self) -> Examination {
+        Self::examine(self).await
+    }
+
     fn triggers(&self) -> TriggerList {
         self.trigger_list()
     }

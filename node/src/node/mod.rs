@@ -4,6 +4,7 @@
 mod control;
 mod dead_letters;
 mod deploy;
+mod doctor;
 mod feed;
 mod figures;
 mod growth;
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use control::check_alias;
 pub use deploy::{Deployed, Refusal};
+pub use doctor::examine_machine;
 pub use feed::FeedProgress;
 pub use kafka::Kafka;
 

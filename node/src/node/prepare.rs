@@ -129,11 +129,7 @@ async fn start_process(
     revision: &str,
     package: Package,
 ) -> Result<Arc<Pool>, Refused> {
-    let language = match spec.runtime {
-        function::Runtime::Python(minor) => Language::Python(minor),
-        function::Runtime::Node(major) => Language::Node(major),
-        function::Runtime::Provided | function::Runtime::Wasm => Language::Provided,
-    };
+    let language = language_of(spec.runtime);
     let program = inner.workers.program(language).await;
     let program = program.map_err(|error| ("E0316", error.to_string()))?;
     let folder = with_store(inner, move |inner| inner.packages.unpack(&package)).await?;
@@ -149,6 +145,15 @@ async fn start_process(
     let pool = inner.workers.pool(worker, config);
     pool.try_start().await.map_err(|failure| ("E0315", failure.to_string()))?;
     Ok(pool)
+}
+
+/// What runs a process function.
+pub(super) const fn language_of(runtime: function::Runtime) -> Language {
+    match runtime {
+        function::Runtime::Python(minor) => Language::Python(minor),
+        function::Runtime::Node(major) => Language::Node(major),
+        function::Runtime::Provided | function::Runtime::Wasm => Language::Provided,
+    }
 }
 
 fn pool_config(spec: &FunctionSpec) -> PoolConfig {

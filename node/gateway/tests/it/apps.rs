@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_gateway::api::{
-    AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, FunctionList, Plan,
-    Proposal, Redrive, RedriveStatus, RevisionList, RolledBack, Seek, Sought, Target, TriggerInfo,
-    TriggerList,
+    AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Examination,
+    FunctionList, Plan, Proposal, Redrive, RedriveStatus, RevisionList, RolledBack, Seek, Sought,
+    Target, TriggerInfo, TriggerList,
 };
 use millrace_gateway::{Applications, Begin, Data, Operations, Refused};
 use serde_json::json;
@@ -120,6 +120,10 @@ impl Applications for Asked {
 
 #[async_trait]
 impl Operations for Asked {
+    async fn examine(&self) -> Examination {
+        Examination { api: 1, ..Examination::default() }
+    }
+
     fn triggers(&self) -> TriggerList {
         let lag = |it: &str| TriggerInfo { trigger: it.into(), ..TriggerInfo::default() };
         TriggerList { api: 1, triggers: vec![lag("a/f/f"), lag("nobody/knows/it")] }
@@ -223,6 +227,7 @@ fn what_an_operator_asks_reaches_the_node() {
     let served = Served::new();
     let list = served.get("/v1/triggers").ok();
     assert_eq!(list["triggers"][1]["lag"], json!(null), "unknown is not zero");
+    assert_eq!(served.get("/v1/doctor").ok()["findings"], json!([]));
     served.post("/v1/triggers/a/f/f:pause", &json!({})).ok();
     served.post("/v1/triggers/a/f/f:resume", &json!({})).ok();
     served.post("/v1/triggers/b/f/f:resume", &json!({})).refused(404, "E0506");

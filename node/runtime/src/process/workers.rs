@@ -110,6 +110,12 @@ pub(crate) struct Template {
 }
 
 impl Workers {
+    /// Whether the kernel keeps workers to their memory; else the node does.
+    #[must_use]
+    pub fn limits_memory(&self) -> bool {
+        self.shared.groups != Groups::None
+    }
+
     /// Makes ready what workers need. Call it within the runtime that is to serve them.
     ///
     /// # Errors

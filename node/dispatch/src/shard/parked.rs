@@ -200,7 +200,10 @@ impl ShardDispatch {
         }
         let Some(limits) = self.config.park else { return };
         let may_run = self.mode == Mode::Running && !self.paused && self.wait.is_none();
-        if !may_run || limits.records.get() <= self.holds.parking.busy() {
+        // What was read back and has ended is in memory until its commit is durable (SD-6).
+        let most = self.config.window.records.get() + limits.records.get();
+        let is_full = most <= self.records.len();
+        if !may_run || is_full || limits.records.get() <= self.holds.parking.busy() {
             return;
         }
         let batch = self.config.batch;

@@ -1,17 +1,24 @@
-//! `millrace lag`: how many records each trigger has before it, in all or by partition.
+//! `millrace lag`: how many records each trigger has before it, in all or by partition. Where
+//! there are any, a second look says how quickly they go, and when a trigger will have caught up.
+
+use std::time::{Duration, Instant};
 
 use gateway::api::{Lag, PartitionLag, ShardState};
 
 use super::error::CommandError;
+use super::wait;
 use crate::cli::Globals;
 use crate::client::Client;
-use crate::output::{self, Format, Paint, Rows, count, count_or_unknown};
+use crate::output::{self, Format, Paint, Rows, count, count_or_unknown, span};
 
-/// Shows how far triggers are behind.
+/// Between two looks.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
+/// Shows how far triggers are behind, and when they will have caught up.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  millrace lag                  by trigger and topic
+  millrace lag                  by trigger and topic; a second longer where somebody is behind
   millrace lag -p               by partition
   millrace lag tidy             of one function or trigger
   millrace lag -o json          for programs; null is unknown, not zero")]
@@ -29,11 +36,16 @@ pub struct LagArgs {
 ///
 /// When no node answers.
 pub fn run(args: &LagArgs, globals: &Globals) -> Result<(), CommandError> {
-    let mut lag: Lag = Client::connect(globals)?.get("/v1/lag")?;
-    if let Some(name) = &args.name {
-        lag.triggers.retain(|trigger| trigger.trigger.contains(name.as_str()));
-        lag.total = lag.triggers.iter().map(|trigger| trigger.lag).sum();
-    }
+    let client = Client::connect(globals)?;
+    let look = || -> Result<Lag, CommandError> {
+        let mut lag: Lag = client.get("/v1/lag")?;
+        if let Some(name) = &args.name {
+            lag.triggers.retain(|trigger| trigger.trigger.contains(name.as_str()));
+            lag.total = lag.triggers.iter().map(|trigger| trigger.lag).sum();
+        }
+        Ok(lag)
+    };
+    let (mut lag, looked_at) = (look()?, Instant::now());
     if globals.output == Format::Json {
         return output::print_json(&lag);
     }
@@ -41,17 +53,44 @@ pub fn run(args: &LagArgs, globals: &Globals) -> Result<(), CommandError> {
         return output::print("no triggers\n");
     }
     let paint = Paint::new(globals.colour_on_stdout());
-    let rows = if args.partitions { by_partition(&lag) } else { by_topic(&lag) };
+    let mut before = None;
+    if !args.partitions && lag.total != Some(0) {
+        wait::pause(LOOK_AFTER);
+        let first = std::mem::replace(&mut lag, look()?);
+        before = Some((first, looked_at.elapsed()));
+    }
+    let rows = match args.partitions {
+        true => by_partition(&lag),
+        false => by_topic(&lag, before.as_ref().map(|(first, time)| (first, *time))),
+    };
     output::print(&format!("{}total {}\n", rows.render(paint), count_or_unknown(lag.total)))
 }
 
-fn by_topic(lag: &Lag) -> Rows {
-    let mut rows = Rows::new(&["TRIGGER", "TOPIC", ">PARTITIONS", ">LAG", ">WORST", "STATE"]);
+fn by_topic(lag: &Lag, before: Option<(&Lag, Duration)>) -> Rows {
+    let mut rows = Rows::new(&[
+        "TRIGGER",
+        "TOPIC",
+        ">PARTITIONS",
+        ">LAG",
+        ">WORST",
+        ">RATE/s",
+        "CAUGHT UP",
+        "STATE",
+    ]);
     for trigger in &lag.triggers {
         for partitions in trigger.partitions.chunk_by(|a, b| a.topic == b.topic) {
             let total = partitions.iter().map(|partition| partition.lag).sum();
             let worst = partitions.iter().max_by_key(|partition| partition.lag.unwrap_or(u64::MAX));
             let worst = worst.filter(|worst| worst.lag != Some(0));
+            let pace = before.and_then(|(first, time)| {
+                let known = first.triggers.iter().find(|it| it.trigger == trigger.trigger)?;
+                pace(&known.partitions, partitions, time)
+            });
+            let (rate, caught_up) = match (total, pace) {
+                (Some(0), _) => ("-".to_owned(), "now".to_owned()),
+                (_, Some(pace)) => (count(pace.settled_per_s.round() as u64), pace.told()),
+                (_, None) => ("-".to_owned(), "unknown".to_owned()),
+            };
             rows.push(vec![
                 trigger.trigger.clone(),
                 partitions[0].topic.clone(),
@@ -60,11 +99,51 @@ fn by_topic(lag: &Lag) -> Rows {
                 worst.map_or_else(String::new, |worst| {
                     format!("[{}] {}", worst.partition, count_or_unknown(worst.lag))
                 }),
+                rate,
+                caught_up,
                 states(partitions),
             ]);
         }
     }
     rows
+}
+
+/// How partitions of a topic went between two looks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Pace {
+    settled_per_s: f64,
+    /// How much shorter the lag got, a second; below zero it grew.
+    gained_per_s: f64,
+    lag: u64,
+}
+
+impl Pace {
+    fn told(self) -> String {
+        match self {
+            Self { gained_per_s, lag, .. } if 0.0 < gained_per_s => {
+                let ms = lag as f64 / gained_per_s * 1e3;
+                format!("in {}", span(ms.min(1e15) as u64))
+            }
+            Self { settled_per_s: 0.0, .. } => "never: it stands".to_owned(),
+            _ => "never: it grows".to_owned(),
+        }
+    }
+}
+
+/// `None` where something is unknown, or a position was moved back meanwhile.
+fn pace(before: &[PartitionLag], now: &[PartitionLag], time: Duration) -> Option<Pace> {
+    let (mut settled, mut gained, mut lag) = (0_i64, 0_i64, 0);
+    for it in now {
+        let is_it =
+            |other: &&PartitionLag| (&other.topic, other.partition) == (&it.topic, it.partition);
+        let other = before.iter().find(is_it)?;
+        settled += it.next? - other.next?;
+        gained += i64::try_from(other.lag?).ok()? - i64::try_from(it.lag?).ok()?;
+        lag += it.lag?;
+    }
+    let per_s = |count: i64| count as f64 / time.as_secs_f64();
+    let (settled_per_s, gained_per_s) = (per_s(settled), per_s(gained));
+    (0 <= settled).then_some(Pace { settled_per_s, gained_per_s, lag })
 }
 
 fn by_partition(lag: &Lag) -> Rows {
@@ -141,12 +220,32 @@ mod tests {
             ..Lag::default()
         };
         let expected = "\
-TRIGGER  TOPIC  PARTITIONS      LAG        WORST  STATE
-app/f/f  a               2        3        [0] 3  running
-app/f/f  b               2  unknown  [0] unknown  1 of 2 stopped
+TRIGGER  TOPIC  PARTITIONS      LAG        WORST  RATE/s  CAUGHT UP  STATE
+app/f/f  a               2        3        [0] 3       -  unknown    running
+app/f/f  b               2  unknown  [0] unknown       -  unknown    1 of 2 stopped
 ";
-        assert_eq!(by_topic(&lag).render(Paint::default()), expected);
+        assert_eq!(by_topic(&lag, None).render(Paint::default()), expected);
         let text = by_partition(&lag).render(Paint::default());
         assert!(text.lines().nth(1).unwrap().contains("a[0]"), "{text}");
+    }
+
+    #[test]
+    fn two_looks_say_when_a_trigger_will_have_caught_up() {
+        let at = |next, end| PartitionLag {
+            topic: "a".to_owned(),
+            end,
+            next: Some(next),
+            lag: u64::try_from(end - next).ok(),
+            ..PartitionLag::default()
+        };
+        let told = |before: PartitionLag, now: PartitionLag| {
+            pace(&[before], &[now], Duration::from_secs(2)).map(|it| (it.settled_per_s, it.told()))
+        };
+        assert_eq!(told(at(0, 1_000), at(400, 1_200)), Some((200.0, "in 8s".to_owned())));
+        assert_eq!(told(at(0, 100), at(50, 200)), Some((25.0, "never: it grows".to_owned())));
+        assert_eq!(told(at(0, 100), at(0, 200)), Some((0.0, "never: it stands".to_owned())));
+        assert_eq!(told(at(50, 100), at(0, 100)), None, "somebody moved it back");
+        assert_eq!(told(PartitionLag { lag: None, ..at(0, 1) }, at(1, 1)), None);
+        assert_eq!(pace(&[], &[at(0, 1)], LOOK_AFTER), None, "a partition that is new");
     }
 }

@@ -71,7 +71,9 @@ fn room(data_dir: &Path) -> Finding {
             "choose a folder that this user may use",
         );
     };
-    left(data_dir, disk.f_bavail as f64 / disk.f_blocks.max(1) as f64)
+    // As df has it: what is kept for root is no part of it.
+    let all = disk.f_blocks.saturating_sub(disk.f_bfree) + disk.f_bavail;
+    left(data_dir, disk.f_bavail as f64 / all.max(1) as f64)
 }
 
 fn left(data_dir: &Path, share: f64) -> Finding {

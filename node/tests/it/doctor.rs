@@ -26,7 +26,7 @@ fn what_is_not_well_is_named_with_its_remedy_and_ends_with_status_1() {
     let said = mill.run("doctor");
     assert_eq!((said.status, said.err.as_str()), (Some(0), ""), "{said:?}");
     for line in
-        ["ok    data  ", "ok    descriptors  ", "ok    python3  /", "ok    bus  the node's own"]
+        ["  data  /", "ok    descriptors  ", "ok    python3  /", "ok    bus  the node's own"]
     {
         assert!(said.out.contains(line), "{line}: {said:?}");
     }

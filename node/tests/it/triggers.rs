@@ -111,7 +111,7 @@ fn a_paused_trigger_takes_nothing_until_it_is_resumed_whatever_happens_meanwhile
     assert!(status.contains("! mill/mark/mark: paused "), "{status}");
     assert!(status.contains(" trigger resume mill/mark/mark\n"), "{status}");
     let lag = mill.run("lag mark").ok();
-    assert!(lag.contains("1  [0] 1  paused\n"), "{lag}");
+    assert!(lag.contains("1  [0] 1       0  never: it stands  paused\n"), "{lag}");
     assert_eq!(outputs(&mill), ["a"], "nothing was run");
 
     assert_eq!(mill.run("trigger resume mill/mark/mark").ok(), "resumed mill/mark/mark\n");

@@ -10,8 +10,8 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 
 use crate::commands::error::{CommandError, exit};
 use crate::commands::{
-    build, completions, consume, dead_letter, deploy, dev, doctor, event, explain, lag, new, plan,
-    produce, revisions, serve, status, topic, trigger,
+    build, completions, consume, dead_letter, deploy, dev, doctor, event, explain, lag, logs, new,
+    plan, produce, revisions, serve, status, topic, trigger,
 };
 use crate::output::{ColorChoice, Format};
 
@@ -130,6 +130,8 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Show how far triggers are behind.
     Lag(lag::LagArgs),
+    /// Show what functions said.
+    Logs(logs::LogsArgs),
     /// Examine a node and its machine, with a remedy for what is not well.
     Doctor(doctor::DoctorArgs),
     /// Explain the code of an error.
@@ -246,6 +248,7 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Event(args) => event::run(args, globals),
         Command::Status(args) => status::run(args, globals),
         Command::Lag(args) => lag::run(args, globals),
+        Command::Logs(args) => logs::run(args, globals),
         Command::Doctor(args) => doctor::run(args, globals),
         Command::Explain(args) if globals.output == Format::Json => explain::run_json(args),
         Command::Explain(args) => explain::run(args),

@@ -5,6 +5,7 @@
 mod apps;
 mod dead_letters;
 mod doctor;
+mod logs;
 mod triggers;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ pub use dead_letters::{
     RedriveState, RedriveStatus,
 };
 pub use doctor::{Examination, Finding, Verdict};
+pub use logs::{LogEntry, LogLines, LogQuestion};
 pub use triggers::{Seek, Sought, SoughtPartition, TriggerInfo, TriggerList};
 
 /// The version of every answer here.

@@ -1,16 +1,17 @@
-//! Routes of an operator: triggers are listed, paused, resumed and sought, and the node examines
-//! itself. What is asked is given to the node.
+//! Routes of an operator: triggers are listed, paused, resumed and sought, the node examines itself
+//! and tells what functions said. What is asked is given to the node.
 
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
-use crate::api::{Examination, Seek, TriggerList};
+use crate::api::{Examination, LogLines, LogQuestion, Seek, TriggerList};
 use crate::problem::Refusal;
 use crate::read::Begin;
 use crate::routes::{App, question};
@@ -23,6 +24,7 @@ const QUESTION_BYTES_MAX: usize = 4 << 10;
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/v1/doctor", get(doctor))
+        .route("/v1/logs", get(logs))
         .route("/v1/triggers", get(list))
         .route("/v1/triggers/{app}/{function}/{trigger}", post(verb))
 }
@@ -37,6 +39,17 @@ pub(crate) fn no_such() -> Refusal {
 
 async fn doctor(State(app): State<Arc<App>>) -> Result<Json<Examination>, Refusal> {
     Ok(Json(node(&app)?.examine().await))
+}
+
+async fn logs(
+    State(app): State<Arc<App>>,
+    asked: Result<Query<LogQuestion>, QueryRejection>,
+) -> Result<Json<LogLines>, Refusal> {
+    let Query(asked) = asked.map_err(|error| Refusal::bad(error.body_text()))?;
+    tokio::select! {
+        said = node(&app)?.logs(asked) => Ok(Json(said?)),
+        () = app.stopping.cancelled() => Err(bus::Error::Closed.into()),
+    }
 }
 
 async fn list(State(app): State<Arc<App>>) -> Result<Json<TriggerList>, Refusal> {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use crate::api::{
     AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Examination,
-    FunctionList, Plan, Proposal, Redrive, RedriveStatus, RevisionList, RolledBack, Seek,
-    ShardStatus, Sought, Status, Target, TriggerInfo, TriggerList,
+    FunctionList, LogLines, LogQuestion, Plan, Proposal, Redrive, RedriveStatus, RevisionList,
+    RolledBack, Seek, ShardStatus, Sought, Status, Target, TriggerInfo, TriggerList,
 };
 use crate::data::Data;
 use crate::read::Begin;
@@ -177,6 +177,13 @@ pub trait Applications: Send + Sync + Debug {
 pub trait Operations: Send + Sync + Debug {
     /// Examines the node and the machine under it.
     async fn examine(&self) -> Examination;
+
+    /// What functions said of late; waits for a first line as long as it is asked to.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such level.
+    async fn logs(&self, asked: LogQuestion) -> Result<LogLines, Refused>;
 
     /// Every trigger. `lag` is left to the gateway, which asks the bus.
     fn triggers(&self) -> TriggerList;

@@ -196,7 +196,11 @@ fn place(text: &str) -> Result<Place, String> {
 }
 
 /// A time, or how long ago, as the control API takes it.
-fn time(text: &str) -> Result<String, String> {
+///
+/// # Errors
+///
+/// What can be written.
+pub fn time(text: &str) -> Result<String, String> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Ok(time.to_string());
     }

@@ -13,6 +13,7 @@ pub mod event;
 pub mod explain;
 pub mod interrupt;
 pub mod lag;
+pub mod logs;
 pub mod new;
 pub mod plan;
 pub mod produce;

@@ -11,8 +11,8 @@ use function::{Manifest, Name, Package, PackageDigest};
 use gateway::api::{
     API, AliasInfo, AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList,
     Deployed as Answer, Examination, FunctionError, FunctionInfo, FunctionList, FunctionOutcome,
-    Outcome, Plan, Proposal, Redrive, RedriveStatus, RevisionInfo, RevisionList, RevisionName,
-    RolledBack, Seek, Sought, Target, TriggerInfo, TriggerList,
+    LogLines, LogQuestion, Outcome, Plan, Proposal, Redrive, RedriveStatus, RevisionInfo,
+    RevisionList, RevisionName, RolledBack, Seek, Sought, Target, TriggerInfo, TriggerList,
 };
 use gateway::{Applications, Begin, Data, Operations, Refused};
 
@@ -538,6 +538,10 @@ impl Applications for Node {
 
 #[async_trait]
 impl Operations for Node {
+    async fn logs(&self, asked: LogQuestion) -> Result<LogLines, Refused> {
+        self.inner.logbook.read(&asked).await.map_err(as_refused)
+    }
+
     async fn examine(&self) -> Examination {
         Self::examine(self).await
     }

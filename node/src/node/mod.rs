@@ -9,6 +9,7 @@ mod feed;
 mod figures;
 mod growth;
 mod kafka;
+mod logbook;
 mod packages;
 mod plan;
 mod prepare;
@@ -77,6 +78,7 @@ struct Inner {
     /// What status shows, kept apart so that it never waits for a deploy.
     shown: Mutex<status::Shown>,
     feed: Mutex<Option<FeedProgress>>,
+    logbook: Arc<logbook::Logbook>,
     redrives: Mutex<dead_letters::Redrives>,
     /// Held while a redrive begins, and while an edit is written.
     redriving: tokio::sync::Mutex<()>,
@@ -132,6 +134,8 @@ impl Node {
             Some(kafka) => kafka::open(kafka, data_dir, name, &groups, opened.store).await?,
             None => open_embedded(data_dir, opened.store)?,
         };
+        let logbook = Arc::new(logbook::Logbook::default());
+        let logs = Some(noted(Arc::clone(&logbook), logs));
         let mut engine = EngineConfig::new(data_dir.join("cache"));
         engine.logs.clone_from(&logs);
         let engine = Engine::new(engine).map_err(|error| {
@@ -172,6 +176,7 @@ impl Node {
             apps: tokio::sync::Mutex::default(),
             shown: Mutex::default(),
             feed: Mutex::default(),
+            logbook,
             redrives: Mutex::default(),
             redriving: tokio::sync::Mutex::default(),
             shutdown: CancellationToken::new(),
@@ -221,6 +226,16 @@ impl Node {
         self.inner.workers.wait_gone(WORKERS_PATIENCE).await;
         self.inner.bus.close().await;
     }
+}
+
+/// Takes every line into the book, and on to whoever else wants it.
+fn noted(book: Arc<logbook::Logbook>, shown: Option<LogSink>) -> LogSink {
+    Arc::new(move |line| {
+        if let Some(shown) = &shown {
+            shown(line.clone());
+        }
+        book.note(line);
+    })
 }
 
 /// A log that cannot be written ends the process: what reached the disk is unknown, and the next

@@ -63,3 +63,33 @@ fn a_machine_is_examined_before_there_is_a_node() {
     assert!(missing.out.contains("\"code\": \"E0410\""), "{missing:?}");
     user.run("doctor").failed(6, "E0502");
 }
+
+#[test]
+fn what_functions_said_is_shown_and_followed() {
+    let code = "def mark(value, context):\n    print('met ' + value)\n    return value\n";
+    let mill = Mill::with(MANIFEST, &[("mark/app.py", code)]);
+    mill.run("deploy app").ok();
+    mill.run("produce in \"one\" -k k").ok();
+    let said = mill.until("a line", |mill| {
+        let said = mill.run("logs mark --since 1h").ok();
+        said.contains("met one\n").then_some(said)
+    });
+    assert!(said.contains(" mark  "), "{said}");
+    assert_eq!(mill.run("logs mill/mark --grep nothing").ok(), "");
+    assert_eq!(mill.run("logs other").ok(), "");
+    assert_eq!(mill.run("logs mark --level error").ok(), "");
+    let line: serde_json::Value =
+        serde_json::from_str(mill.run("logs -n 1 -o json").ok().trim_end()).unwrap();
+    assert_eq!((&line["function"], &line["level"]), (&"mark".into(), &"info".into()), "{line}");
+
+    let mut follow = mill.user.command("logs mark -f");
+    let out = std::fs::File::create(mill.user.folder().join("followed")).unwrap();
+    let mut follow = follow.stdin(std::process::Stdio::null()).stdout(out).spawn().unwrap();
+    mill.run("produce in \"two\" -k k").ok();
+    mill.until("the line that came", |mill| {
+        let text = std::fs::read_to_string(mill.user.folder().join("followed")).unwrap();
+        text.contains("met two\n").then_some(())
+    });
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+}

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_gateway::api::{
     AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Examination,
-    FunctionList, Plan, Proposal, Redrive, RedriveStatus, RevisionList, RolledBack, Seek, Sought,
-    Target, TriggerInfo, TriggerList,
+    FunctionList, LogLines, LogQuestion, Plan, Proposal, Redrive, RedriveStatus, RevisionList,
+    RolledBack, Seek, Sought, Target, TriggerInfo, TriggerList,
 };
 use millrace_gateway::{Applications, Begin, Data, Operations, Refused};
 use serde_json::json;
@@ -120,6 +120,11 @@ impl Applications for Asked {
 
 #[async_trait]
 impl Operations for Asked {
+    async fn logs(&self, asked: LogQuestion) -> Result<LogLines, Refused> {
+        self.note(format!("logs of {:?} from {:?}", asked.function, asked.from));
+        Ok(LogLines { next: 8, ..LogLines::default() })
+    }
+
     async fn examine(&self) -> Examination {
         Examination { api: 1, ..Examination::default() }
     }
@@ -228,6 +233,8 @@ fn what_an_operator_asks_reaches_the_node() {
     let list = served.get("/v1/triggers").ok();
     assert_eq!(list["triggers"][1]["lag"], json!(null), "unknown is not zero");
     assert_eq!(served.get("/v1/doctor").ok()["findings"], json!([]));
+    assert_eq!(served.get("/v1/logs?function=f&from=7").ok()["next"], 8);
+    served.get("/v1/logs?functions=f").refused(400, "E0513");
     served.post("/v1/triggers/a/f/f:pause", &json!({})).ok();
     served.post("/v1/triggers/a/f/f:resume", &json!({})).ok();
     served.post("/v1/triggers/b/f/f:resume", &json!({})).refused(404, "E0506");
@@ -236,6 +243,7 @@ fn what_an_operator_asks_reaches_the_node() {
     assert_eq!(sought["dry_run"], true);
     served.post(path, &json!({"to": "latest"})).ok();
     let expected = [
+        "logs of Some(\"f\") from Some(7)",
         "a/f/f paused true",
         "a/f/f paused false",
         "b/f/f paused false",

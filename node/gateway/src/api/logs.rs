@@ -1,0 +1,45 @@
+//! What functions say, as a node remembers it.
+
+use serde::{Deserialize, Serialize};
+
+/// The query of `GET /v1/logs`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogQuestion {
+    /// Only of this function, by its name without the application's.
+    pub function: Option<String>,
+    /// Only of this level or worse: trace, debug, info, warn or error.
+    pub level: Option<String>,
+    /// Only lines with this number or a higher one.
+    pub from: Option<u64>,
+    /// Only the newest so many; 1,000 by default, at most 10,000.
+    pub max: Option<usize>,
+    /// How long to wait for a first line; at most 30,000. A new one ends the wait at once.
+    pub wait_ms: u64,
+}
+
+/// The answer: go on from `next`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLines {
+    /// [`API`](super::API).
+    pub api: u32,
+    /// In the order in which they were said.
+    pub lines: Vec<LogEntry>,
+    /// The number to ask from next.
+    pub next: u64,
+}
+
+/// One line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// From 0 on since the node started.
+    pub number: u64,
+    /// When; RFC 3339, UTC.
+    pub at: String,
+    /// Who, without the application's name.
+    pub function: String,
+    /// trace, debug, info, warn or error; stdout is info, stderr is warn.
+    pub level: String,
+    /// One line.
+    pub message: String,
+}

@@ -25,5 +25,6 @@ pub mod sim;
 pub mod speed_embedded;
 pub mod speed_kafka;
 pub mod speed_process;
+pub mod stubborn_key;
 pub mod worker_abuse;
 pub mod workspace_tests;

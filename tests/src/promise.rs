@@ -436,6 +436,19 @@ pub const PROMISES: &[Promise] = &[
         run: crate::kill::run_both,
     },
     Promise {
+        name: "stubborn-key",
+        says: "a key that keeps failing costs only itself: the others keep 0.9 of their rate and \
+               1.5 times their p99, memory stays, SIGKILL loses nothing, and once it heals all of \
+               its records come out in order, on both buses",
+        needs: "python3 with venv and PyPI, Java 17 and Maven (77 without)",
+        flags: &["rate", "failing"],
+        full: "25 min: 20,000 records/s (on Kafka 5,000), the key fails for 10 min on each bus",
+        ci: "1 min: the same rates, the key fails for 8 s and two kills on each bus",
+        may_skip: false,
+        floors: &[("embedded_hot", 1_000), ("kafka_hot", 300), ("embedded_kills", 2)],
+        run: crate::stubborn_key::run,
+    },
+    Promise {
         name: "redeploy",
         says: "deploys in a row under load, three of them broken, and SIGKILL during deploys lose \
                nothing, repeat nothing and keep the order of keys; what was acknowledged is there \

@@ -166,7 +166,7 @@ impl Instance {
                 range.for_each(|index| held.failed(&request.get(index)));
                 continue;
             }
-            let headers = self.headers(&clock, JSON);
+            let headers = self.event_headers(&clock, JSON);
             let event = Event { headers, body: body.into(), answer_bytes_max: ANSWER_BYTES_MAX };
             let failure = match self.round(event, invocation.timeout).await {
                 Round::Gone if range.start == 0 => return Called::Gone,
@@ -228,7 +228,7 @@ impl Instance {
                 Decode::Json => JSON,
                 Decode::None => "application/octet-stream",
             };
-            let mut headers = self.headers(&clock, content);
+            let mut headers = self.event_headers(&clock, content);
             headers.extend(shared.client_context(&record).map(|it| (CLIENT_CONTEXT, it)));
             let body = Bytes::copy_from_slice(value);
             let event = Event { headers, body, answer_bytes_max: ANSWER_BYTES_MAX };
@@ -267,7 +267,6 @@ impl Instance {
 
     /// Gives the process an event and waits for what becomes of it.
     async fn round(&self, event: Event, limit: Duration) -> Round {
-        let id = self.worker.api.next_id();
         let answered = self.worker.api.hand(event);
         tokio::select! {
             biased;
@@ -277,7 +276,7 @@ impl Instance {
             }
             failure = self.out_of_memory() => Round::Failed(failure),
             () = tokio::time::sleep(limit) => {
-                let seconds = limit.as_secs_f64();
+                let (id, seconds) = (self.worker.api.last_id(), limit.as_secs_f64());
                 let message =
                     format!("RequestId: {id} Error: Task timed out after {seconds:.2} seconds");
                 Round::Failed(Failure::new(FailureKind::Timeout, message))
@@ -326,7 +325,19 @@ impl Instance {
     }
 
     fn headers(&self, clock: &Clock, content: &'static str) -> Vec<(HeaderName, HeaderValue)> {
-        let deadline = clock.deadline_ms().to_string();
+        vec![
+            (CONTENT_TYPE, HeaderValue::from_static(content)),
+            (DEADLINE, HeaderValue::from(clock.deadline_ms())),
+            (ARN, self.arn.clone()),
+        ]
+    }
+
+    /// What an event of its own has beside those of a batch.
+    fn event_headers(
+        &self,
+        clock: &Clock,
+        content: &'static str,
+    ) -> Vec<(HeaderName, HeaderValue)> {
         let trace = format!(
             "Root=1-{:08x}-{:016x}{:08x};Parent={:016x};Sampled=0",
             clock.deadline_ms() / 1_000,
@@ -334,13 +345,10 @@ impl Instance {
             random() >> 32,
             random()
         );
-        let text = |text: String| HeaderValue::from_str(&text).expect("digits and words");
-        vec![
-            (CONTENT_TYPE, HeaderValue::from_static(content)),
-            (DEADLINE, text(deadline)),
-            (ARN, self.arn.clone()),
-            (TRACE, text(trace)),
-        ]
+        let trace = HeaderValue::from_str(&trace).expect("digits and words");
+        let mut headers = self.headers(clock, content);
+        headers.push((TRACE, trace));
+        headers
     }
 
     /// What an answer that is no result means, and whether the process can go on.

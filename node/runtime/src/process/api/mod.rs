@@ -79,9 +79,9 @@ impl Api {
         self.shared.state.lock().expect("nothing panics while holding it")
     }
 
-    /// The id that the next event will have.
-    pub(crate) fn next_id(&self) -> String {
-        self.text(self.state().last + 1)
+    /// The id of the last event.
+    pub(crate) fn last_id(&self) -> String {
+        self.text(self.state().last)
     }
 
     fn text(&self, id: u64) -> String {

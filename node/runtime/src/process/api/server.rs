@@ -50,6 +50,7 @@ pub(crate) async fn serve_connection(
         .max_buf_size(HEAD_BYTES_MAX)
         // Clients in C read names as they were always written.
         .title_case_headers(true)
+        .auto_date_header(false)
         .serve_connection(TokioIo::new(connection), service);
     let served = Repoll::new(serving).await;
     // A worker that is killed, or that speaks no HTTP, hangs up or is hung up on.

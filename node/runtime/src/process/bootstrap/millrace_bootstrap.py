@@ -60,10 +60,12 @@ class Node:
                 # The node has gone, or has no more use for this process.
                 sys.exit(0)
             rest += part
+        lines = iter(rest[:end].decode("latin-1").split("\r\n"))
+        next(lines)
         headers = {}
-        for line in rest[:end].decode("latin-1").split("\r\n")[1:]:
-            name, _, value = line.partition(":")
-            headers[name.lower()] = value.strip()
+        for line in lines:
+            name, _, value = line.partition(": ")
+            headers[name.lower()] = value
         start, length = end + 4, int(headers.get("content-length", 0))
         body = rest[start : start + length]
         if len(body) < length:

@@ -162,6 +162,7 @@ fn shard(
         park_topic: None,
         timeout: Duration::from_secs(30),
         read_ahead: Arc::clone(read_ahead),
+        alone: Arc::new(tokio::sync::Semaphore::new(1)),
         calling: Calling::default(),
         paused: false,
     };

@@ -125,7 +125,7 @@ fn to<'a>(topic: &str, partition: i32, values: impl IntoIterator<Item = &'a str>
 fn position(next: i64, settled: &[(i64, i64)]) -> Position {
     let ranges = settled.iter().map(|(start, end)| (Offset(*start), Offset(*end)));
     let completions = Completions::from_ranges(ranges);
-    Position { epoch: Epoch(0), next: Offset(next), completions }
+    Position { epoch: Epoch(0), next: Offset(next), completions, suspects: None }
 }
 
 fn moved(topic: &str, partition: i32, position: Position) -> PositionMove {

@@ -25,5 +25,5 @@ pub use batch::{BatchBuilder, Header, Headers, HeadersBuilder, Record, RecordBat
 pub use error::Error;
 pub use metrics::describe_metrics;
 pub use partitioner::{murmur2, partition_for_key};
-pub use position::{Completions, Position, PositionKey};
+pub use position::{Completions, Position, PositionKey, Suspects};
 pub use types::{Epoch, Offset, ShardId, Timestamp, TopicPartition};

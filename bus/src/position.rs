@@ -30,6 +30,20 @@ pub struct Position {
     pub next: Offset,
     /// What was settled out of order, beyond `next`.
     pub completions: Completions,
+    /// Records that may have ended the node of an assignment before, and run again.
+    pub suspects: Option<Suspects>,
+}
+
+/// Records of which one may end the node that runs it. Committed before they run, so that whoever
+/// owns the shard next knows what may have run when it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspects {
+    /// The first offset of them.
+    pub from: Offset,
+    /// One past the last.
+    pub until: Offset,
+    /// The number of the attempt that they run as, from 2.
+    pub attempt: u32,
 }
 
 /// The completion map: settled offsets beyond a position, as ascending, disjoint, half-open

@@ -125,7 +125,8 @@ fn completion_maps_grow_and_shrink<P, L: PositionLog>(place: &P, open: &impl Fn(
     for (next, count) in [(0, 20_000), (1, 3), (2, 6_000), (3, 2_000), (4, 0)] {
         let ranges = (0..count).map(|i| (Offset(100 + 2 * i), Offset(101 + 2 * i)));
         let completions = Completions::from_ranges(ranges);
-        let position = Position { epoch: Epoch(1), next: Offset(next), completions };
+        let position =
+            Position { epoch: Epoch(1), next: Offset(next), completions, suspects: None };
         let log = open(place);
         log.record(&[(orders(0), position.clone()), (orders(1), at(1, next))]).unwrap();
         drop(log);
@@ -209,5 +210,5 @@ fn orders(partition: i32) -> PositionKey {
 
 fn at(epoch: u64, next: i64) -> Position {
     let completions = Completions::from_ranges([(Offset(next + 2), Offset(next + 5))]);
-    Position { epoch: Epoch(epoch), next: Offset(next), completions }
+    Position { epoch: Epoch(epoch), next: Offset(next), completions, suspects: None }
 }

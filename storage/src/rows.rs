@@ -10,7 +10,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bus::{Epoch, Offset, Position, PositionKey, ShardId, TopicPartition};
+use bus::{Completions, Epoch, Offset, Position, PositionKey, ShardId, TopicPartition};
+use serde::Deserialize;
 
 use crate::Error;
 use crate::codec;
@@ -130,9 +131,20 @@ fn split_piece(key: &mut Vec<u8>) -> Result<u16, Error> {
     Ok(piece)
 }
 
+/// A position as it was before there were suspects.
+#[derive(Deserialize)]
+struct Former {
+    epoch: Epoch,
+    next: Offset,
+    completions: Completions,
+}
+
 fn decode_position(bytes: &[u8]) -> Result<Position, Error> {
-    let position: Position =
-        codec::decode_large(bytes).map_err(|error| damaged(error.to_string()))?;
+    let position: Position = codec::decode_large(bytes).or_else(|error| {
+        let former = codec::decode_large(bytes).map_err(|_| damaged(error.to_string()))?;
+        let Former { epoch, next, completions } = former;
+        Ok(Position { epoch, next, completions, suspects: None })
+    })?;
     let ranges = position.completions.ranges();
     let ascend = ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0);
     if !ascend || ranges.iter().any(|(start, end)| end <= start) {
@@ -143,4 +155,18 @@ fn decode_position(bytes: &[u8]) -> Result<Position, Error> {
 
 fn damaged(reason: String) -> Error {
     Error::Damaged { reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_of_before_there_were_suspects_are_read() {
+        let completions = Completions::from_ranges([(Offset(7), Offset(9))]);
+        let former = codec::encode_large(&(Epoch(3), Offset(5), completions.clone())).unwrap();
+        let position = Position { epoch: Epoch(3), next: Offset(5), completions, suspects: None };
+        assert_eq!(decode_position(&former).unwrap(), position);
+        assert!(decode_position(&former[..former.len() - 1]).is_err());
+    }
 }

@@ -19,7 +19,7 @@ fn key(shard: u64) -> PositionKey {
 }
 
 fn at(epoch: u64, next: i64) -> Position {
-    Position { epoch: Epoch(epoch), next: Offset(next), completions: Completions::default() }
+    Position { epoch: Epoch(epoch), next: Offset(next), ..Position::default() }
 }
 
 fn rows(count: u64) -> Vec<(PositionKey, Position)> {
@@ -145,7 +145,8 @@ fn a_long_log_is_rewritten_and_stays_within_bounds() {
     for next in 0..400 {
         let ranges = (0..300).map(|i| (Offset(next + 10 + 2 * i), Offset(next + 11 + 2 * i)));
         let completions = Completions::from_ranges(ranges);
-        let position = Position { epoch: Epoch(1), next: Offset(next), completions };
+        let position =
+            Position { epoch: Epoch(1), next: Offset(next), completions, suspects: None };
         let moves: Vec<_> = (0..16).map(|shard| (key(shard), position.clone())).collect();
         store.record(&moves).unwrap();
         rewrites += u32::from(store.log_bytes() < last);

@@ -43,7 +43,7 @@ async fn killed(dir: &std::path::Path) -> std::path::PathBuf {
     let commit = async |outputs, next, beyond: &[(i64, i64)]| {
         let ranges = beyond.iter().map(|(start, end)| (Offset(*start), Offset(*end)));
         let completions = Completions::from_ranges(ranges);
-        let position = Position { epoch, next: Offset(next), completions };
+        let position = Position { epoch, next: Offset(next), completions, suspects: None };
         let appends = vec![Append { to: output.clone(), batch: batch(outputs, Some(0)) }];
         let positions = vec![PositionMove { partition: input.clone(), position }];
         bus.commit(Commit { shard, epoch, appends, settles: Vec::new(), positions }).await.unwrap();

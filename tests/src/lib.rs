@@ -15,6 +15,7 @@ pub mod harness;
 pub mod hidden;
 pub mod journal_reader;
 pub mod kill;
+pub mod node_killer;
 pub mod partial;
 pub mod promise;
 pub mod raft_sim;

@@ -448,6 +448,7 @@ impl Script {
                 epoch: Epoch(0),
                 next: Offset(next),
                 completions: Completions::from_ranges(settled),
+                suspects: None,
             };
             positions.insert(place, position);
         }

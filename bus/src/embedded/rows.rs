@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Cleanup, Completions, Epoch, Offset, Position, Retention, TopicInfo, TopicSpec};
+use crate::{
+    Cleanup, Completions, Epoch, Offset, Position, Retention, Suspects, TopicInfo, TopicSpec,
+};
 
 const VERSION: u8 = 1;
 
@@ -214,6 +216,9 @@ pub(super) fn encode_position(key: &[u8], position: &Position) -> Vec<u8> {
         row.number(start.0.abs_diff(at)).number(end.0.abs_diff(start.0));
         at = end.0;
     }
+    if let Some(Suspects { from, until, attempt }) = position.suspects {
+        row.number(offset_key(from)).number(until.0.abs_diff(from.0)).number(attempt.into());
+    }
     row.finish(key)
 }
 
@@ -233,8 +238,18 @@ pub(super) fn decode_position(key: &[u8], bytes: &[u8]) -> Result<Position, Dama
         ranges.push((offset_of(start)?, offset_of(end)?));
         at = end;
     }
+    // Most rows end here.
+    let suspects = if row.rest.is_empty() { None } else { Some(read_suspects(&mut row)?) };
     row.end()?;
-    Ok(Position { epoch, next: offset_of(next)?, completions: Completions::from_ranges(ranges) })
+    let completions = Completions::from_ranges(ranges);
+    Ok(Position { epoch, next: offset_of(next)?, completions, suspects })
+}
+
+fn read_suspects(row: &mut RowReader<'_>) -> Result<Suspects, Damage> {
+    let from = row.number()?;
+    let until = from.checked_add(row.number()?).ok_or("suspects over 2^64")?;
+    let attempt = u32::try_from(row.number()?).map_err(|_| "suspects of 2^32 attempts")?;
+    Ok(Suspects { from: offset_of(from)?, until: offset_of(until)?, attempt })
 }
 
 /// A topic; its key is its id.
@@ -282,6 +297,7 @@ mod tests {
             epoch: Epoch(u64::MAX),
             next: Offset(300),
             completions: Completions::from_ranges(ranges),
+            suspects: Some(Suspects { from: Offset(300), until: Offset(317), attempt: 4 }),
         }
     }
 
@@ -290,7 +306,10 @@ mod tests {
         let key = pair_key(7, 9);
         assert_eq!(split_key(&key), (7, 9));
         let position = position();
-        assert_eq!(decode_position(&key, &encode_position(&key, &position)), Ok(position));
+        let usual = Position { suspects: None, ..position.clone() };
+        for position in [position, usual] {
+            assert_eq!(decode_position(&key, &encode_position(&key, &position)), Ok(position));
+        }
         let mut spec = TopicSpec::new("a.b-c_d", 3);
         spec.retention = Retention { age: Some(Duration::from_millis(5)), bytes: Some(0) };
         let info = TopicInfo { spec, id: 4 };

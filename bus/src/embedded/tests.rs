@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::{BatchBuilder, Completions, Headers, PositionMove, RecordBatch, Timestamp};
+use crate::{BatchBuilder, Headers, PositionMove, RecordBatch, Timestamp};
 
 fn batch(values: &[&str]) -> RecordBatch {
     let mut builder = BatchBuilder::default();
@@ -18,7 +18,7 @@ fn to(topic: &str, partition: i32, values: &[&str]) -> Append {
 }
 
 fn at(next: i64) -> Position {
-    Position { epoch: Epoch(0), next: Offset(next), completions: Completions::default() }
+    Position { next: Offset(next), ..Position::default() }
 }
 
 fn commit(epoch: u64, appends: Vec<Append>, next: i64) -> Commit {

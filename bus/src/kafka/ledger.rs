@@ -165,8 +165,9 @@ impl Ledger {
             if log_is_true && entry.rows.contains_key(&partition) {
                 continue;
             }
-            let position = Position { epoch: note.epoch, next, completions: note.completions };
-            entry.rows.insert(partition, Row { topic_id: note.topic_id, position, anchored: None });
+            let Note { epoch, topic_id, completions, suspects, .. } = note;
+            let position = Position { epoch, next, completions, suspects };
+            entry.rows.insert(partition, Row { topic_id, position, anchored: None });
         }
         entry.epoch = epoch;
         Ok(())
@@ -303,12 +304,18 @@ mod tests {
     }
 
     fn at(epoch: u64, next: i64) -> Position {
-        Position { epoch: Epoch(epoch), next: Offset(next), completions: Completions::default() }
+        Position { epoch: Epoch(epoch), next: Offset(next), ..Position::default() }
     }
 
     fn committed(shard: u64, epoch: u64, partition: i32, next: i64) -> Committed {
         let completions = Completions::default();
-        let note = Note { shard: ShardId(shard), epoch: Epoch(epoch), topic_id: 0xab, completions };
+        let note = Note {
+            shard: ShardId(shard),
+            epoch: Epoch(epoch),
+            topic_id: 0xab,
+            completions,
+            suspects: None,
+        };
         Committed { partition: place(partition), next: Offset(next), note }
     }
 

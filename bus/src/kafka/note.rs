@@ -2,12 +2,12 @@
 //! go on where this one was.
 //!
 //! `1;shard;epoch;topic id in hex;ranges`, the ranges of the completion map as `start-end` with
-//! commas. A broker takes 4,096 bytes (`offset.metadata.max.bytes`): a larger map is left out,
-//! which costs repeats and nothing else.
+//! commas; behind them `;start-end-attempt` where there are suspects. A broker takes 4,096 bytes
+//! (`offset.metadata.max.bytes`): a larger map is left out, which costs repeats and nothing else.
 
 #![cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "the simulation plays it"))]
 
-use crate::{Completions, Epoch, Offset, ShardId};
+use crate::{Completions, Epoch, Offset, ShardId, Suspects};
 
 /// What a broker takes by default.
 const BYTES_MAX: usize = 4_096;
@@ -23,6 +23,8 @@ pub struct Note {
     pub topic_id: u64,
     /// What was settled beyond the offset.
     pub completions: Completions,
+    /// What may have ended an owner before.
+    pub suspects: Option<Suspects>,
 }
 
 impl Note {
@@ -30,15 +32,17 @@ impl Note {
     pub fn encode(&self) -> String {
         use std::fmt::Write as _;
         let head = format!("1;{};{};{:x};", self.shard, self.epoch, self.topic_id);
+        let tail = self.suspects.map(|it| format!(";{}-{}-{}", it.from, it.until, it.attempt));
+        let tail = tail.unwrap_or_default();
         let mut text = head.clone();
         for (index, (start, end)) in self.completions.ranges().iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
             write!(text, "{comma}{start}-{end}").expect("a string takes any text");
-            if BYTES_MAX < text.len() {
-                return head;
+            if BYTES_MAX < text.len() + tail.len() {
+                return head + &tail;
             }
         }
-        text
+        text + &tail
     }
 
     /// What was committed, if it was by us: anything else, such as an offset that an operator's
@@ -52,6 +56,10 @@ impl Note {
         let epoch = Epoch(parts.next()?.parse().ok()?);
         let topic_id = u64::from_str_radix(parts.next()?, 16).ok()?;
         let ranges = parts.next()?;
+        let suspects = match parts.next() {
+            Some(text) => Some(suspects(text)?),
+            None => None,
+        };
         if parts.next().is_some() {
             return None;
         }
@@ -64,8 +72,16 @@ impl Note {
             }
             settled.push((start, end));
         }
-        Some(Self { shard, epoch, topic_id, completions: Completions::from_ranges(settled) })
+        let completions = Completions::from_ranges(settled);
+        Some(Self { shard, epoch, topic_id, completions, suspects })
     }
+}
+
+fn suspects(text: &str) -> Option<Suspects> {
+    let mut parts = text.split('-');
+    let (from, until) = (Offset(parts.next()?.parse().ok()?), Offset(parts.next()?.parse().ok()?));
+    let attempt = parts.next()?.parse().ok()?;
+    (parts.next().is_none() && from < until).then_some(Suspects { from, until, attempt })
 }
 
 #[cfg(test)]
@@ -75,7 +91,13 @@ mod tests {
     fn note(ranges: impl IntoIterator<Item = (i64, i64)>) -> Note {
         let ranges = ranges.into_iter().map(|(start, end)| (Offset(start), Offset(end)));
         let completions = Completions::from_ranges(ranges);
-        Note { shard: ShardId(7), epoch: Epoch(3), topic_id: u64::MAX - 1, completions }
+        Note {
+            shard: ShardId(7),
+            epoch: Epoch(3),
+            topic_id: u64::MAX - 1,
+            completions,
+            suspects: None,
+        }
     }
 
     #[test]
@@ -84,6 +106,10 @@ mod tests {
             assert_eq!(Note::decode(&note.encode()), Some(note));
         }
         assert_eq!(note([(5, 6), (8, 20)]).encode(), "1;7;3;fffffffffffffffe;5-6,8-20");
+        let suspects = Some(Suspects { from: Offset(4), until: Offset(90), attempt: 3 });
+        let marked = Note { suspects, ..note([(5, 6)]) };
+        assert_eq!(marked.encode(), "1;7;3;fffffffffffffffe;5-6;4-90-3");
+        assert_eq!(Note::decode(&marked.encode()), Some(marked));
     }
 
     #[test]
@@ -98,7 +124,12 @@ mod tests {
     #[test]
     fn foreign_notes_are_nobodys() {
         let foreign = ["", "1", "2;7;3;ff;", "1;7;3;ff", "1;7;3;ff;5", "1;7;3;ff;6-5", "x;y"];
-        for text in foreign.into_iter().chain(["1;7;3;ff;5-9,7-12", "1;7;3;ff;;", "1;7;3;zz;"]) {
+        for text in foreign.into_iter().chain([
+            "1;7;3;ff;5-9,7-12",
+            "1;7;3;ff;;",
+            "1;7;3;zz;",
+            "1;7;3;ff;;4-3-2",
+        ]) {
             assert_eq!(Note::decode(text), None, "{text}");
         }
     }

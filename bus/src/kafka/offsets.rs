@@ -177,8 +177,9 @@ impl Inner {
             if topic.id() != topic_id {
                 continue;
             }
-            let note = Note { shard, epoch, topic_id, completions: position.completions };
-            let offset = rdkafka::Offset::Offset(position.next.0);
+            let Position { next, completions, suspects, .. } = position;
+            let note = Note { shard, epoch, topic_id, completions, suspects };
+            let offset = rdkafka::Offset::Offset(next.0);
             let added = list.add_partition_offset(&partition.topic, partition.partition, offset);
             added.map_err(|error| self.brokers.health.client_error("commit offsets", &error))?;
             if let Some(mut one) = list.find_partition(&partition.topic, partition.partition) {

@@ -59,6 +59,8 @@ pub struct ShardConfig {
     pub timeout: Duration,
     /// What it shares with the other shards of the node.
     pub read_ahead: Arc<ReadAhead>,
+    /// One permit for all shards of the node: whoever runs what may have ended one holds it.
+    pub alone: Arc<Semaphore>,
     /// How the handler is called.
     pub calling: Calling,
     /// Whether it starts paused.
@@ -120,6 +122,7 @@ pub(crate) struct Driver {
     stats: Arc<Mutex<StatsKeeper>>,
     metrics: ShardMetrics,
     share: Share,
+    alone: Option<OwnedSemaphorePermit>,
     park_place: Option<TopicPartition>,
     /// Reads parked records back; away while it does.
     loader: Option<Loader>,
@@ -147,6 +150,7 @@ impl Driver {
             park_place,
             loader,
             share: Share::new(Arc::clone(&config.read_ahead)),
+            alone: None,
             config,
             bus,
             core,
@@ -177,6 +181,9 @@ impl Driver {
             if over {
                 return;
             }
+            if self.alone.is_some() && !self.core.is_alone() {
+                self.alone = None;
+            }
             let due_at = self.core.next_timeout();
             let room = self.share.hold(self.core.held_bytes());
             let wanted = self.core.fetch_bytes(room);
@@ -190,6 +197,14 @@ impl Driver {
                 Ok(()) = paused.changed() => {
                     let (is_paused, now) = (*paused.borrow_and_update(), Instant::now());
                     if is_paused { self.core.on_pause(now) } else { self.core.on_resume(now) }
+                }
+                Ok(permit) = Arc::clone(&self.config.alone).acquire_owned(),
+                    if self.alone.is_none() && self.core.wants_alone() =>
+                {
+                    let trigger = &self.config.trigger;
+                    tracing::warn!(%trigger, "runs records alone that may have ended the node");
+                    self.alone = Some(permit);
+                    self.core.on_alone(Instant::now());
                 }
                 () = sleep_until(due_at.unwrap_or_else(Instant::now).into()), if due_at.is_some() => {
                     self.core.on_timeout(Instant::now());

@@ -21,6 +21,7 @@ pub mod shard;
 mod start;
 mod stats;
 mod strands;
+mod suspects;
 mod token;
 mod unwanted;
 

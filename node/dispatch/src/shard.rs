@@ -79,7 +79,10 @@
 //! - **SD-7** neither halving a batch nor a failure that is nobody's costs an attempt.
 //! - **SD-8** an unwanted record is never run; it is settled by one commit, and holds up nothing.
 //!
-//! What it leaves out: attempts of records that are not parked do not outlive the process.
+//! Those of records that may have ended a node, NK-1 to NK-4, are in suspects.rs.
+//!
+//! What it leaves out: attempts of records that are not parked do not outlive the process, but for
+//! those that the process did not outlive.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -92,18 +95,23 @@ use crate::command::{
 };
 use crate::commits::{Commits, Done};
 use crate::hold::{Holds, Retry};
-use crate::offset_tracker::{Admission, OffsetTracker};
+use crate::offset_tracker::OffsetTracker;
 use crate::records::{RecordId, RecordRef, Records};
 use crate::retry::{Jitter, backoff_bound};
 use crate::strands::{Gathered, Room, Strands};
+use crate::suspects::{NODE_ENDED, Suspicions, Verdict};
 use crate::token::{Order, Tokens};
 use crate::unwanted::Unwanted;
 
+mod admission;
 mod endings;
 mod filtered;
 #[cfg(test)]
+mod killers;
+#[cfg(test)]
 mod model;
 mod parked;
+mod suspected;
 #[cfg(test)]
 mod tests;
 
@@ -121,6 +129,8 @@ pub struct PartitionStart {
     pub position: Position,
     /// No position was ever committed: this one is, before anything else.
     pub fresh: bool,
+    /// Where the log ended when the shard started.
+    pub end: Offset,
 }
 
 /// What a shard is doing.
@@ -193,6 +203,8 @@ pub struct ShardDispatch {
     /// Records with an envelope that does not count (PK-4): index of the partition, offset.
     untold: BTreeSet<(u32, Offset)>,
     backlog: VecDeque<Backlog>,
+    /// What may have ended a node.
+    suspicions: Suspicions,
     /// What a fetch asks for.
     fetch_bytes: usize,
     /// Parts that wait for an invocation, to run before all else.
@@ -249,6 +261,11 @@ impl ShardDispatch {
             out: 0,
             untold: BTreeSet::new(),
             backlog: VecDeque::new(),
+            suspicions: Suspicions::new(
+                partitions,
+                config.window.records.get(),
+                config.retry.attempts_max.get(),
+            ),
             fetch_bytes: FETCH_BYTES_MIN,
             lineages: VecDeque::new(),
             running: BTreeMap::new(),
@@ -314,6 +331,10 @@ impl ShardDispatch {
             return;
         }
         let Some(invocation) = self.running.remove(&id) else { return };
+        let ran = !matches!(outcome, Outcome::Failed { blame: Blame::Nobody, .. });
+        if ran && !self.suspicions.is_over() {
+            self.suspicions.clear(&invocation.part.records);
+        }
         match outcome {
             Outcome::Failed { blame: Blame::Nobody, code, message } => {
                 self.replay(now, invocation, code, message);
@@ -337,6 +358,7 @@ impl ShardDispatch {
             return;
         }
         let Some(Done { records, filtered, parked }) = self.commits.committed(id) else { return };
+        self.suspicions.committed(id);
         self.counters.commits += 1;
         self.counters.settled += records.len() as u64 + filtered;
         self.are_parked(&parked, parked_at);
@@ -484,7 +506,8 @@ impl ShardDispatch {
     #[must_use]
     pub fn position(&self, partition: u32) -> Position {
         let (next, completions) = self.trackers[partition as usize].position();
-        Position { epoch: self.epoch, next, completions }
+        let suspects = self.suspicions.named(partition as u16);
+        Position { epoch: self.epoch, next, completions, suspects }
     }
 
     /// What the shard is doing.
@@ -542,6 +565,7 @@ impl ShardDispatch {
             return;
         }
         self.commit_passed(now);
+        self.sweep_suspicions();
         self.commit_next();
         self.admit();
         self.commit_passed(now);
@@ -571,9 +595,11 @@ impl ShardDispatch {
             let settled = self.trackers[usize::from(entry.partition)].settle(entry.sequence);
             assert!(settled, "SD-1: a record is in one commit");
         }
+        self.suspicions.commits(commit.id, &commit.partitions);
         let positions = commit.partitions.iter().map(|&partition| {
             let (next, completions) = self.trackers[usize::from(partition)].position();
-            (u32::from(partition), Position { epoch: self.epoch, next, completions })
+            let suspects = self.suspicions.named(partition);
+            (u32::from(partition), Position { epoch: self.epoch, next, completions, suspects })
         });
         self.commands.push_back(Command::Commit {
             id: commit.id,
@@ -582,82 +608,12 @@ impl ShardDispatch {
         });
     }
 
-    /// Lets records in as far as the window goes.
-    fn admit(&mut self) {
-        if self.backlog.is_empty() || self.mode != Mode::Running {
-            return;
-        }
-        for _batch in 0..self.backlog.len() {
-            let mut batch = self.backlog.pop_front().expect("as many as there are");
-            if !self.admit_batch(&mut batch) {
-                self.backlog.push_back(batch);
-            }
-        }
-    }
-
-    /// Lets in what there is room for; `true` when that was all.
-    fn admit_batch(&mut self, it: &mut Backlog) -> bool {
-        let batch = self.records.batch(it.chunk).clone();
-        let count = batch.len();
-        let window = self.config.window.records.get();
-        let (first, last) = (batch.first_offset().0, batch.last_offset().0);
-        if last - first + 1 == count as i64 {
-            loop {
-                let room = window.saturating_sub(self.records.len());
-                let wanted = room.min(count - it.cursor as usize);
-                let from = Offset(first + i64::from(it.cursor));
-                let tracker = &mut self.trackers[usize::from(it.partition)];
-                let Some(sequences) = tracker.track_run(from, wanted) else { break };
-                let is_full = sequences.is_empty();
-                for sequence in sequences {
-                    self.admit_record(it, &batch, sequence);
-                }
-                // Unwanted records took no room: there may be more of it.
-                if is_full || it.cursor as usize == count {
-                    return it.cursor as usize == count;
-                }
-            }
-        }
-        while (it.cursor as usize) < count {
-            if window <= self.records.len() {
-                return false;
-            }
-            let offset = batch.get(it.cursor as usize).offset;
-            match self.trackers[usize::from(it.partition)].track(offset) {
-                Admission::Run(sequence) => self.admit_record(it, &batch, sequence),
-                Admission::Full => return false,
-                Admission::Skip => {
-                    self.counters.skipped += 1;
-                    self.records.close_one(it.chunk);
-                    it.cursor += 1;
-                }
-            }
-        }
-        true
-    }
-
-    #[inline]
-    fn admit_record(&mut self, it: &mut Backlog, batch: &RecordBatch, sequence: u64) {
-        self.counters.admitted += 1;
-        if it.unwanted.as_ref().is_some_and(|unwanted| unwanted.contains(it.cursor)) {
-            return self.pass(it, sequence);
-        }
-        let view = batch.get(it.cursor as usize);
-        let part = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
-        let bytes = part(view.key) + part(view.value) + view.headers.as_bytes().len();
-        let bytes = u32::try_from(bytes).expect("a batch is below 4 GiB");
-        let order = self.tokens.of(it.partition, view.key);
-        let at = (it.chunk, it.cursor);
-        let record = self.records.admit(at, (it.partition, sequence), order, bytes);
-        self.strands.push_back(&mut self.records, record);
-        it.cursor += 1;
-    }
-
     fn can_start(&self) -> bool {
         self.mode == Mode::Running
             && !self.paused
             && self.wait.is_none()
             && self.running.len() < self.config.invocations_max.get()
+            && self.suspicions.may_start()
             && self.commits.output_bytes() < self.config.window.output_bytes.get()
     }
 
@@ -776,6 +732,6 @@ fn pause(jitter: &mut Jitter, attempt: u32) -> Duration {
 
 impl Default for PartitionStart {
     fn default() -> Self {
-        Self { position: Position::default(), fresh: true }
+        Self { position: Position::default(), fresh: true, end: Offset::default() }
     }
 }

@@ -187,11 +187,14 @@ impl Starting {
         for partition in &config.partitions {
             let known = recovered.positions.iter().find(|(it, _)| it == partition);
             starts.push(match known {
-                Some((_, position)) => PartitionStart { position: position.clone(), fresh: false },
+                Some((_, position)) => {
+                    let end = bus.watermarks(partition).await?.end;
+                    PartitionStart { position: position.clone(), fresh: false, end }
+                }
                 None => {
                     let next = bus.offset_for(partition, config.start).await?;
                     let position = Position { next, ..Position::default() };
-                    PartitionStart { position, fresh: true }
+                    PartitionStart { position, fresh: true, end: next }
                 }
             });
         }

@@ -96,6 +96,7 @@ impl World {
             park_topic: None,
             timeout: Duration::from_millis(300),
             read_ahead: Arc::default(),
+            alone: Arc::new(tokio::sync::Semaphore::new(1)),
             calling: Calling::default(),
             paused: false,
         }

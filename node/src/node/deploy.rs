@@ -559,6 +559,7 @@ fn shard_config(
         park_topic: topics::park_of(node, &shard.trigger, trigger),
         timeout: spec.timeout,
         read_ahead: Arc::clone(&node.read_ahead),
+        alone: Arc::clone(&node.alone),
         calling: Calling {
             event: match trigger.event {
                 function::Event::Record => runtime::Event::Record,

@@ -74,6 +74,8 @@ struct Inner {
     cluster: Mutex<CommandLog>,
     /// One for all shards.
     read_ahead: Arc<dispatch::ReadAhead>,
+    /// For the shard that looks for the record that ended the node.
+    alone: Arc<tokio::sync::Semaphore>,
     apps: tokio::sync::Mutex<BTreeMap<String, RunningApp>>,
     /// What status shows, kept apart so that it never waits for a deploy.
     shown: Mutex<status::Shown>,
@@ -170,6 +172,7 @@ impl Node {
             park_prefix,
             engine,
             read_ahead: Arc::default(),
+            alone: Arc::new(tokio::sync::Semaphore::new(1)),
             workers,
             packages,
             cluster: Mutex::new(cluster),

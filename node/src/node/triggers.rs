@@ -257,7 +257,7 @@ async fn move_position(
     };
     let from = recovered.positions.iter().find(|(it, _)| it == place).map(|(_, it)| it);
     let (Landed { next, completions, .. }, sought) = sought(target, from);
-    let position = Position { epoch, next, completions };
+    let position = Position { epoch, next, completions, suspects: None };
     let positions = vec![PositionMove { partition: place.clone(), position }];
     let (appends, settles) = (Vec::new(), Vec::new());
     bus.commit(Commit { shard: *shard, epoch, appends, settles, positions }).await?;
@@ -356,7 +356,7 @@ mod tests {
     fn at(next: i64, done: &[(i64, i64)]) -> Position {
         let done = done.iter().map(|(start, end)| (Offset(*start), Offset(*end)));
         let completions = Completions::from_ranges(done);
-        Position { epoch: Epoch(1), next: Offset(next), completions }
+        Position { epoch: Epoch(1), next: Offset(next), completions, suspects: None }
     }
 
     fn landed(from: Option<&Position>, to: i64) -> (i64, Vec<(i64, i64)>, u64, u64) {

@@ -73,7 +73,8 @@ fn records(topic: &str, count: usize) -> Append {
 fn commit(epoch: u64, next: i64, settled: &[(i64, i64)]) -> Commit {
     let ranges = settled.iter().map(|(start, end)| (Offset(*start), Offset(*end)));
     let completions = Completions::from_ranges(ranges);
-    let position = Position { epoch: Epoch(epoch), next: Offset(next), completions };
+    let position =
+        Position { epoch: Epoch(epoch), next: Offset(next), completions, suspects: None };
     let positions = vec![PositionMove { partition: place(), position }];
     Commit {
         shard: SHARD,

@@ -98,7 +98,7 @@ fn call(rng: &mut Rng, caller: u64, last: &mut BTreeMap<PositionKey, (Epoch, Off
             (Offset(start), Offset(at - 1))
         });
         let completions = Completions::from_ranges(ranges.collect::<Vec<_>>());
-        (key, Position { epoch, next, completions })
+        (key, Position { epoch, next, completions, suspects: None })
     };
     (0..moves).map(|_| next_move()).collect()
 }

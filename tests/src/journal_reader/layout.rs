@@ -173,7 +173,8 @@ pub struct Position {
     pub beyond: Vec<(i64, i64)>,
 }
 
-/// A position's row: epoch, next, and the completion ranges as gap and length from `next` on.
+/// A position's row: epoch, next, and the completion ranges as gap and length from `next` on; then
+/// perhaps what may have ended a node: where it starts, how much it is, and an attempt.
 #[must_use]
 pub fn position(key: &[u8; 16], row: &[u8]) -> Option<Position> {
     let (shard, partition_uid) = split_key(key);
@@ -187,6 +188,11 @@ pub fn position(key: &[u8; 16], row: &[u8]) -> Option<Position> {
         let end = start.checked_add_unsigned(varint(&mut rest)?)?;
         beyond.push((start, end));
         at = end;
+    }
+    if !rest.is_empty() {
+        for _number in 0..3 {
+            varint(&mut rest)?;
+        }
     }
     rest.is_empty().then_some(Position { shard, partition_uid, epoch, next, beyond })
 }

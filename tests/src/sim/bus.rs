@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bus::{BatchBuilder, Headers, Offset, RecordBatch, Timestamp};
+use bus::{BatchBuilder, Headers, Offset, RecordBatch, Suspects, Timestamp};
 use dispatch::CommitId;
 
 use super::Bug;
@@ -16,6 +16,7 @@ use crate::harness::rng::Rng;
 pub(super) struct Place {
     pub(super) next: i64,
     pub(super) completions: Vec<(i64, i64)>,
+    pub(super) suspects: Option<Suspects>,
 }
 
 impl Place {

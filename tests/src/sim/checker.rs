@@ -342,6 +342,28 @@ impl Checker {
         Ok(())
     }
 
+    /// A record is given up because nodes ended while it ran, or was about to.
+    pub(super) fn on_suspect(
+        &mut self,
+        life: u64,
+        offset: i64,
+        attempts: u32,
+    ) -> Result<(), String> {
+        let shard = self.lives.get(&life).expect("a life that began").shard;
+        let before = self.lives.range(..life).filter(|(_, it)| it.shard == shard);
+        let (nodes, (trigger, partition)) = (before.count(), self.shards[shard]);
+        let least = self.attempts_max[trigger].max(3);
+        hold!(self, least <= attempts, "NK-2: {offset} is given up after {attempts} attempts");
+        hold!(self, attempts as usize <= nodes, "NK-2: {attempts} attempts on {nodes} nodes");
+        let it = self.lives.get_mut(&life).expect("a life that began");
+        let ran = it.attempts.insert(offset, attempts).is_some();
+        hold!(self, !ran, "NK-2: {offset} is given up and runs");
+        if let Some(source) = self.sources.get_mut(&(trigger, partition, offset)) {
+            source.delivered = true;
+        }
+        Ok(())
+    }
+
     /// An invocation was reported as over.
     pub(super) fn on_over(&mut self, life: u64, invocation: u64) {
         if let Some(it) = self.lives.get_mut(&life) {

@@ -292,6 +292,7 @@ impl Home {
             epoch: Epoch(epoch),
             topic_id: TOPIC_ID,
             completions: position.completions.clone(),
+            suspects: position.suspects,
         };
         let (offset, text) = (position.next.0, note.encode());
         Mark { shard, epoch, offset, text, place: place(position) }
@@ -441,13 +442,18 @@ impl Home {
     }
 
     fn to_move(&self, commit: &SimCommit) -> Move {
-        let Place { next, completions } = &commit.place;
+        let Place { next, completions, suspects } = &commit.place;
         let ranges = completions.iter().map(|&(start, end)| (Offset(start), Offset(end)));
         let completions = Completions::from_ranges(ranges);
         Move {
             partition: self.names[commit.shard].partition.clone(),
             topic_id: TOPIC_ID,
-            position: Position { epoch: Epoch(commit.epoch), next: Offset(*next), completions },
+            position: Position {
+                epoch: Epoch(commit.epoch),
+                next: Offset(*next),
+                completions,
+                suspects: *suspects,
+            },
         }
     }
 }

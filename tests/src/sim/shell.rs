@@ -13,6 +13,9 @@ use super::checker::Checker;
 use super::handler::{Answer, Given};
 use super::plan::{DEAD, Origin, PARK, Parked, Plan, Rec, is_unwanted};
 
+/// Why a record is given up that was in flight, alone in the end, whenever a node ended.
+const NODE_ENDED: &str = "Millrace.NodeEnded";
+
 /// What a shell asks of the world.
 #[derive(Debug)]
 pub(super) enum Asks {
@@ -49,7 +52,8 @@ pub(super) struct Shell {
 /// A position in the simulation's terms.
 pub(super) fn place(position: &Position) -> Place {
     let completions = position.completions.ranges().iter().map(|(start, end)| (start.0, end.0));
-    Place { next: position.next.0, completions: completions.collect() }
+    let suspects = position.suspects;
+    Place { next: position.next.0, completions: completions.collect(), suspects }
 }
 
 impl Shell {
@@ -156,6 +160,9 @@ impl Shell {
                 }
                 Command::DeadLetter(letter) => {
                     let Given { offset, key, value, .. } = self.read(letter.record);
+                    if letter.code == NODE_ENDED {
+                        checker.on_suspect(self.life, offset, letter.attempts)?;
+                    }
                     let origin = Some(self.origin(offset, None));
                     if self.bug != Some(Bug::DeadLetterLeftOut) {
                         let rec = Rec { key, value, origin, park: None };

@@ -368,6 +368,10 @@ impl World {
             self.carry_out(life, asks)?;
             let now = self.instant();
             let Some(shell) = self.shells.get_mut(&life) else { return Ok(()) };
+            if shell.core.wants_alone() {
+                shell.core.on_alone(now);
+                continue;
+            }
             if !shell.core.wants_records() {
                 break;
             }

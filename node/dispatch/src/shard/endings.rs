@@ -250,7 +250,7 @@ impl ShardDispatch {
         }
     }
 
-    fn dead_letter(&mut self, record: RecordId, code: String, message: String) {
+    pub(super) fn dead_letter(&mut self, record: RecordId, code: String, message: String) {
         let &crate::records::Entry { attempts, partition, .. } = self.records.entry(record);
         self.counters.dead_lettered += 1;
         self.commits.add(record);

@@ -87,6 +87,8 @@ struct Model {
     loading: Option<Vec<Wanted>>,
     /// What the positions of the commits so far tell.
     told: BTreeSet<Place>,
+    /// Alone in flight at every one of several crashes in a row.
+    unlucky: BTreeSet<Place>,
     drained: bool,
 
     park_log: Vec<Parked>,
@@ -120,6 +122,7 @@ impl Model {
             parks: Vec::new(),
             loading: None,
             told: BTreeSet::new(),
+            unlucky: BTreeSet::new(),
             drained: false,
             park_log: Vec::new(),
             durable: BTreeMap::new(),
@@ -229,9 +232,11 @@ impl Model {
         let starts: Vec<PartitionStart> = self
             .positions
             .iter()
-            .map(|it| PartitionStart {
+            .zip(&self.batches)
+            .map(|(it, batches)| PartitionStart {
                 position: it.clone().unwrap_or_default(),
                 fresh: it.is_none(),
+                end: batches.last().map_or(Offset(0), |it| it.last_offset().next()),
             })
             .collect();
         let epoch = Epoch(self.epoch);
@@ -328,8 +333,14 @@ impl Model {
                     let place = self.place(dead.record);
                     self.trace.push(format!("dead {place:?} after {}", dead.attempts));
                     assert!(!self.is_settled(place), "seed {seed}: {place:?} twice");
-                    let expected =
-                        if dead.code == "Decode" { 0..ATTEMPTS_MAX } else { ATTEMPTS_MAX..4 };
+                    let expected = match dead.code.as_str() {
+                        "Decode" => 0..ATTEMPTS_MAX,
+                        NODE_ENDED => ATTEMPTS_MAX..1 + self.restarts,
+                        _ => ATTEMPTS_MAX..4,
+                    };
+                    if dead.code == NODE_ENDED {
+                        self.unlucky.insert(place);
+                    }
                     assert!(expected.contains(&dead.attempts), "seed {seed}: SD-3, {dead:?}");
                     self.gathering.push(Settled::Dead(place));
                 }
@@ -597,6 +608,10 @@ impl Model {
 
     /// One thing that happens.
     fn event(&mut self, faults: bool) {
+        if self.core.wants_alone() {
+            self.core.on_alone(self.now);
+            self.follow();
+        }
         if self.draw(3) == 0 {
             self.load(faults);
             self.follow();
@@ -689,7 +704,10 @@ impl Model {
                 Nature::Crashes | Nature::Undecodable | Nature::Fails(ATTEMPTS_MAX) => {
                     assert!(is_dead, "seed {seed}: {place:?}");
                 }
-                _ => assert!(!is_dead || may_die, "seed {seed}: {place:?}"),
+                _ => {
+                    let may_die = may_die || self.unlucky.contains(place);
+                    assert!(!is_dead || may_die, "seed {seed}: {place:?}");
+                }
             }
         }
         assert_eq!(self.parked(), BTreeMap::new(), "seed {seed}: what is settled is unparked");

@@ -113,6 +113,9 @@ impl ShardDispatch {
     ) {
         let entry = *self.records.entry(record);
         let (lot, offset) = self.lot_of(record);
+        if !self.suspicions.is_over() {
+            self.suspicions.clear(&[record]);
+        }
         let (partition, attempts, bytes) = (entry.partition, entry.attempts, entry.bytes);
         let slip = Slip { partition, offset, place: None, attempts, due: due_at, bytes };
         if self.holds.parking.park(lot, entry.strand, slip) {

@@ -92,7 +92,7 @@ fn full() -> CommitFailure {
 
 impl Bench {
     fn new(config: DispatchConfig) -> Self {
-        let start = PartitionStart { position: Position::default(), fresh: false };
+        let start = PartitionStart { fresh: false, ..PartitionStart::default() };
         Self::starting(config, &[start])
     }
 
@@ -155,7 +155,9 @@ impl Bench {
                 Command::DeadLetter(dead) => Dead(offset(dead.record), dead.attempts, dead.code),
                 Command::Commit { id, records, positions } => {
                     assert_eq!(positions.len(), 1);
-                    let (0, Position { epoch: Epoch(7), next, completions }) = &positions[0] else {
+                    let (0, Position { epoch: Epoch(7), next, completions, suspects: None }) =
+                        &positions[0]
+                    else {
                         panic!("{positions:?}");
                     };
                     let ranges = completions.ranges().iter();
@@ -194,8 +196,10 @@ fn a_batch_runs_and_its_commit_settles_it() {
 #[test]
 fn a_fresh_position_is_committed_before_anything_else() {
     let position = Position { next: Offset(40), ..Position::default() };
-    let mut bench =
-        Bench::starting(config(Order::Key), &[PartitionStart { position, fresh: true }]);
+    let mut bench = Bench::starting(
+        config(Order::Key),
+        &[PartitionStart { position, ..PartitionStart::default() }],
+    );
     assert_eq!(bench.said(), [Commit(0, 0, 40, vec![])]);
     assert_eq!(bench.fetched(40, &["a"]), [Invoke(0, vec![40], 1)]);
     assert_eq!(bench.outcome(0, Outcome::ok(0)), [Gather(0, vec![40])]);
@@ -206,8 +210,10 @@ fn a_fresh_position_is_committed_before_anything_else() {
 fn a_restart_runs_only_what_the_position_left_open() {
     let completions = Completions::from_ranges([(Offset(2), Offset(4))]);
     let position = Position { next: Offset(1), completions, ..Position::default() };
-    let mut bench =
-        Bench::starting(config(Order::Key), &[PartitionStart { position, fresh: false }]);
+    let mut bench = Bench::starting(
+        config(Order::Key),
+        &[PartitionStart { position, fresh: false, end: Offset(0) }],
+    );
     assert_eq!(bench.fetched(0, &["a", "b", "c", "d", "e"]), [Invoke(0, vec![1, 4], 1)]);
     assert_eq!(bench.core.counters().skipped, 3);
     assert_eq!(

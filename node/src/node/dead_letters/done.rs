@@ -70,7 +70,8 @@ impl Done {
 
     pub(super) fn position(&self, epoch: Epoch) -> Position {
         let ranges = self.ranges.iter().map(|(start, end)| (Offset(*start), Offset(*end)));
-        Position { epoch, next: Offset(self.next), completions: Completions::from_ranges(ranges) }
+        let completions = Completions::from_ranges(ranges);
+        Position { epoch, next: Offset(self.next), completions, suspects: None }
     }
 }
 

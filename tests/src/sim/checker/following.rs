@@ -122,7 +122,7 @@ impl Checker {
     pub(in crate::sim) fn is_at_end(&self, shard: usize, epoch: u64) -> bool {
         let (trigger, partition) = self.shards[shard];
         let end = self.high.get(&(trigger, partition)).copied().unwrap_or(0);
-        let whole = Place { next: end, completions: Vec::new() };
+        let whole = Place { next: end, ..Place::default() };
         let owner = self.copies.owners.get(&(shard, epoch));
         owner.is_some_and(|it| self.lacking(shard, &it.place, &whole).is_none())
             && !self.copies.owed.contains_key(&shard)

@@ -102,11 +102,12 @@ impl World {
         }
         let (resumed, untold) = self.beginning(trigger, partition, &place);
         self.checker.on_resumed(life, &resumed);
-        let Place { next, completions } = place;
+        let Place { next, completions, suspects } = place;
         let ranges = completions.into_iter().map(|(start, end)| (Offset(start), Offset(end)));
         let completions = Completions::from_ranges(ranges);
-        let start =
-            PartitionStart { position: Position { epoch, next: Offset(next), completions }, fresh };
+        let position = Position { epoch, next: Offset(next), completions, suspects };
+        let end = Offset(self.bus.end(self.plan.triggers[trigger].source, partition));
+        let start = PartitionStart { position, fresh, end };
         let config = self.plan.triggers[trigger].dispatch.clone();
         let wall = Timestamp(1_000 + (self.now / 1_000).cast_signed());
         let seed = self.plan.seed ^ (life << 40);

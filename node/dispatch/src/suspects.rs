@@ -1,0 +1,371 @@
+//! A pure core: finds the record that ends the node which runs it.
+//!
+//! A node that is gone tells nobody which record it was. What may have run are the open records of
+//! the window, below where the log ended: the next assignment commits them as [`Suspects`], a range
+//! and the number of an attempt, before it runs them. One that starts and finds suspects in its
+//! position knows that they may have been running when a node ended again.
+//!
+//! ```text
+//! attempt 2       all suspects run as records always do
+//! attempt 3, ...  in pieces, one after the other and alone on the node, each of them the suspects
+//!                 for as long as it runs; so small that the last attempt is of one record
+//! then            that record is a dead letter, and is not run
+//! ```
+//!
+//! A suspect that was in an invocation that ended is none any more, however that ended.
+//!
+//! - **NK-1** No suspect is in an invocation before the commit that names it is durable.
+//! - **NK-2** A record is given up after `attempts_max` attempts that no node outlived, and at least
+//!   three, of which it was alone in the last.
+//! - **NK-3** One that ends every node is given up after no more attempts than that. (Of several it
+//!   may take more: what one does is taken for another's.)
+//! - **NK-4** With nothing in flight after a drain no suspects are left.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use bus::{Offset, Position, Suspects};
+
+use crate::command::CommitId;
+use crate::records::RecordId;
+use crate::shard::PartitionStart;
+
+/// The failure of a record that ended the node.
+pub(crate) const NODE_ENDED: &str = "Millrace.NodeEnded";
+
+/// The first attempt that is made piece by piece.
+const PIECEWISE: u32 = 3;
+
+/// The suspects of a shard, by the index of the partition.
+#[derive(Debug, Default)]
+pub(crate) struct Suspicions {
+    partitions: Vec<Option<Suspicion>>,
+    /// How many partitions have some.
+    count: usize,
+}
+
+#[derive(Debug)]
+struct Suspicion {
+    /// All of them, and the attempt that is made now.
+    all: Suspects,
+    /// Records of a piece. `None`: they run as they come.
+    piece: Option<usize>,
+    guilty: Option<Offset>,
+    /// Let in, and in no invocation that ended.
+    open: BTreeSet<RecordId>,
+    /// Where the piece lies.
+    lies: Range<Offset>,
+    /// What every position says from now on.
+    named: Option<Suspects>,
+    written: Written,
+    /// Nothing else of the node looks for its record.
+    is_alone: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    Not,
+    With(CommitId),
+    Durable,
+}
+
+/// What becomes of a record that was let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It runs.
+    Run,
+    /// The commit that names it has to come before it runs.
+    Name,
+    /// It has ended its last node: after so many attempts.
+    Guilty(u32),
+}
+
+impl Suspicions {
+    /// What the positions of a start say, where the window has room for `window` records.
+    pub(crate) fn new(starts: &[PartitionStart], window: usize, attempts_max: u32) -> Self {
+        let of = |it: &PartitionStart| Suspicion::new(it, window, attempts_max);
+        let partitions: Vec<_> = starts.iter().map(of).collect();
+        let count = partitions.iter().flatten().count();
+        Self { partitions, count }
+    }
+
+    /// Whether there are none (any more).
+    #[inline]
+    pub(crate) const fn is_over(&self) -> bool {
+        self.count == 0
+    }
+
+    fn of(&mut self, partition: u16) -> Option<&mut Suspicion> {
+        self.partitions[usize::from(partition)].as_mut()
+    }
+
+    /// How many records of the partition may be let in from `offset` on.
+    pub(crate) fn room(&mut self, partition: u16, offset: Offset) -> usize {
+        let Some(it) = self.of(partition) else { return usize::MAX };
+        let Some(piece) = it.piece else { return usize::MAX };
+        if it.all.until <= offset {
+            // The piece that there is comes first.
+            return if it.open.is_empty() { usize::MAX } else { 0 };
+        }
+        if it.named.is_some() {
+            return 0;
+        }
+        let left = usize::try_from(it.all.until.0 - offset.0).unwrap_or(usize::MAX);
+        left.min(piece.saturating_sub(it.open.len()))
+    }
+
+    /// A record was let in.
+    pub(crate) fn admitted(&mut self, partition: u16, record: RecordId, offset: Offset) -> Verdict {
+        let Some(it) = self.of(partition) else { return Verdict::Run };
+        if it.guilty == Some(offset) {
+            return Verdict::Guilty(it.all.attempt - 1);
+        }
+        if offset < it.all.from || it.all.until <= offset {
+            return Verdict::Run;
+        }
+        if it.open.is_empty() {
+            it.lies.start = offset;
+        }
+        it.open.insert(record);
+        it.lies.end = offset.next();
+        if it.piece.is_some() || it.named.is_some() {
+            return Verdict::Run;
+        }
+        it.named = Some(it.all);
+        Verdict::Name
+    }
+
+    /// Whether somebody waits for [`on_alone`](Self::on_alone).
+    pub(crate) fn wants_alone(&self) -> bool {
+        let waits = |it: &Suspicion| it.piece.is_some() && !it.open.is_empty() && !it.is_alone;
+        self.count != 0 && self.partitions.iter().flatten().any(waits)
+    }
+
+    /// Whether a piece runs, or is about to.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.count != 0 && self.partitions.iter().flatten().any(|it| it.is_alone)
+    }
+
+    /// No other shard of the node runs suspects until this one [is no longer
+    /// alone](Self::is_alone): the partition whose piece may be named.
+    pub(crate) fn on_alone(&mut self) -> Option<u16> {
+        let waits = |it: &Suspicion| it.piece.is_some() && !it.open.is_empty() && !it.is_alone;
+        let (index, it) = (0..).zip(&mut self.partitions).find_map(|(index, it)| {
+            let it = it.as_mut().filter(|it| waits(it))?;
+            Some((index, it))
+        })?;
+        it.is_alone = true;
+        let Range { start: from, end: until } = it.lies.clone();
+        it.named = Some(Suspects { from, until, ..it.all });
+        Some(index)
+    }
+
+    /// Whether an invocation may start: NK-1.
+    pub(crate) fn may_start(&self) -> bool {
+        let is_named = |it: &Suspicion| it.open.is_empty() || it.written == Written::Durable;
+        self.count == 0 || self.partitions.iter().flatten().all(is_named)
+    }
+
+    /// What a position of the partition says.
+    pub(crate) fn named(&self, partition: u16) -> Option<Suspects> {
+        self.partitions.get(usize::from(partition))?.as_ref()?.named
+    }
+
+    /// A commit with positions of these partitions is on its way.
+    pub(crate) fn commits(&mut self, id: CommitId, partitions: &[u16]) {
+        for &partition in partitions {
+            if let Some(it) = self.of(partition)
+                && it.named.is_some()
+                && it.written == Written::Not
+            {
+                it.written = Written::With(id);
+            }
+        }
+    }
+
+    /// A commit is durable.
+    pub(crate) fn committed(&mut self, id: CommitId) {
+        for it in self.partitions.iter_mut().flatten() {
+            if it.written == Written::With(id) {
+                it.written = Written::Durable;
+            }
+        }
+    }
+
+    /// These records were in an invocation that ended, or leave the memory without having run.
+    pub(crate) fn clear(&mut self, records: &[RecordId]) {
+        for it in self.partitions.iter_mut().flatten() {
+            for record in records {
+                it.open.remove(record);
+            }
+        }
+    }
+
+    /// Drops what is no longer suspected: partitions whose position has to say so. `newest` is one
+    /// past what was let in of each.
+    pub(crate) fn sweep(&mut self, newest: impl Fn(u16) -> Offset) -> Vec<u16> {
+        let mut told = Vec::new();
+        for (index, slot) in (0..).zip(&mut self.partitions) {
+            let Some(it) = slot.as_mut().filter(|it| it.open.is_empty()) else { continue };
+            let is_over = it.all.until <= newest(index);
+            if it.piece.is_some() || is_over {
+                if it.named.take().is_some() {
+                    told.push(index);
+                }
+                (it.written, it.is_alone) = (Written::Not, false);
+            }
+            if is_over {
+                *slot = None;
+                self.count -= 1;
+            }
+        }
+        told
+    }
+
+    /// Nothing is in flight, and nothing will be: NK-4.
+    pub(crate) fn end(&mut self) -> Vec<u16> {
+        let all =
+            (0..).zip(&mut self.partitions).filter_map(|(index, it)| Some((index, it.take()?)));
+        let told = all.filter_map(|(index, it)| it.named.map(|_| index)).collect();
+        self.count = 0;
+        told
+    }
+}
+
+impl Suspicion {
+    fn new(start: &PartitionStart, window: usize, attempts_max: u32) -> Option<Self> {
+        let PartitionStart { position, fresh, end } = start;
+        if *fresh {
+            return None;
+        }
+        let before = position.suspects.filter(|it| 0 < open_of(position, it.from..it.until));
+        let (all, piece, guilty) = match before {
+            None => {
+                let until = window_end(position, window).min(*end);
+                let all = Suspects { from: position.next, until, attempt: PIECEWISE - 1 };
+                (all, None, None)
+            }
+            Some(it) => {
+                let from = it.from.max(position.next);
+                let open = open_of(position, from..it.until);
+                let is_last = attempts_max.max(PIECEWISE) <= it.attempt;
+                let guilty = (is_last && open == 1).then(|| first_open(position, from));
+                let left = attempts_max.saturating_sub(it.attempt).max(1);
+                let all = Suspects { from, attempt: it.attempt.saturating_add(1), ..it };
+                (all, Some(piece_of(open, left)), guilty)
+            }
+        };
+        (0 < open_of(position, all.from..all.until)).then(|| Self {
+            all,
+            piece,
+            guilty,
+            open: BTreeSet::new(),
+            lies: all.from..all.from,
+            named: None,
+            written: Written::Not,
+            is_alone: false,
+        })
+    }
+}
+
+/// Records of a piece, so that `attempts` attempts leave one of `open`.
+fn piece_of(open: u64, attempts: u32) -> usize {
+    let is_enough = |pieces: &u64| open <= pieces.saturating_pow(attempts);
+    let pieces = (1..).find(is_enough).expect("every number is a power of itself or below one");
+    usize::try_from(open.div_ceil(pieces)).unwrap_or(usize::MAX).max(1)
+}
+
+/// What a position has not settled, as ascending ranges; the last has no end.
+fn open_ranges(position: &Position) -> impl Iterator<Item = Range<Offset>> {
+    let settled = position.completions.ranges();
+    let starts = std::iter::once(position.next).chain(settled.iter().map(|it| it.1));
+    let ends = settled.iter().map(|it| it.0).chain(std::iter::once(Offset(i64::MAX)));
+    starts.zip(ends).map(|(start, end)| start..end)
+}
+
+/// How many offsets of a range are open.
+fn open_of(position: &Position, range: Range<Offset>) -> u64 {
+    let within = |it: Range<Offset>| (it.start.max(range.start), it.end.min(range.end));
+    let within = open_ranges(position).map(within);
+    within.filter(|(start, end)| start < end).map(|(start, end)| end.0.abs_diff(start.0)).sum()
+}
+
+fn first_open(position: &Position, from: Offset) -> Offset {
+    let after = open_ranges(position).find(|it| from < it.end);
+    after.map_or(from, |it| it.start.max(from))
+}
+
+/// One past the last offset that a window of `records` open ones reaches.
+fn window_end(position: &Position, records: usize) -> Offset {
+    let mut left = records as u64;
+    for it in open_ranges(position) {
+        let open = it.end.0.abs_diff(it.start.0);
+        if left <= open {
+            return Offset(it.start.0.saturating_add_unsigned(left));
+        }
+        left -= open;
+    }
+    Offset(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use bus::Completions;
+
+    use super::*;
+
+    fn at(next: i64, settled: &[(i64, i64)], suspects: Option<(i64, i64, u32)>) -> Position {
+        let ranges = settled.iter().map(|&(start, end)| (Offset(start), Offset(end)));
+        let suspects = suspects.map(|(from, until, attempt)| Suspects {
+            from: Offset(from),
+            until: Offset(until),
+            attempt,
+        });
+        let completions = Completions::from_ranges(ranges);
+        Position { next: Offset(next), completions, suspects, ..Position::default() }
+    }
+
+    /// From, until, attempt, records of a piece, the guilty one.
+    type Plan = (i64, i64, u32, Option<usize>, Option<i64>);
+
+    fn plan(position: Position, end: i64) -> Option<Plan> {
+        let start = PartitionStart { position, fresh: false, end: Offset(end) };
+        let it = Suspicion::new(&start, 100, 5)?;
+        let guilty = it.guilty.map(|it| it.0);
+        Some((it.all.from.0, it.all.until.0, it.all.attempt, it.piece, guilty))
+    }
+
+    #[test]
+    fn what_a_window_may_have_held_is_suspected_first() {
+        assert_eq!(plan(at(40, &[], None), 40), None, "there was nothing to run");
+        assert_eq!(plan(at(40, &[], None), 50), Some((40, 50, 2, None, None)));
+        assert_eq!(plan(at(40, &[], None), 900), Some((40, 140, 2, None, None)));
+        let scattered = at(40, &[(45, 500)], None);
+        assert_eq!(plan(scattered, 900), Some((40, 595, 2, None, None)));
+    }
+
+    #[test]
+    fn suspects_that_nobody_outlived_run_in_ever_smaller_pieces() {
+        // 4^3 = 64, 3^3 = 27.
+        assert_eq!(plan(at(0, &[], Some((0, 64, 2))), 900), Some((0, 64, 3, Some(16), None)));
+        assert_eq!(plan(at(0, &[], Some((0, 16, 3))), 900), Some((0, 16, 4, Some(4), None)));
+        assert_eq!(plan(at(0, &[], Some((0, 4, 4))), 900), Some((0, 4, 5, Some(1), None)));
+        assert_eq!(plan(at(0, &[], Some((2, 3, 5))), 900), Some((2, 3, 6, Some(1), Some(2))));
+        // Several are left after the last attempt: there were gaps.
+        assert_eq!(plan(at(0, &[], Some((2, 4, 5))), 900), Some((2, 4, 6, Some(1), None)));
+    }
+
+    #[test]
+    fn what_was_settled_since_is_not_suspected() {
+        let settled = at(10, &[(12, 30)], Some((5, 30, 5)));
+        assert_eq!(plan(settled, 900), Some((10, 30, 6, Some(1), None)));
+        let one = at(10, &[(11, 40)], Some((5, 30, 5)));
+        assert_eq!(plan(one, 900), Some((10, 30, 6, Some(1), Some(10))));
+        let all = at(10, &[(11, 40)], Some((5, 10, 5)));
+        assert_eq!(
+            plan(all, 50),
+            Some((10, 50, 2, None, None)),
+            "and what runs now is another matter"
+        );
+    }
+}

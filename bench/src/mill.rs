@@ -165,6 +165,7 @@ fn shard(
         alone: Arc::new(tokio::sync::Semaphore::new(1)),
         calling: Calling::default(),
         paused: false,
+        replay: None,
     };
     dispatch::start(Arc::clone(bus), config, revision.clone())
 }

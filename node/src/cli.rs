@@ -11,7 +11,7 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 use crate::commands::error::{CommandError, exit};
 use crate::commands::{
     build, completions, consume, dead_letter, deploy, dev, doctor, event, explain, lag, logs, new,
-    plan, produce, revisions, serve, status, topic, trigger,
+    plan, produce, replay, revisions, serve, status, topic, trigger,
 };
 use crate::output::{ColorChoice, Format};
 
@@ -123,6 +123,12 @@ pub enum Command {
     /// List, pause, resume and seek triggers.
     #[command(subcommand)]
     Trigger(trigger::TriggerCommand),
+    /// Run records again that a trigger has read, with outputs in a topic of their own.
+    ///
+    /// The function is what it is now; its trigger goes on as it does. Outputs, whatever topic they
+    /// choose, and records that are given up go into one topic that nothing reads. What the function
+    /// does elsewhere it does again.
+    Replay(replay::ReplayArgs),
     /// Try event patterns on sample records.
     #[command(subcommand)]
     Event(event::EventCommand),
@@ -245,6 +251,7 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Topic(args) => topic::run(args, globals),
         Command::DeadLetter(args) => dead_letter::run(args, globals),
         Command::Trigger(args) => trigger::run(args, globals),
+        Command::Replay(args) => replay::run(args, globals),
         Command::Event(args) => event::run(args, globals),
         Command::Status(args) => status::run(args, globals),
         Command::Lag(args) => lag::run(args, globals),

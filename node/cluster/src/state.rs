@@ -141,9 +141,10 @@ pub enum Command {
         /// Its id.
         trigger: String,
     },
-    /// Dead letters of this topic are about to be put back: whoever did so before is fenced.
+    /// Dead letters of this topic are about to be put back, or records of a trigger run again:
+    /// whoever did so before is fenced.
     Redrive {
-        /// The topic of dead letters.
+        /// The topic of dead letters, or `replay/` and the trigger.
         topic: String,
     },
 }

@@ -18,6 +18,8 @@ pub(crate) const DEAD: &str = "d";
 const PREFIX: &[u8] = b"millrace-dead-";
 /// Why it was given up: [`Cause`].
 pub const CAUSE: &str = "millrace-dead-cause";
+/// Of an output of a replay: the topic that it would have gone to.
+pub const REPLAYED_TOPIC: &str = "millrace-replayed-topic";
 /// How many attempts were made.
 pub const ATTEMPTS: &str = "millrace-dead-attempts";
 /// Where the record lay.

@@ -65,6 +65,17 @@ pub struct ShardConfig {
     pub calling: Calling,
     /// Whether it starts paused.
     pub paused: bool,
+    /// Set where records that ran before run again, to be looked at.
+    pub replay: Option<Replay>,
+}
+
+/// What a shard is held to that repeats what was.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// Where all outputs go, whatever topic they choose.
+    pub into: Arc<str>,
+    /// By partition, one past the last record that runs.
+    pub until: Vec<Offset>,
 }
 
 /// A revision of the function, ready to run.
@@ -221,8 +232,12 @@ impl Driver {
                 for Fetched { partition, batch } in batches {
                     let index = self.config.partitions.iter().position(|it| *it == partition);
                     let index = index.expect("a reader gives what was assigned");
-                    let filter = self.config.filter.as_ref();
-                    let unwanted = filter.and_then(|it| Unwanted::by(it, &partition, &batch));
+                    let until = self.config.replay.as_ref().map(|it| it.until[index]);
+                    if until.is_some_and(|until| until <= batch.first_offset()) {
+                        continue;
+                    }
+                    let filter = self.config.filter.as_deref();
+                    let unwanted = Unwanted::by(filter, until, &partition, &batch);
                     self.core.on_filtered(now, index as u32, batch, unwanted);
                 }
             }

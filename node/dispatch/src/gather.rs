@@ -10,7 +10,7 @@ use bus::{
 };
 use frame::{FrameError, Output, OutputKey, Response};
 
-use crate::dead_letter::{Cause, DEAD, DeadHead, ORIGIN};
+use crate::dead_letter::{Cause, DEAD, DeadHead, ORIGIN, REPLAYED_TOPIC};
 use crate::driver::ShardConfig;
 use crate::park_topic::Parker;
 use crate::{
@@ -310,7 +310,9 @@ impl Gathering {
             Some(name) => name,
             None => self.config.output_topic.as_deref().unwrap_or_default(),
         };
-        let Some(topic) = topic_of(&mut self.topics, bus, name) else { return };
+        let into = self.config.replay.as_ref().map(|it| Arc::clone(&it.into));
+        let to = into.as_deref().unwrap_or(name);
+        let Some(topic) = topic_of(&mut self.topics, bus, to) else { return };
         let key = match output.key {
             OutputKey::Keep => record.view.key,
             OutputKey::None => None,
@@ -318,7 +320,7 @@ impl Gathering {
         };
         let partitions = self.topics[topic].places.len();
         let partition = match (output.partition, key) {
-            (Some(partition), _) => partition.cast_unsigned() as usize,
+            (Some(partition), _) => partition.cast_unsigned() as usize % partitions,
             (None, Some(key)) => {
                 let count = i32::try_from(partitions).unwrap_or(i32::MAX);
                 bus::partition_for_key(key, count).cast_unsigned() as usize
@@ -328,6 +330,9 @@ impl Gathering {
         self.headers.clear();
         let own = output.headers;
         self.headers.extend(Headers::parse(own.as_bytes(), own.len()).unwrap_or_default());
+        if into.is_some() {
+            self.headers.push(REPLAYED_TOPIC.as_bytes(), Some(name.as_bytes()));
+        }
         self.write_origin(record, itoa::Buffer::new().format(index), revision, record.attempt);
         self.headers.push(ORIGIN.as_bytes(), Some(&self.origin));
         let headers = self.headers.headers();

@@ -30,8 +30,8 @@ pub use command::{
     End, InvocationId, Kept, Loaded, Outcome, Park, ParkLimits, Resumed, StopReason, Wait, Wanted,
     WindowLimits,
 };
-pub use dead_letter::{DeadHead, ORIGIN};
-pub use driver::{Revision, ShardConfig};
+pub use dead_letter::{DeadHead, ORIGIN, REPLAYED_TOPIC};
+pub use driver::{Replay, Revision, ShardConfig};
 pub use metrics::describe_metrics;
 pub use offset_tracker::{Admission, OffsetTracker};
 pub use read_ahead::ReadAhead;

@@ -1,6 +1,6 @@
 //! A pure core: which records of a batch the trigger's filter keeps from the function.
 
-use bus::{RecordBatch, RecordView, TopicPartition};
+use bus::{Offset, RecordBatch, RecordView, TopicPartition};
 use filter::{Filter, Record};
 
 /// The records of one batch that do not pass, a bit each. There is at least one.
@@ -8,19 +8,32 @@ use filter::{Filter, Record};
 pub struct Unwanted(Box<[u64]>);
 
 impl Unwanted {
-    /// Those of a batch that do not pass `filter`; `None` when all do.
+    /// Those of a batch that do not pass `filter`, or lie at or beyond `until`; `None` when there
+    /// are none.
     #[must_use]
-    pub fn by(filter: &Filter, place: &TopicPartition, batch: &RecordBatch) -> Option<Self> {
+    pub fn by(
+        filter: Option<&Filter>,
+        until: Option<Offset>,
+        place: &TopicPartition,
+        batch: &RecordBatch,
+    ) -> Option<Self> {
+        let until = until.filter(|until| *until <= batch.last_offset());
+        if filter.is_none() && until.is_none() {
+            return None;
+        }
         Self::of(batch, |view| {
-            !filter.matches(&Record {
-                topic: &place.topic,
-                partition: place.partition,
-                offset: view.offset.0,
-                timestamp: view.timestamp.0,
-                key: view.key,
-                value: view.value,
-                header: &|name| view.headers.last(name.as_bytes()),
-            })
+            let passes = |filter: &Filter| {
+                filter.matches(&Record {
+                    topic: &place.topic,
+                    partition: place.partition,
+                    offset: view.offset.0,
+                    timestamp: view.timestamp.0,
+                    key: view.key,
+                    value: view.value,
+                    header: &|name| view.headers.last(name.as_bytes()),
+                })
+            };
+            until.is_some_and(|until| until <= view.offset) || !filter.is_none_or(passes)
         })
     }
 
@@ -69,7 +82,7 @@ mod tests {
         let place = TopicPartition::new("readings", 3);
         let by = |pattern: &str| {
             let pattern = serde_json::from_str(pattern).unwrap();
-            Unwanted::by(&Filter::compile(&[pattern]).unwrap(), &place, &batch)
+            Unwanted::by(Some(&Filter::compile(&[pattern]).unwrap()), None, &place, &batch)
         };
         let all =
             r#"{"topic":["readings"],"partition":[3],"key":["k"],"headers":{"source":["edge"]}}"#;

@@ -99,6 +99,7 @@ impl World {
             alone: Arc::new(tokio::sync::Semaphore::new(1)),
             calling: Calling::default(),
             paused: false,
+            replay: None,
         }
     }
 

@@ -6,6 +6,7 @@ mod apps;
 mod dead_letters;
 mod doctor;
 mod logs;
+mod replays;
 mod triggers;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ pub use dead_letters::{
 };
 pub use doctor::{Examination, Finding, Verdict};
 pub use logs::{LogEntry, LogLines, LogQuestion};
+pub use replays::{Replay, ReplayState, ReplayStatus, ReplayedPartition};
 pub use triggers::{Seek, Sought, SoughtPartition, TriggerInfo, TriggerList};
 
 /// The version of every answer here.

@@ -26,6 +26,8 @@
 //! | `GET /v1/logs` | [`LogQuestion`](api::LogQuestion): what functions said; waits for more |
 //! | `GET /v1/triggers` | [`TriggerList`](api::TriggerList) |
 //! | `POST /v1/triggers/{a}/{f}/{t}:pause`, `:resume` | takes no records any more, or goes on |
+//! | `POST /v1/triggers/{a}/{f}/{t}:replay` | [`Replay`](api::Replay): runs records again, beside the trigger |
+//! | `GET`, `DELETE /v1/triggers/{a}/{f}/{t}/replay` | how far it is; stops it |
 //! | `POST /v1/triggers/{a}/{f}/{t}:seek` | [`Seek`](api::Seek): moves positions, or previews it |
 //! | `GET /v1/dead-letters/{t}` | [`DeadLetterList`](api::DeadLetterList): the open ones, by cause |
 //! | `GET`, `PUT /v1/dead-letters/{t}/{p}/{offset}` | [`DeadLetterInfo`](api::DeadLetterInfo); [`DeadLetterEdit`](api::DeadLetterEdit) |

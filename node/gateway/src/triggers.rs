@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
-use crate::api::{Examination, LogLines, LogQuestion, Seek, TriggerList};
+use crate::api::{Examination, LogLines, LogQuestion, Replay, ReplayStatus, Seek, TriggerList};
 use crate::problem::Refusal;
 use crate::read::Begin;
 use crate::routes::{App, question};
@@ -27,6 +27,10 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/v1/logs", get(logs))
         .route("/v1/triggers", get(list))
         .route("/v1/triggers/{app}/{function}/{trigger}", post(verb))
+        .route(
+            "/v1/triggers/{app}/{function}/{trigger}/replay",
+            get(replay_status).delete(stop_replay),
+        )
 }
 
 pub(crate) fn node(app: &App) -> Result<&dyn Operations, Refusal> {
@@ -78,6 +82,27 @@ async fn verb(
             let to = Begin::parse(&asked.to)?;
             Ok(Json(node.seek(trigger, to, asked).await?).into_response())
         }
+        "replay" => {
+            let asked: Replay = question(content, QUESTION_BYTES_MAX).await?;
+            let range = (Begin::parse(&asked.from)?, Begin::parse(&asked.to)?);
+            Ok(Json(node.replay(trigger, range, asked).await?).into_response())
+        }
         _ => Err(no_such()),
     }
+}
+
+async fn replay_status(
+    State(app): State<Arc<App>>,
+    Path((name, function, trigger)): Path<(String, String, String)>,
+) -> Result<Json<ReplayStatus>, Refusal> {
+    let trigger = format!("{name}/{function}/{trigger}");
+    Ok(Json(node(&app)?.replay_status(&trigger).ok_or_else(no_such)?))
+}
+
+async fn stop_replay(
+    State(app): State<Arc<App>>,
+    Path((name, function, trigger)): Path<(String, String, String)>,
+) -> Result<StatusCode, Refusal> {
+    node(&app)?.stop_replay(&format!("{name}/{function}/{trigger}"));
+    Ok(StatusCode::NO_CONTENT)
 }

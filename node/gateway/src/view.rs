@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use crate::api::{
     AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Examination,
-    FunctionList, LogLines, LogQuestion, Plan, Proposal, Redrive, RedriveStatus, RevisionList,
-    RolledBack, Seek, ShardStatus, Sought, Status, Target, TriggerInfo, TriggerList,
+    FunctionList, LogLines, LogQuestion, Plan, Proposal, Redrive, RedriveStatus, Replay,
+    ReplayStatus, RevisionList, RolledBack, Seek, ShardStatus, Sought, Status, Target, TriggerInfo,
+    TriggerList,
 };
 use crate::data::Data;
 use crate::read::Begin;
@@ -203,6 +204,26 @@ pub trait Operations: Send + Sync + Debug {
     ///
     /// When there is no such trigger, topic, partition or offset.
     async fn seek(&self, trigger: String, to: Begin, asked: Seek) -> Result<Sought, Refused>;
+
+    /// Begins to run a range of a trigger's records again, with outputs of their own, or says what
+    /// that would do. No position of the trigger moves.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such trigger, topic, partition or offset, its function does not run, one
+    /// runs already, or somebody reads the topic for the outputs.
+    async fn replay(
+        &self,
+        trigger: String,
+        range: (Begin, Begin),
+        asked: Replay,
+    ) -> Result<ReplayStatus, Refused>;
+
+    /// How far the last replay of a trigger is; `None` when there was none since the node started.
+    fn replay_status(&self, trigger: &str) -> Option<ReplayStatus>;
+
+    /// Stops one that runs.
+    fn stop_replay(&self, trigger: &str);
 
     /// The open dead letters of a topic that are meant, by cause.
     ///

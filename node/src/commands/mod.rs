@@ -18,6 +18,7 @@ pub mod new;
 pub mod plan;
 pub mod produce;
 pub mod program;
+pub mod replay;
 pub mod revisions;
 pub mod serve;
 pub mod status;

@@ -11,8 +11,9 @@ use function::{Manifest, Name, Package, PackageDigest};
 use gateway::api::{
     API, AliasInfo, AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList,
     Deployed as Answer, Examination, FunctionError, FunctionInfo, FunctionList, FunctionOutcome,
-    LogLines, LogQuestion, Outcome, Plan, Proposal, Redrive, RedriveStatus, RevisionInfo,
-    RevisionList, RevisionName, RolledBack, Seek, Sought, Target, TriggerInfo, TriggerList,
+    LogLines, LogQuestion, Outcome, Plan, Proposal, Redrive, RedriveStatus, Replay, ReplayStatus,
+    RevisionInfo, RevisionList, RevisionName, RolledBack, Seek, Sought, Target, TriggerInfo,
+    TriggerList,
 };
 use gateway::{Applications, Begin, Data, Operations, Refused};
 
@@ -557,6 +558,24 @@ impl Operations for Node {
     async fn seek(&self, trigger: String, to: Begin, asked: Seek) -> Result<Sought, Refused> {
         self.detached(move |node| async move { node.seek_trigger(&trigger, to, &asked).await })
             .await
+    }
+
+    async fn replay(
+        &self,
+        trigger: String,
+        range: (Begin, Begin),
+        asked: Replay,
+    ) -> Result<ReplayStatus, Refused> {
+        self.detached(move |node| async move { node.begin_replay(&trigger, range, &asked).await })
+            .await
+    }
+
+    fn replay_status(&self, trigger: &str) -> Option<ReplayStatus> {
+        self.replay_of(trigger)
+    }
+
+    fn stop_replay(&self, trigger: &str) {
+        self.end_replay(trigger);
     }
 
     async fn dead_letters(

@@ -504,7 +504,7 @@ fn filter_of(trigger: &TriggerSpec) -> Option<Arc<filter::Filter>> {
     Some(Arc::new(filter.expect("what is prepared has filters that compile")))
 }
 
-fn shard_config(
+pub(super) fn shard_config(
     node: &Inner,
     id: ShardId,
     shard: &cluster::Shard,
@@ -572,5 +572,6 @@ fn shard_config(
             has_output: trigger.output_topic.is_some(),
         },
         paused,
+        replay: None,
     }
 }

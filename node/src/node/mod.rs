@@ -13,6 +13,7 @@ mod logbook;
 mod packages;
 mod plan;
 mod prepare;
+mod replays;
 mod restore;
 mod status;
 mod topics;
@@ -82,6 +83,7 @@ struct Inner {
     feed: Mutex<Option<FeedProgress>>,
     logbook: Arc<logbook::Logbook>,
     redrives: Mutex<dead_letters::Redrives>,
+    replays: Mutex<replays::Replays>,
     /// Held while a redrive begins, and while an edit is written.
     redriving: tokio::sync::Mutex<()>,
     shutdown: CancellationToken,
@@ -181,6 +183,7 @@ impl Node {
             feed: Mutex::default(),
             logbook,
             redrives: Mutex::default(),
+            replays: Mutex::default(),
             redriving: tokio::sync::Mutex::default(),
             shutdown: CancellationToken::new(),
             warnings,

@@ -22,10 +22,10 @@ use crate::commands::error::{CommandError, exit};
 
 /// A partition of a trigger that is to be moved.
 #[derive(Clone, Debug)]
-struct Target {
-    shard: ShardId,
-    place: TopicPartition,
-    to: Offset,
+pub(super) struct Target {
+    pub(super) shard: ShardId,
+    pub(super) place: TopicPartition,
+    pub(super) to: Offset,
     marks: Watermarks,
 }
 
@@ -126,7 +126,7 @@ impl Node {
     }
 
     /// The partitions that are meant, and where each is to go on.
-    async fn targets(
+    pub(super) async fn targets(
         &self,
         id: &str,
         to: Begin,
@@ -305,7 +305,7 @@ fn land(from: Option<&Position>, to: Offset, marks: Watermarks) -> Landed {
 }
 
 /// The function of a trigger's id.
-fn owner(id: &str) -> (&str, &str) {
+pub(super) fn owner(id: &str) -> (&str, &str) {
     let (app, rest) = id.split_once('/').unwrap_or((id, ""));
     (app, rest.split_once('/').map_or(rest, |(function, _)| function))
 }

@@ -9,6 +9,7 @@ mod doctor;
 mod filters;
 mod harness;
 mod metrics;
+mod replay;
 mod statuses;
 mod triggers;
 mod workers;

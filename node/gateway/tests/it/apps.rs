@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_gateway::api::{
     AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Examination,
-    FunctionList, LogLines, LogQuestion, Plan, Proposal, Redrive, RedriveStatus, RevisionList,
-    RolledBack, Seek, Sought, Target, TriggerInfo, TriggerList,
+    FunctionList, LogLines, LogQuestion, Plan, Proposal, Redrive, RedriveStatus, Replay,
+    ReplayStatus, RevisionList, RolledBack, Seek, Sought, Target, TriggerInfo, TriggerList,
 };
 use millrace_gateway::{Applications, Begin, Data, Operations, Refused};
 use serde_json::json;
@@ -144,6 +144,24 @@ impl Operations for Asked {
         Ok(Sought { dry_run: asked.dry_run, ..Sought::default() })
     }
 
+    async fn replay(
+        &self,
+        trigger: String,
+        (from, to): (Begin, Begin),
+        asked: Replay,
+    ) -> Result<ReplayStatus, Refused> {
+        self.note(format!("{trigger} again from {from:?} to {to:?} into {:?}", asked.into));
+        Ok(ReplayStatus::default())
+    }
+
+    fn replay_status(&self, trigger: &str) -> Option<ReplayStatus> {
+        (trigger == "a/f/f").then(ReplayStatus::default)
+    }
+
+    fn stop_replay(&self, trigger: &str) {
+        self.note(format!("stop {trigger}"));
+    }
+
     async fn dead_letters(
         &self,
         topic: String,
@@ -191,6 +209,21 @@ impl Operations for Asked {
     fn stop_redrive(&self, topic: &str) {
         self.note(format!("stop {topic}"));
     }
+}
+
+#[test]
+fn what_is_asked_of_replays_reaches_the_node() {
+    let served = Served::new();
+    let path = "/v1/triggers/a/f/f";
+    let asked = json!({"from": "earliest", "to": "9", "into": "x"});
+    assert_eq!(served.post(&format!("{path}:replay"), &asked).ok()["state"], "preview");
+    let nowhere = json!({"from": "", "to": "latest"});
+    served.post(&format!("{path}:replay"), &nowhere).refused(400, "E0513");
+    assert_eq!(served.get(&format!("{path}/replay")).ok()["state"], "preview");
+    served.get("/v1/triggers/a/f/g/replay").refused(404, "E0506");
+    assert_eq!(served.delete(&format!("{path}/replay")).status, 204);
+    let expected = ["a/f/f again from Start(Earliest) to Offset(9) into Some(\"x\")", "stop a/f/f"];
+    assert_eq!(served.asked.take(), expected);
 }
 
 #[test]

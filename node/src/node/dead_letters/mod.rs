@@ -32,9 +32,10 @@ const EDIT_BYTES: usize = 1 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Redrives(BTreeMap<String, (Progress, CancellationToken)>);
 
-/// The pseudo trigger under which whoever puts back letters of a topic is known at the bus.
+/// The pseudo trigger under which whoever puts back letters of a topic is known at the bus. A replay
+/// has one already.
 pub(super) fn redriver_name(topic: &str) -> String {
-    format!("dead-letters/{topic}")
+    if topic.contains('/') { topic.to_owned() } else { format!("dead-letters/{topic}") }
 }
 
 impl Node {

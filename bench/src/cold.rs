@@ -103,5 +103,6 @@ fn request(batch_id: u64, records: usize) -> Invocation {
         records: records as u32,
         timeout: Duration::from_secs(30),
         calling: Calling::default(),
+        is_risky: false,
     }
 }

@@ -207,6 +207,7 @@ impl Pair {
             records: u32::try_from(request.records).unwrap_or(u32::MAX),
             timeout: Duration::from_millis(500),
             calling: Calling::default(),
+            is_risky: false,
         };
         let answer = pool.invoke(invocation).await;
         pool.drain().await;

@@ -465,7 +465,8 @@ impl Driver {
         let records = self.core.records(id).len() as u32;
         let (timeout, calling) = (self.config.timeout, self.config.calling);
         let frame = frame.into();
-        let invocation = Invocation { frame, batch_id: id.0, records, timeout, calling };
+        let is_risky = self.core.is_risky(id);
+        let invocation = Invocation { frame, batch_id: id.0, records, timeout, calling, is_risky };
         self.invoked.push(Box::pin(async move {
             let result = revision.invoke.invoke(invocation).await;
             drop(room);

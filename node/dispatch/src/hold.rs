@@ -4,11 +4,15 @@
 //! batch would have taken. The rest of the strand goes on. When the failed record is settled,
 //! what is behind it goes back to the front of the strand. Where too many wait, the shard parks
 //! them ([`Parking`]): what comes later of a parked token is parked, too.
+//!
+//! A record that failed alone and as a whole (a crash, a timeout) would take a whole batch with it
+//! again: such risky records are tried among themselves, never beside records that have not failed.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Instant;
 
+use crate::claims::Claims;
 use crate::command::ParkLimits;
 use crate::parking::{Lot, Parking};
 use crate::records::{Entry, Queue, RecordId, Records};
@@ -31,6 +35,15 @@ pub(crate) struct Hold {
     pub(crate) follower_bytes: u64,
 }
 
+/// With whom a record that failed is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Company {
+    /// With others that would fail their whole batch.
+    Risky,
+    /// With whatever there is.
+    Any,
+}
+
 /// What is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Retry {
@@ -45,9 +58,11 @@ pub(crate) enum Retry {
 pub(crate) struct Holds {
     tokens: BTreeMap<u64, Hold>,
     /// Soonest first.
-    due: BinaryHeap<Reverse<(Instant, u64, Retry)>>,
+    due: BinaryHeap<Reverse<(Instant, u64, Retry, Company)>>,
     /// Due already.
     ripe: VecDeque<Retry>,
+    /// The same of risky ones.
+    risky: VecDeque<Retry>,
     /// Whether held records are copied out of their batches.
     detach: bool,
     limits: Option<ParkLimits>,
@@ -55,6 +70,8 @@ pub(crate) struct Holds {
     waiting: usize,
     waiting_bytes: u64,
     pub(crate) parking: Parking,
+    /// Tokens of batches that failed, while they are run in pieces.
+    pub(crate) claims: Claims,
     /// Tokens that hold too much.
     crowded: BTreeSet<u64>,
     /// Records behind others of their token that are parked.
@@ -80,6 +97,13 @@ impl Holds {
         self.is_held(entry.token) || (!entry.is_parked() && self.parking.has_token(entry.token))
     }
 
+    /// Whether a record that has not run has to wait: behind others of its token, or for pieces of a
+    /// batch that have some.
+    #[inline]
+    pub(crate) fn keeps_back(&self, entry: &Entry) -> bool {
+        self.blocks(entry) || self.claims.has(entry.token)
+    }
+
     /// Whether `record` is the one its token is held for.
     pub(crate) fn is_front(&self, token: u64, record: RecordId) -> bool {
         self.tokens.get(&token).is_some_and(|hold| hold.front == record)
@@ -94,11 +118,11 @@ impl Holds {
         &mut self,
         records: &mut Records,
         record: RecordId,
-        due_at: Instant,
+        (due_at, company): (Instant, Company),
         failure: (String, String),
     ) {
         let entry = *records.entry(record);
-        self.due.push(Reverse((due_at, entry.arrival, Retry::Token(entry.token))));
+        self.due.push(Reverse((due_at, entry.arrival, Retry::Token(entry.token), company)));
         if let Some(held) = self.tokens.get_mut(&entry.token) {
             assert_eq!(held.front, record, "SD-5: one record of a token runs ahead of the others");
             (held.due_at, held.is_waiting, held.failure) = (due_at, true, failure);
@@ -125,14 +149,19 @@ impl Holds {
     }
 
     /// Lets a record without an order wait until it is due.
-    pub(crate) fn delay(&mut self, records: &mut Records, record: RecordId, due_at: Instant) {
+    pub(crate) fn delay(
+        &mut self,
+        records: &mut Records,
+        record: RecordId,
+        (due_at, company): (Instant, Company),
+    ) {
         let entry = *records.entry(record);
-        self.due.push(Reverse((due_at, entry.arrival, Retry::Record(record))));
+        self.due.push(Reverse((due_at, entry.arrival, Retry::Record(record), company)));
         self.waits(&entry);
         self.detach(records, record);
     }
 
-    /// Puts a record behind the held or parked ones of its token.
+    /// Puts a record behind the held, parked or claimed ones of its token.
     pub(crate) fn follow(&mut self, records: &mut Records, token: u64, record: RecordId) {
         let entry = *records.entry(record);
         if self.parking.has_token(token) {
@@ -147,12 +176,13 @@ impl Holds {
                 self.to_park.extend(std::iter::from_fn(|| before.pop_front(records)));
                 self.to_park.push(record);
             }
-        } else {
-            let hold = self.tokens.get_mut(&token).expect("only a held token is followed");
+        } else if let Some(hold) = self.tokens.get_mut(&token) {
             hold.followers.push_back(records, record);
             hold.follower_bytes += u64::from(entry.bytes);
             self.waits(&entry);
             self.look_at(token);
+        } else {
+            self.claims.follow(records, record);
         }
         self.detach(records, record);
     }
@@ -234,7 +264,7 @@ impl Holds {
     pub(crate) fn ripen(&mut self, now: Instant) {
         let tokens = &self.tokens;
         self.parking.ripen(now, |lot| is_held(tokens, lot));
-        while let Some(&Reverse((due_at, arrival, retry))) = self.due.peek() {
+        while let Some(&Reverse((due_at, arrival, retry, company))) = self.due.peek() {
             if now < due_at {
                 return;
             }
@@ -245,7 +275,14 @@ impl Holds {
                 let Some(hold) = hold else { continue };
                 hold.is_waiting = false;
             }
-            self.ripe.push_back(retry);
+            self.queue(company).push_back(retry);
+        }
+    }
+
+    const fn queue(&mut self, company: Company) -> &mut VecDeque<Retry> {
+        match company {
+            Company::Risky => &mut self.risky,
+            Company::Any => &mut self.ripe,
         }
     }
 
@@ -255,12 +292,20 @@ impl Holds {
         held.into_iter().chain(self.parking.next_due()).min()
     }
 
-    pub(crate) fn first_ripe(&self) -> Option<Retry> {
-        self.ripe.front().copied()
+    /// With whom those are tried that are due, risky ones first if they may be; `None` when none is.
+    pub(crate) fn ripe_company(&self, may_risk: bool) -> Option<Company> {
+        if may_risk && !self.risky.is_empty() {
+            return Some(Company::Risky);
+        }
+        (!self.ripe.is_empty()).then_some(Company::Any)
     }
 
-    pub(crate) fn pop_ripe(&mut self, records: &Records) {
-        if let Some(Retry::Record(record)) = self.ripe.pop_front() {
+    pub(crate) fn first_ripe(&mut self, company: Company) -> Option<Retry> {
+        self.queue(company).front().copied()
+    }
+
+    pub(crate) fn pop_ripe(&mut self, records: &Records, company: Company) {
+        if let Some(Retry::Record(record)) = self.queue(company).pop_front() {
             self.waits_no_more(1, u64::from(records.entry(record).bytes));
         }
     }

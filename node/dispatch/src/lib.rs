@@ -3,6 +3,7 @@
 //! [`ShardDispatch`] decides, a pure core with no clock and no I/O; [`start`] runs it.
 
 mod bisect;
+mod claims;
 mod command;
 mod commits;
 pub mod dead_letter;

@@ -46,11 +46,12 @@
 //! **Order.** A record's token (hash of its key, or its partition) maps it to a strand; a strand
 //! runs one batch at a time, a batch gathers from the idle strands with the oldest records. A
 //! token with a failed record is held: its later records wait behind the failed one, the rest of
-//! the strand goes on.
+//! the strand goes on. So it does while a batch that failed runs in pieces: they claim the tokens of
+//! their records, and no strand.
 //!
 //! **Failures.** A failed record backs off and is tried again until it is out of attempts or too
 //! old; then it is a dead letter. A batch that fails as a whole is halved until the bad record
-//! stands alone. What is nobody's fault (no capacity) is run again after a pause.
+//! stands alone, and such a record is tried again without any that has not failed. What is nobody's fault (no capacity) is run again after a pause.
 //!
 //! **Filters.** What is unwanted in a batch is known when it comes: it is settled where it would
 //! have been let in, takes no room, and goes with the next commit, or with one of its own when none
@@ -94,7 +95,7 @@ use crate::command::{
     Outcome, StopReason, Wait,
 };
 use crate::commits::{Commits, Done};
-use crate::hold::{Holds, Retry};
+use crate::hold::{Company, Holds, Retry};
 use crate::offset_tracker::OffsetTracker;
 use crate::records::{RecordId, RecordRef, Records};
 use crate::retry::{Jitter, backoff_bound};
@@ -111,6 +112,7 @@ mod killers;
 #[cfg(test)]
 mod model;
 mod parked;
+mod pieces;
 mod suspected;
 #[cfg(test)]
 mod tests;
@@ -156,11 +158,16 @@ enum Mode {
     Stopped(StopReason),
 }
 
-/// Records that run as one batch, and the strands they keep busy.
+/// Records that run as one batch, and what they keep others of their tokens back by.
 #[derive(Debug)]
 struct Part {
     records: Vec<RecordId>,
+    /// Strands that it keeps busy. None for a piece of a batch, which claims the tokens of its
+    /// records: it may wait and run for long.
     strands: Vec<u16>,
+    is_piece: bool,
+    /// It may take its instance with it: part of what failed as a whole.
+    is_risky: bool,
     /// Whether it may have records that a token is held for.
     retries: bool,
 }
@@ -173,6 +180,7 @@ type Lineage = VecDeque<Part>;
 struct Invocation {
     part: Part,
     rest: Lineage,
+    started_at: Instant,
 }
 
 /// A fetched batch, admitted up to `cursor`.
@@ -428,6 +436,7 @@ impl ShardDispatch {
             return;
         }
         self.holds.ripen(now);
+        self.free_strands(now);
         if self.wait.as_ref().is_some_and(|wait| wait.until <= now) {
             self.wait = None;
         }
@@ -478,9 +487,9 @@ impl ShardDispatch {
         let work = match self.mode {
             Mode::Running if !self.paused => {
                 let wait = self.wait.as_ref().map(|wait| wait.until);
-                [self.holds.next_due(), wait, self.linger_until]
+                [self.holds.next_due(), wait, self.linger_until, self.next_freed()]
             }
-            _ => [None; 3],
+            _ => [None; 4],
         };
         work.into_iter().chain([commit]).flatten().min()
     }
@@ -489,6 +498,12 @@ impl ShardDispatch {
     #[must_use]
     pub fn records(&self, id: InvocationId) -> &[RecordId] {
         self.running.get(&id).map_or(&[], |it| &it.part.records)
+    }
+
+    /// Whether an invocation may take its instance with it, because it is part of a batch that did.
+    #[must_use]
+    pub fn is_risky(&self, id: InvocationId) -> bool {
+        self.running.get(&id).is_some_and(|it| it.part.is_risky)
     }
 
     /// A record that a command named.
@@ -629,31 +644,16 @@ impl ShardDispatch {
         self.counters.invocations += 1;
         self.counters.attempts += part.records.len() as u64;
         let records = u32::try_from(part.records.len()).expect("the window bounds a batch");
-        self.running.insert(id, Invocation { part, rest });
+        self.running.insert(id, Invocation { part, rest, started_at: now });
         self.commands.push_back(Command::Invoke { id, records });
         true
-    }
-
-    /// The next part of a batch that failed, without the records of tokens held since.
-    fn next_part(&mut self) -> Option<(Part, Lineage)> {
-        while let Some(mut lineage) = self.lineages.pop_front() {
-            let mut part = lineage.pop_front().expect("a lineage has a part");
-            self.hold_back(&mut part);
-            if !part.records.is_empty() {
-                return Some((part, lineage));
-            }
-            self.release(&part.strands);
-            if !lineage.is_empty() {
-                self.lineages.push_front(lineage);
-            }
-        }
-        None
     }
 
     /// Gathers a batch: retries that are due, then new records.
     fn gather(&mut self, now: Instant) -> Option<Part> {
         let limits = self.config.batch;
-        if self.holds.first_ripe().is_none() {
+        let company = self.holds.ripe_company(self.may_risk());
+        if company.is_none() {
             self.linger_until = self.linger();
             if self.linger_until.is_some_and(|until| now < until) {
                 return None;
@@ -664,15 +664,23 @@ impl ShardDispatch {
             Room { records: limits.records.get(), bytes: limits.bytes, strands: self.strands_each };
         let wanted = room.records.min(self.strands.ready_records() + 16);
         let mut batch = Gathered { records: Vec::with_capacity(wanted), ..Gathered::default() };
-        while let Some(retry) = self.holds.first_ripe() {
-            let record = self.holds.record(retry);
-            if !batch.take(room, record, self.records.entry(record).bytes) {
-                break;
+        if let Some(company) = company {
+            while let Some(retry) = self.holds.first_ripe(company) {
+                let record = self.holds.record(retry);
+                if !batch.take(room, record, self.records.entry(record).bytes) {
+                    break;
+                }
+                self.holds.pop_ripe(&self.records, company);
             }
-            self.holds.pop_ripe(&self.records);
         }
         let retried = batch.records.len();
-        self.strands.gather(&mut self.records, &mut self.holds, room, &mut batch);
+        // What is kept back leaves its strand and nothing to run: then the next strands have a turn.
+        while company != Some(Company::Risky) {
+            self.strands.gather(&mut self.records, &mut self.holds, room, &mut batch);
+            if !batch.records.is_empty() || self.strands.oldest().is_none() {
+                break;
+            }
+        }
         let Gathered { mut records, strands, .. } = batch;
         if records.is_empty() {
             return None;
@@ -680,7 +688,8 @@ impl ShardDispatch {
         if retried != 0 || 1 < strands.len() {
             self.sort_by_arrival(&mut records);
         }
-        Some(Part { records, strands, retries: retried != 0 })
+        let is_risky = company == Some(Company::Risky);
+        Some(Part { records, strands, is_piece: false, is_risky, retries: retried != 0 })
     }
 
     /// Until when a batch waits to become fuller.
@@ -714,7 +723,7 @@ impl ShardDispatch {
 
     /// Runs the very same batch again after a pause: nobody is charged (SD-7).
     fn replay(&mut self, now: Instant, invocation: Invocation, code: String, message: String) {
-        let Invocation { part, mut rest } = invocation;
+        let Invocation { part, mut rest, .. } = invocation;
         self.counters.attempts -= part.records.len() as u64;
         rest.push_front(part);
         self.lineages.push_front(rest);

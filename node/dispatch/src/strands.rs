@@ -117,13 +117,7 @@ impl Strands {
         self.list(records, strand);
     }
 
-    /// Keeps batches from taking of the strand, until as many [`release`](Self::release)s.
-    pub(crate) fn acquire(&mut self, strand: u16) {
-        self.unlist(strand);
-        self.at(strand).busy += 1;
-    }
-
-    /// Undoes one [`acquire`](Self::acquire).
+    /// A batch that [`gather`](Self::gather) filled from the strand is over.
     pub(crate) fn release(&mut self, records: &Records, strand: u16) {
         self.at(strand).busy -= 1;
         self.list(records, strand);
@@ -252,7 +246,7 @@ impl Strands {
             if until <= arrival {
                 break;
             }
-            if strand != UNORDERED && holds.blocks(entry) {
+            if strand != UNORDERED && holds.keeps_back(entry) {
                 it.queue.pop_front(records);
                 it.bytes -= u64::from(bytes);
                 holds.follow(records, token, front);

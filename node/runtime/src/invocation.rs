@@ -19,6 +19,8 @@ pub struct Invocation {
     pub timeout: Duration,
     /// How its trigger wants the handler to be called.
     pub calling: Calling,
+    /// Whether it is part of a batch that took its instance with it, and may do so again.
+    pub is_risky: bool,
 }
 
 /// How a handler is called. WebAssembly functions are called in one way only.

@@ -270,9 +270,14 @@ impl Invoke for Pool {
             let mut inner = self.shared.inner();
             let request = RequestId(inner.next_request);
             inner.next_request += 1;
+            let is_risky = invocation.is_risky;
             let waiting = Request { invocation, asked_at, reply: Reply(Some(reply)) };
             inner.waiting.insert(request, waiting);
-            inner.slots.on_request(asked_at, request);
+            if is_risky {
+                inner.slots.on_risky(asked_at, request);
+            } else {
+                inner.slots.on_request(asked_at, request);
+            }
             self.shared.carry_out(inner);
             Place { shared: &self.shared, request }
         };

@@ -9,11 +9,16 @@
 //!      └──────▶ preparing ─▶ idle                         Retire
 //! ```
 //!
+//! A **risky** request may take its instance with it: it is part of a batch that did. Risky ones
+//! are given at most half of the slots, and a new instance where there is room, so that they leave
+//! the warm ones to the others.
+//!
 //! Invariants, checked by the model test:
 //!
 //! - **PS-1** at most `max` slots are taken, whatever is asked for.
 //! - **PS-2** a slot runs one request at a time.
-//! - **PS-3** requests start in the order they came; none waits while a slot is free.
+//! - **PS-3** requests start in the order they came, risky ones among themselves; none waits while a
+//!   slot is free that it may have.
 //! - **PS-4** every request is run once, or refused once.
 //! - **PS-5** no instance runs more than `invocations_max` requests, or starts one at `age_max`.
 
@@ -78,6 +83,8 @@ struct Slot {
     phase: Phase,
     started_at: Instant,
     invocations: u64,
+    /// It runs a risky request.
+    is_risky: bool,
 }
 
 /// See the [module documentation](self).
@@ -88,6 +95,8 @@ pub struct Slots {
     /// Idle instances, the one used last at the end: few instances stay hot, the others expire.
     idle: VecDeque<SlotId>,
     waiting: VecDeque<RequestId>,
+    /// The same of risky ones.
+    risky: VecDeque<RequestId>,
     commands: VecDeque<Command>,
     next_slot: u64,
     draining: bool,
@@ -111,6 +120,7 @@ impl Slots {
             slots: BTreeMap::new(),
             idle: VecDeque::new(),
             waiting: VecDeque::new(),
+            risky: VecDeque::new(),
             commands: VecDeque::new(),
             next_slot: 0,
             draining: false,
@@ -120,13 +130,29 @@ impl Slots {
 
     /// A request for an instance.
     pub fn on_request(&mut self, now: Instant, request: RequestId) {
-        self.prepare = true;
-        if self.draining || self.waiting.len() >= self.config.queue_max.max(1) {
-            self.commands.push_back(Command::Refuse(request));
-            return;
+        if self.has_room(request) {
+            self.waiting.push_back(request);
+            self.settle(now);
         }
-        self.waiting.push_back(request);
-        self.settle(now);
+    }
+
+    /// One that may take its instance with it.
+    pub fn on_risky(&mut self, now: Instant, request: RequestId) {
+        if self.has_room(request) {
+            self.risky.push_back(request);
+            self.settle(now);
+        }
+    }
+
+    /// Whether a request may wait; otherwise it is refused.
+    fn has_room(&mut self, request: RequestId) -> bool {
+        self.prepare = true;
+        let waiting = self.waiting.len() + self.risky.len();
+        let is_full = self.draining || waiting >= self.config.queue_max.max(1);
+        if is_full {
+            self.commands.push_back(Command::Refuse(request));
+        }
+        !is_full
     }
 
     /// Somebody wants to know whether an instance can be started: its slot, to be reported with
@@ -140,6 +166,7 @@ impl Slots {
     /// Whoever asked has gone. Does nothing once the request runs.
     pub fn on_cancelled(&mut self, request: RequestId) {
         self.waiting.retain(|it| *it != request);
+        self.risky.retain(|it| *it != request);
     }
 
     /// An instance that was prepared is ready, or could not be started.
@@ -168,6 +195,7 @@ impl Slots {
         let spent = self.config.invocations_max <= it.invocations;
         if keep && !spent && !self.draining {
             it.phase = Phase::Idle { since: now };
+            it.is_risky = false;
             self.idle.push_back(slot);
         } else {
             self.slots.remove(&slot);
@@ -205,7 +233,8 @@ impl Slots {
     /// Takes no more requests, refuses those that wait, and retires what is idle.
     pub fn on_drain(&mut self, now: Instant) {
         self.draining = true;
-        while let Some(request) = self.waiting.pop_front() {
+        let waiting = std::mem::take(&mut self.waiting);
+        for request in waiting.into_iter().chain(std::mem::take(&mut self.risky)) {
             self.commands.push_back(Command::Refuse(request));
         }
         for slot in std::mem::take(&mut self.idle) {
@@ -241,7 +270,8 @@ impl Slots {
     #[must_use]
     pub fn counts(&self) -> (u32, u32, u32) {
         let busy = self.slots.values().filter(|it| it.phase == Phase::Busy).count();
-        (self.idle.len() as u32, busy as u32, self.waiting.len() as u32)
+        let waiting = self.waiting.len() + self.risky.len();
+        (self.idle.len() as u32, busy as u32, waiting as u32)
     }
 
     /// Whether nothing runs or is being started.
@@ -258,11 +288,7 @@ impl Slots {
 
     /// Gives waiting requests what is free, then prepares what should be warm.
     fn settle(&mut self, now: Instant) {
-        while !self.waiting.is_empty() {
-            let Some((slot, cold)) = self.free_slot(now) else { break };
-            let Some(request) = self.waiting.pop_front() else { break };
-            self.commands.push_back(Command::Run { slot, request, cold });
-        }
+        while self.start(now) {}
         let mut ready = self.slots.values().filter(|it| it.phase != Phase::Busy).count();
         while self.prepare
             && !self.draining
@@ -275,15 +301,52 @@ impl Slots {
         }
     }
 
+    /// Gives the request that came first of those that may have a slot one that is free.
+    fn start(&mut self, now: Instant) -> bool {
+        let risky = self.risky.front().copied().filter(|_| self.may_start_risky());
+        let is_risky = match (self.waiting.front(), risky) {
+            (Some(first), Some(risky)) => risky < *first,
+            (None, Some(_)) => true,
+            (Some(_), None) => false,
+            (None, None) => return false,
+        };
+        let found = if is_risky { self.own_slot(now) } else { self.free_slot(now) };
+        let Some((slot, cold)) = found else { return false };
+        let queue = if is_risky { &mut self.risky } else { &mut self.waiting };
+        let request = queue.pop_front().expect("it was looked at");
+        self.slots.get_mut(&slot).expect("it was taken").is_risky = is_risky;
+        self.commands.push_back(Command::Run { slot, request, cold });
+        true
+    }
+
+    fn may_start_risky(&self) -> bool {
+        let running = self.slots.values().filter(|it| it.is_risky).count();
+        running < (self.config.max as usize / 2).max(1)
+    }
+
     fn free_slot(&mut self, now: Instant) -> Option<(SlotId, bool)> {
+        self.idle_slot(now).map(|slot| (slot, false)).or_else(|| self.new_slot(now))
+    }
+
+    /// One that others miss least.
+    fn own_slot(&mut self, now: Instant) -> Option<(SlotId, bool)> {
+        // An idle one that is too old makes room for a new one.
+        self.new_slot(now).or_else(|| self.free_slot(now))
+    }
+
+    fn idle_slot(&mut self, now: Instant) -> Option<SlotId> {
         while let Some(slot) = self.idle.pop_back() {
             let it = self.slots.get_mut(&slot).expect("an idle slot is taken");
             if now.saturating_duration_since(it.started_at) < self.config.age_max {
                 it.phase = Phase::Busy;
-                return Some((slot, false));
+                return Some(slot);
             }
             self.retire_idle(slot);
         }
+        None
+    }
+
+    fn new_slot(&mut self, now: Instant) -> Option<(SlotId, bool)> {
         let room = self.slots.len() < self.config.max as usize;
         room.then(|| (self.take_slot(now, Phase::Busy), true))
     }
@@ -291,13 +354,15 @@ impl Slots {
     fn take_slot(&mut self, now: Instant, phase: Phase) -> SlotId {
         let slot = SlotId(self.next_slot);
         self.next_slot += 1;
-        self.slots.insert(slot, Slot { phase, started_at: now, invocations: 0 });
+        self.slots.insert(slot, Slot { phase, started_at: now, invocations: 0, is_risky: false });
         slot
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     const CONFIG: SlotsConfig = SlotsConfig {
@@ -328,6 +393,25 @@ mod tests {
         assert_eq!(drain(&mut slots), [run(1, 2, false)]);
         slots.on_finished(now, SlotId(0), false);
         assert_eq!(drain(&mut slots), [Command::Retire(SlotId(0)), run(2, 3, true)]);
+    }
+
+    #[test]
+    fn risky_requests_leave_half_of_the_slots_and_the_warm_ones_to_the_others() {
+        let now = Instant::now();
+        let mut slots = Slots::new(SlotsConfig { max: 4, queue_max: 9, ..CONFIG });
+        slots.on_request(now, RequestId(0));
+        slots.on_finished(now, SlotId(0), true);
+        assert_eq!(drain(&mut slots), [run(0, 0, true)]);
+        (1..4).for_each(|request| slots.on_risky(now, RequestId(request)));
+        assert_eq!(drain(&mut slots), [run(1, 1, true), run(2, 2, true)], "two of four");
+        slots.on_request(now, RequestId(4));
+        assert_eq!(drain(&mut slots), [run(0, 4, false)], "the warm one was left alone");
+        slots.on_request(now, RequestId(5));
+        assert_eq!(drain(&mut slots), [run(3, 5, true)]);
+        slots.on_finished(now, SlotId(0), true);
+        assert_eq!(drain(&mut slots), [], "the third risky one waits for one of the two");
+        slots.on_finished(now, SlotId(1), false);
+        assert_eq!(drain(&mut slots), [Command::Retire(SlotId(1)), run(4, 3, true)]);
     }
 
     #[test]
@@ -365,7 +449,8 @@ mod tests {
             let mut preparing = Vec::new();
             let mut born: BTreeMap<SlotId, Instant> = BTreeMap::new();
             let mut runs: BTreeMap<SlotId, u64> = BTreeMap::new();
-            let (mut asked, mut ended, mut last) = (0, 0, None);
+            let (mut asked, mut ended, mut last) = (0, 0, [None; 2]);
+            let mut risky = BTreeSet::new();
             for _step in 0..200 {
                 match draw(7) {
                     6 => {
@@ -373,6 +458,11 @@ mod tests {
                             born.insert(slot, now);
                             preparing.push(slot);
                         }
+                    }
+                    0 | 1 if draw(3) == 0 => {
+                        risky.insert(RequestId(asked));
+                        slots.on_risky(now, RequestId(asked));
+                        asked += 1;
                     }
                     0 | 1 => {
                         slots.on_request(now, RequestId(asked));
@@ -395,8 +485,9 @@ mod tests {
                     match command {
                         Command::Run { slot, request, cold } => {
                             assert!(busy.insert(slot, request.0).is_none(), "seed {seed}: PS-2");
-                            assert!(last < Some(request), "seed {seed}: PS-3, PS-4");
-                            last = Some(request);
+                            let last = &mut last[usize::from(risky.contains(&request))];
+                            assert!(*last < Some(request), "seed {seed}: PS-3, PS-4");
+                            *last = Some(request);
                             ended += 1;
                             if cold {
                                 born.insert(slot, now);
@@ -417,8 +508,15 @@ mod tests {
                 }
                 let taken = slots.slots.len();
                 assert!(taken <= config.max as usize, "seed {seed}: PS-1");
-                let waiting = slots.waiting.len();
-                assert!(waiting == 0 || slots.idle.is_empty(), "seed {seed}: PS-3");
+                let of_risky = |it: &&u64| risky.contains(&RequestId(**it));
+                let running = busy.values().filter(of_risky).count();
+                let most = (config.max as usize / 2).max(1);
+                assert!(running <= most, "seed {seed}: too many risky ones");
+                let has_free = !slots.idle.is_empty() || taken < config.max as usize;
+                assert!(slots.waiting.is_empty() || !has_free, "seed {seed}: PS-3");
+                let may_run = has_free && running < most;
+                assert!(slots.risky.is_empty() || !may_run, "seed {seed}: PS-3");
+                let waiting = slots.waiting.len() + slots.risky.len();
                 assert_eq!(asked, ended + waiting as u64, "seed {seed}: PS-4");
             }
         }

@@ -237,6 +237,7 @@ async fn rate(pool: &Pool, outputs: usize) -> Result<f64, NotShown> {
         records: BATCH as u32,
         timeout: Duration::from_secs(30),
         calling,
+        is_risky: false,
     };
     // Warm: as the bare loop is when its turn is counted.
     let warm_until = Instant::now() + SPAN;

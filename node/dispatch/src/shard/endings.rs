@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::{Invocation, Lineage, Part, Retry, ShardDispatch};
+use super::{Company, Invocation, Lineage, Part, Retry, ShardDispatch};
 use crate::bisect::{Halves, halve};
 use crate::command::{Command, DeadLetter, End, InvocationId, Kept};
 use crate::parking::Lot;
@@ -33,7 +33,8 @@ impl ShardDispatch {
         output_bytes: usize,
     ) {
         if exceptions.is_empty() && !invocation.part.retries {
-            let Invocation { part, rest } = invocation;
+            let Invocation { part, rest, .. } = invocation;
+            let claimed = self.claimed(&part);
             self.commits.add_all(&part.records);
             if !self.untold.is_empty() {
                 part.records.iter().for_each(|&record| self.unpark(record));
@@ -41,6 +42,7 @@ impl ShardDispatch {
             self.touch_all(&part.records);
             self.finish(id, part.records, None, output_bytes);
             self.release(&part.strands);
+            self.end_claims(claimed);
             self.push_lineage(rest);
         } else if self.made_progress(&invocation.part, &exceptions) {
             self.settle_one_by_one(now, id, invocation, (exceptions, None), output_bytes);
@@ -100,7 +102,8 @@ impl ShardDispatch {
         (exceptions, share): (Vec<(u32, End)>, Option<Share>),
         output_bytes: usize,
     ) {
-        let Invocation { part, mut rest } = invocation;
+        let Invocation { part, mut rest, .. } = invocation;
+        let claimed = self.claimed(&part);
         let count = part.records.len();
         let mut tally = Tally {
             kept: vec![false; count],
@@ -121,13 +124,17 @@ impl ShardDispatch {
         // A hold may end before the rest runs: what it has of the token must wait behind the hold,
         // or it would run ahead of what waits there already (SD-5).
         rest.iter_mut().for_each(|part| self.hold_back(part));
-        if rest.is_empty() {
+        if !rest.is_empty() && !returned.is_empty() {
+            let is_risky = part.is_risky;
+            rest.push_front(Part { is_risky, ..self.piece(returned, part.retries) });
+            self.end_claims(claimed);
+        } else {
+            // What was returned comes before what waited for it.
+            self.end_claims(claimed);
             let (parked, returned): (Vec<_>, Vec<_>) =
                 returned.into_iter().partition(|&it| self.records.entry(it).is_parked());
             self.strands.push_front(&mut self.records, &returned);
             parked.into_iter().for_each(|record| self.unload(record));
-        } else if !returned.is_empty() {
-            rest.push_front(self.part(returned, part.retries));
         }
         self.release(&part.strands);
         self.push_lineage(rest);
@@ -169,7 +176,11 @@ impl ShardDispatch {
                     }
                     Some(due_at) if !blocked => {
                         self.counters.retried += 1;
-                        self.back_off(record, due_at, (code, message));
+                        let company = match tally.share {
+                            Some(_) => Company::Risky,
+                            None => Company::Any,
+                        };
+                        self.back_off(record, (due_at, company), (code, message));
                         if entry.is_ordered() {
                             tally.broken.insert(entry.token);
                         }
@@ -232,7 +243,7 @@ impl ShardDispatch {
         (!too_old).then_some(due_at)
     }
 
-    fn back_off(&mut self, record: RecordId, due_at: Instant, failure: (String, String)) {
+    fn back_off(&mut self, record: RecordId, due: (Instant, Company), failure: (String, String)) {
         let entry = *self.records.entry(record);
         let (lot, _) = self.lot_of(record);
         if entry.is_parked() {
@@ -242,11 +253,11 @@ impl ShardDispatch {
             }
         }
         if entry.is_ordered() {
-            self.holds.hold(&mut self.records, record, due_at, failure);
+            self.holds.hold(&mut self.records, record, due, failure);
         } else if entry.is_parked() || (self.holds.is_crowded() && self.holds.may_park(1)) {
-            self.park(record, Some(due_at), failure, true);
+            self.park(record, Some(due.0), failure, true);
         } else {
-            self.holds.delay(&mut self.records, record, due_at);
+            self.holds.delay(&mut self.records, record, due);
         }
     }
 
@@ -291,12 +302,15 @@ impl ShardDispatch {
     }
 
     fn bisect(&mut self, invocation: Invocation) {
-        let Invocation { part, mut rest } = invocation;
+        let Invocation { part, mut rest, .. } = invocation;
         self.counters.bisected += 1;
+        let claimed = self.claimed(&part);
         let Halves { first, second, in_turn } = halve(&self.records, part.records);
-        let first = self.part(first, part.retries);
-        rest.push_front(self.part(second, part.retries));
+        let mut risky = |records| Part { is_risky: true, ..self.piece(records, part.retries) };
+        let (first, second) = (risky(first), risky(second));
+        rest.push_front(second);
         self.release(&part.strands);
+        self.end_claims(claimed);
         if in_turn {
             rest.push_front(first);
             self.lineages.push_front(rest);
@@ -306,24 +320,10 @@ impl ShardDispatch {
         }
     }
 
-    /// Makes a part of records that are in no queue, and its strands busy.
-    pub(super) fn part(&mut self, records: Vec<RecordId>, retries: bool) -> Part {
-        let strands: BTreeSet<u16> = records
-            .iter()
-            .map(|&record| self.records.entry(record))
-            .filter(|entry| entry.is_ordered())
-            .map(|entry| entry.strand)
-            .collect();
-        for &strand in &strands {
-            self.strands.acquire(strand);
-        }
-        Part { records, strands: strands.into_iter().collect(), retries }
-    }
-
     /// Puts the records of held tokens behind those that the tokens are held for.
     pub(super) fn hold_back(&mut self, part: &mut Part) {
         let (records, holds) = (&mut self.records, &mut self.holds);
-        let mut unloaded = Vec::new();
+        let (mut unloaded, mut claimed) = (Vec::new(), Vec::new());
         part.records.retain(|&record| {
             let entry = *records.entry(record);
             let token = entry.token;
@@ -335,8 +335,12 @@ impl ShardDispatch {
             } else {
                 holds.follow(records, token, record);
             }
+            if part.is_piece {
+                claimed.push(token);
+            }
             false
         });
+        self.end_claims(claimed);
         unloaded.into_iter().for_each(|record| self.unload(record));
     }
 

@@ -717,6 +717,7 @@ impl Model {
         assert_eq!(self.core.records.bytes(), 0, "seed {seed}");
         assert_eq!(self.core.strands.ready_records(), 0, "seed {seed}");
         assert_eq!(self.core.strands.ready_bytes(), 0, "seed {seed}");
+        assert!(self.core.holds.claims.is_empty(), "seed {seed}");
         assert!(self.running.is_empty() && self.core.next_timeout().is_none(), "seed {seed}");
     }
 }

@@ -61,7 +61,7 @@ impl ShardDispatch {
         }
         again.into_iter().for_each(|lot| self.reconsider(lot));
         if !records.is_empty() {
-            let part = self.part(records, true);
+            let part = self.piece(records, true);
             self.lineages.push_back(Lineage::from([part]));
         }
         self.proceed(now);

@@ -4,6 +4,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 
 use bus::{BatchBuilder, Completions, Headers, Offset};
 
+use super::pieces::STRANDS_FOR;
 use super::*;
 use crate::command::{BatchLimits, End, WindowLimits};
 use crate::retry::RetryPolicy;
@@ -380,9 +381,69 @@ fn a_hold_that_ends_before_the_second_half_runs_keeps_the_order() {
     assert_eq!(said, [Invoke(2, vec![0], 1)]);
     assert_eq!(bench.wait(), [Invoke(3, vec![1], 2)]);
     let said = bench.outcome(3, Outcome::ok(0));
-    assert_eq!(said[0], Gather(3, vec![1]));
+    let next = Invoke(4, vec![2, 3, 4, 5], 1);
+    assert_eq!(said, [Gather(3, vec![1]), Commit(0, 1, 0, vec![(1, 2)]), next], "SD-5");
+    assert_eq!(bench.outcome(2, Outcome::ok(0)), [Gather(2, vec![0])], "nobody waited for it");
+}
+
+/// Two of a kind that share a strand and no key.
+#[test]
+fn pieces_of_a_batch_keep_back_their_keys_and_nothing_else() {
+    let mut bench = Bench::new(DispatchConfig { invocations_max: count(4), ..config(Order::Key) });
+    let (first, other) = sharing_a_strand(&bench.core);
+    let (first, other) = (first.as_str(), other.as_str());
+    assert_eq!(bench.fetched(0, &[first, "-"]), [Invoke(0, vec![0, 1], 1)]);
+    assert_eq!(bench.fetched(2, &[first, other]), [], "the strand is busy");
+    let said = bench.outcome(0, failed(Blame::Batch));
+    let pieces = [Invoke(1, vec![1], 1), Invoke(2, vec![0], 1)];
+    assert_eq!(said, [&pieces[..], &[Invoke(3, vec![3], 1)]].concat(), "another key goes on");
+    assert!(bench.core.is_risky(InvocationId(2)) && !bench.core.is_risky(InvocationId(3)));
+    bench.outcome(3, Outcome::ok(0));
     let said = bench.outcome(2, Outcome::ok(0));
-    assert_eq!(said, [Gather(2, vec![0]), Invoke(4, vec![2, 3, 4, 5], 1)], "SD-5");
+    assert!(said.contains(&Invoke(4, vec![2], 1)), "and then the key: {said:?}");
+}
+
+/// A batch that runs for long holds up nobody who merely shares a strand with it.
+#[test]
+fn a_batch_that_runs_for_long_gives_its_strands_back() {
+    let mut bench = Bench::new(DispatchConfig { invocations_max: count(2), ..config(Order::Key) });
+    let (first, other) = sharing_a_strand(&bench.core);
+    let (first, other) = (first.as_str(), other.as_str());
+    assert_eq!(bench.fetched(0, &[first]), [Invoke(0, vec![0], 1)]);
+    assert_eq!(bench.fetched(1, &[first, other]), []);
+    assert_eq!(bench.wait(), [Invoke(1, vec![2], 1)]);
+    assert_eq!(bench.core.next_timeout(), Some(bench.now + STRANDS_FOR), "the next one, too");
+    bench.outcome(1, Outcome::ok(0));
+    let said = bench.outcome(0, Outcome::ok(0));
+    assert!(said.contains(&Invoke(2, vec![1], 1)), "and then the key: {said:?}");
+}
+
+/// What failed alone as a whole is never tried beside what has not failed.
+#[test]
+fn a_risky_record_is_tried_again_without_new_records() {
+    let mut config = config(Order::Key);
+    config.retry.attempts_max = NonZeroU32::new(3).unwrap();
+    let mut bench = Bench::new(config);
+    assert_eq!(bench.fetched(0, &["a"]), [Invoke(0, vec![0], 1)]);
+    assert_eq!(bench.outcome(0, failed(Blame::Batch)), []);
+    assert_eq!(bench.fetched(1, &["-"]), [Invoke(1, vec![1], 1)]);
+    assert_eq!(bench.fetched(2, &["-", "-"]), []);
+    assert_eq!(bench.wait(), [], "it is due, and the one invocation runs");
+    let said = bench.outcome(1, Outcome::ok(0));
+    assert!(said.contains(&Invoke(2, vec![0], 2)), "alone: {said:?}");
+    let said = bench.outcome(2, ended(&[(0, fail("Test.No"))]));
+    assert!(said.contains(&Invoke(3, vec![2, 3], 1)), "{said:?}");
+    bench.wait();
+    bench.fetched(4, &["-"]);
+    let said = bench.outcome(3, Outcome::ok(0));
+    assert!(said.contains(&Invoke(4, vec![0, 4], 3)), "its last failure named it: {said:?}");
+}
+
+fn sharing_a_strand(core: &ShardDispatch) -> (String, String) {
+    let strand = |key: &str| core.tokens.of(0, Some(key.as_bytes())).0;
+    let mut others = (0..).map(|n| format!("key-{n}"));
+    let other = others.find(|key| strand(key) == strand("first")).unwrap();
+    ("first".to_owned(), other)
 }
 
 #[test]

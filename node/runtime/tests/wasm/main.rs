@@ -64,8 +64,15 @@ async fn call_within(timeout: Duration, pool: &Pool, values: &[&str]) -> Result<
     }
     let records = values.len() as u32;
     let frame = builder.finish().into();
-    pool.invoke(Invocation { frame, batch_id: 7, records, timeout, calling: Calling::default() })
-        .await
+    pool.invoke(Invocation {
+        frame,
+        batch_id: 7,
+        records,
+        timeout,
+        calling: Calling::default(),
+        is_risky: false,
+    })
+    .await
 }
 
 fn outputs(answer: &Answer, records: usize) -> Vec<String> {

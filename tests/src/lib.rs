@@ -17,6 +17,7 @@ pub mod journal_reader;
 pub mod kill;
 pub mod node_killer;
 pub mod partial;
+pub mod poison;
 pub mod promise;
 pub mod raft_sim;
 pub mod redeploy;

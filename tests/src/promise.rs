@@ -462,6 +462,27 @@ pub const PROMISES: &[Promise] = &[
         run: crate::node_killer::run,
     },
     Promise {
+        name: "poison",
+        says: "a bad record alone is dead-lettered with its true cause; it costs 2 invocations for \
+               each halving, one and its retries, and none where it cannot be decoded; records \
+               that share neither batch nor key with it keep 1.5 times their p99, those of its \
+               batch wait for 8 times timeout and cold start and 1 s at most, on both buses",
+        needs: "python3 with venv and PyPI, Java 17 and Maven (77 without)",
+        flags: &["alone", "mixed", "rate"],
+        full: "10 min: 100,000 records and 10 bad ones of each kind alone, 400,000 mixed, on each bus",
+        ci: "2 min: 10,000 records and a bad one of each kind alone, 40,000 mixed, on each bus",
+        may_skip: false,
+        floors: &[
+            ("embedded_records", 105_000),
+            ("kafka_records", 105_000),
+            ("embedded_dead_letters", 16),
+            ("kafka_dead_letters", 16),
+            ("embedded_red_controls", 17),
+            ("kafka_red_controls", 17),
+        ],
+        run: crate::poison::run,
+    },
+    Promise {
         name: "redeploy",
         says: "deploys in a row under load, three of them broken, and SIGKILL during deploys lose \
                nothing, repeat nothing and keep the order of keys; what was acknowledged is there \

@@ -160,6 +160,7 @@ fn shard(
         allow_produce: Vec::new(),
         dead_letter: "dead".into(),
         park_topic: None,
+        history_topic: None,
         timeout: Duration::from_secs(30),
         read_ahead: Arc::clone(read_ahead),
         alone: Arc::new(tokio::sync::Semaphore::new(1)),

@@ -10,8 +10,8 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 
 use crate::commands::error::{CommandError, exit};
 use crate::commands::{
-    build, completions, consume, dead_letter, deploy, dev, doctor, event, explain, lag, logs, new,
-    plan, produce, replay, revisions, serve, status, topic, trigger,
+    build, completions, consume, dead_letter, deploy, describe, dev, doctor, event, explain, lag,
+    logs, new, plan, produce, record, replay, revisions, serve, status, topic, trigger,
 };
 use crate::output::{ColorChoice, Format};
 
@@ -136,6 +136,15 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Show how far triggers are behind.
     Lag(lag::LagArgs),
+    /// Show what happened to a record.
+    ///
+    /// At every trigger that reads it: how it stands, its attempts and invocations, where its outputs
+    /// or its dead letter lie; and what it was made from, function by function.
+    Record(record::RecordArgs),
+    /// Show what an invocation was.
+    Invocation(record::InvocationArgs),
+    /// Show all that is known of a function, a trigger, a topic or an application.
+    Describe(describe::DescribeArgs),
     /// Show what functions said.
     Logs(logs::LogsArgs),
     /// Examine a node and its machine, with a remedy for what is not well.
@@ -172,7 +181,8 @@ pub struct DevArgs {
     /// commas.
     #[arg(long, value_name = "BROKERS")]
     pub kafka: Option<String>,
-    /// The node's file: [kafka] with brokers, cluster, create-topics and [kafka.settings].
+    /// The node's file: [kafka] with brokers, cluster, create-topics and [kafka.settings]; [history]
+    /// with max-bytes and max-age.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -206,7 +216,8 @@ pub struct ServeArgs {
     /// commas.
     #[arg(long, value_name = "BROKERS")]
     pub kafka: Option<String>,
-    /// The node's file: [kafka] with brokers, cluster, create-topics and [kafka.settings].
+    /// The node's file: [kafka] with brokers, cluster, create-topics and [kafka.settings]; [history]
+    /// with max-bytes and max-age.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -255,6 +266,9 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Event(args) => event::run(args, globals),
         Command::Status(args) => status::run(args, globals),
         Command::Lag(args) => lag::run(args, globals),
+        Command::Record(args) => record::record(args, globals),
+        Command::Invocation(args) => record::invocation(args, globals),
+        Command::Describe(args) => describe::run(args, globals),
         Command::Logs(args) => logs::run(args, globals),
         Command::Doctor(args) => doctor::run(args, globals),
         Command::Explain(args) if globals.output == Format::Json => explain::run_json(args),

@@ -158,6 +158,12 @@ impl Commits {
         self.in_flight.as_ref().filter(|it| it.id == id).map_or(&[], |it| &it.records)
     }
 
+    /// Whether a record is in the commit in flight or in the next one, and needs nothing more.
+    pub(crate) fn has(&self, record: RecordId) -> bool {
+        let in_flight = self.in_flight.as_ref().map_or(&[][..], |it| &it.records);
+        self.records.contains(&record) || in_flight.contains(&record)
+    }
+
     /// Ends the commit in flight; what it was about, if it is this one (SD-2).
     pub(crate) fn committed(&mut self, id: CommitId) -> Option<Done> {
         let commit = self.in_flight.take_if(|it| it.id == id)?;

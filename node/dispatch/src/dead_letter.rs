@@ -36,6 +36,9 @@ pub const TRIGGER: &str = "millrace-dead-trigger";
 pub const FUNCTION: &str = "millrace-dead-function";
 /// What ran when it was given up.
 pub const REVISION: &str = "millrace-dead-revision";
+/// The last invocation that it was in: [`InvocationName`](crate::InvocationName). Letters of before
+/// there were such names have none.
+pub const INVOCATION: &str = "millrace-dead-invocation";
 /// The name of the failure.
 pub const ERROR_TYPE: &str = "millrace-dead-error-type";
 /// Its account.
@@ -101,6 +104,8 @@ pub struct DeadHead<'a> {
     pub function: &'a str,
     /// See [`REVISION`].
     pub revision: &'a str,
+    /// See [`INVOCATION`].
+    pub invocation: Option<&'a str>,
     /// See [`ERROR_TYPE`].
     pub error_type: &'a str,
     /// See [`ERROR_MESSAGE`].
@@ -124,6 +129,9 @@ impl<'a> DeadHead<'a> {
         push(TRIGGER, self.trigger);
         push(FUNCTION, self.function);
         push(REVISION, self.revision);
+        if let Some(invocation) = self.invocation {
+            push(INVOCATION, invocation);
+        }
         push(ERROR_TYPE, start_of(self.error_type, TYPE_BYTES_MAX));
         push(ERROR_MESSAGE, start_of(self.error_message, MESSAGE_BYTES_MAX));
         push(AT, &self.at.to_string());
@@ -153,6 +161,7 @@ impl<'a> DeadHead<'a> {
             trigger: text(TRIGGER)?,
             function: text(FUNCTION)?,
             revision: text(REVISION)?,
+            invocation: text(INVOCATION),
             error_type: text(ERROR_TYPE)?,
             error_message: text(ERROR_MESSAGE)?,
             at: Timestamp(text(AT)?.parse().ok()?),
@@ -182,6 +191,7 @@ mod tests {
             trigger: "a/f/t",
             function: "f",
             revision: "3f2a1b4c5d6e",
+            invocation: Some("4-2-118"),
             error_type: "Reading.Number",
             error_message: "wind\n\"",
             at: Timestamp(2_000),
@@ -230,7 +240,11 @@ mod tests {
             let mut less = HeadersBuilder::default();
             let kept = whole.headers().iter().enumerate().filter(|(at, _)| *at != left_out);
             kept.for_each(|(_, (name, value))| less.push(name, value));
-            assert_eq!(DeadHead::read(less.headers()).map(|it| it.0), None, "{left_out}");
+            // Letters of before there were names of invocations have none.
+            let is_optional = |(_, (name, _)): &(usize, (&[u8], _))| *name == INVOCATION.as_bytes();
+            let mut gone = whole.headers().iter().enumerate().filter(|(at, _)| *at == left_out);
+            let expected = gone.any(|it| is_optional(&it));
+            assert_eq!(DeadHead::read(less.headers()).is_some(), expected, "{left_out}");
         }
     }
 

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bus::{Bus, Epoch, Fetched, Offset, Reader, ShardId, Start, Timestamp, TopicPartition};
+use bus::{
+    Appended, Bus, Epoch, Fetched, Offset, Reader, ShardId, Start, Timestamp, TopicPartition,
+};
 use bytes::Bytes;
 use filter::Filter;
 use frame::{Context, RequestBuilder};
@@ -13,17 +15,19 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use runtime::{Answer, Calling, Failure, Invocation, Invoke};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 
 use crate::gather::{Gathering, OUTPUT_TOO_LARGE, Routes, Unusable};
+use crate::history::Noted;
 use crate::metrics::ShardMetrics;
+use crate::noting::Noting;
 use crate::park_topic::{Loader, Parker};
 use crate::read_ahead::{ReadAhead, Share};
 use crate::stats::StatsKeeper;
 use crate::{
     Blame, Command, CommitFailure, CommitId, DispatchConfig, InvocationId, Loaded, Order, Outcome,
-    ShardDispatch, StopReason, Unwanted, Wanted,
+    ShardDispatch, Standing, StopReason, Unwanted, Wanted,
 };
 
 /// Who a shard is, and what it does with records.
@@ -55,6 +59,8 @@ pub struct ShardConfig {
     pub dead_letter: Arc<str>,
     /// Where records wait that are parked, if they are: a compacted topic of the trigger's own.
     pub park_topic: Option<Arc<str>>,
+    /// Where it tells what became of records, if it does: see [`history`](crate::history).
+    pub history_topic: Option<Arc<str>>,
     /// How long one invocation may run.
     pub timeout: Duration,
     /// What it shares with the other shards of the node.
@@ -102,10 +108,19 @@ impl Revision {
 enum Report {
     /// There is room for the frame of an invocation.
     Turn(InvocationId, Revision, OwnedSemaphorePermit),
-    Ended(InvocationId, Arc<str>, Result<Answer, Failure>),
-    /// With where the commit's last batch for the park topic lies.
-    Committed(CommitId, Result<Option<Offset>, bus::Error>),
+    /// With how long it took.
+    Ended(InvocationId, Arc<str>, Result<Answer, Failure>, Duration),
+    /// With where the commit's batches lie.
+    Committed(CommitId, Result<Vec<Appended>, bus::Error>),
     Loaded(Loader, Result<Vec<Loaded>, bus::Error>),
+}
+
+/// How does this record stand?
+#[derive(Debug)]
+pub(crate) struct Question {
+    pub(crate) partition: TopicPartition,
+    pub(crate) offset: Offset,
+    pub(crate) answer: oneshot::Sender<Option<Standing>>,
 }
 
 /// An answer until its records are gathered.
@@ -135,6 +150,7 @@ pub(crate) struct Driver {
     share: Share,
     alone: Option<OwnedSemaphorePermit>,
     park_place: Option<TopicPartition>,
+    noting: Noting,
     /// Reads parked records back; away while it does.
     loader: Option<Loader>,
     /// Drained or stopped.
@@ -158,6 +174,7 @@ impl Driver {
             metrics: ShardMetrics::new(&config.function, &config.trigger),
             routes: Routes::new(&config),
             gathering: Gathering::new(&config).with_parker(parker),
+            noting: Noting::new(Arc::clone(&bus), &config),
             park_place,
             loader,
             share: Share::new(Arc::clone(&config.read_ahead)),
@@ -182,6 +199,7 @@ impl Driver {
         mut reader: Box<dyn Reader>,
         mut draining: watch::Receiver<bool>,
         mut paused: watch::Receiver<bool>,
+        mut asked: mpsc::Receiver<Question>,
     ) {
         if *paused.borrow_and_update() {
             self.core.on_pause(Instant::now());
@@ -190,12 +208,13 @@ impl Driver {
             let over = self.over | self.follow();
             self.note();
             if over {
-                return;
+                return self.noting.end().await;
             }
             if self.alone.is_some() && !self.core.is_alone() {
                 self.alone = None;
             }
             let due_at = self.core.next_timeout();
+            let note_at = self.noting.due_at();
             let room = self.share.hold(self.core.held_bytes());
             let wanted = self.core.fetch_bytes(room);
             tokio::select! {
@@ -220,6 +239,10 @@ impl Driver {
                 () = sleep_until(due_at.unwrap_or_else(Instant::now).into()), if due_at.is_some() => {
                     self.core.on_timeout(Instant::now());
                 }
+                Some(question) = asked.recv() => self.answer(question),
+                () = sleep_until(note_at.unwrap_or_else(Instant::now).into()), if note_at.is_some() => {
+                    self.noting.flush();
+                }
                 fetched = reader.fetch(wanted), if 0 < wanted => self.on_fetched(fetched),
             }
         }
@@ -238,6 +261,7 @@ impl Driver {
                     }
                     let filter = self.config.filter.as_deref();
                     let unwanted = Unwanted::by(filter, until, &partition, &batch);
+                    self.noting.filtered(now, index as u32, &batch, unwanted.as_ref());
                     self.core.on_filtered(now, index as u32, batch, unwanted);
                 }
             }
@@ -261,14 +285,20 @@ impl Driver {
         let now = Instant::now();
         match report {
             Report::Turn(id, revision, room) => self.run_batch(id, revision, room),
-            Report::Ended(id, revision, result) => {
+            Report::Ended(id, revision, result, took) => {
+                self.noting.ended(now, id, &revision, &result, took);
                 let outcome = self.outcome(id, revision, result);
+                self.noting.outcome(&self.core, id, &outcome);
                 self.core.on_outcome(now, id, outcome);
                 self.over |= self.follow();
+                self.noting.carried_out();
                 self.answers.remove(&id);
             }
-            Report::Committed(id, Ok(parked_at)) => {
-                self.sent = None;
+            Report::Committed(id, Ok(appended)) => {
+                let sent = self.sent.take().map_or_else(Vec::new, |sent| sent.appends);
+                let parked = sent.iter().rposition(|it| self.park_place.as_ref() == Some(&it.to));
+                let parked_at = parked.and_then(|at| appended.get(at)).map(|it| it.base);
+                self.noting.committed(now, id, &sent, &appended);
                 self.core.on_committed(now, id, parked_at);
                 self.over |= self.follow();
             }
@@ -322,7 +352,10 @@ impl Driver {
         }
         let revision = Arc::clone(&self.revisions.borrow().name);
         let (bus, core) = (self.bus.as_ref(), &self.core);
-        let commit = self.gathering.replace(bus, core, commit, &sources, &letters, &revision);
+        let named = letters.into_iter().map(|it| (self.noting.sent_by(core, &it), it));
+        let letters: Vec<_> = named.map(|(by, it)| (it, by)).collect();
+        let mut commit = self.gathering.replace(bus, core, commit, &sources, &letters, &revision);
+        self.noting.replaced(id, core, &self.gathering, &letters, &mut commit);
         self.keeper(|stats| stats.failed(OUTPUT_TOO_LARGE.to_owned(), message));
         self.sent = Some(commit.clone());
         self.send(id, commit);
@@ -390,21 +423,30 @@ impl Driver {
                         .expect("it was checked when it came");
                     let (bus, core) = (self.bus.as_ref(), &self.core);
                     self.gathering.outputs(bus, core, &answer, &kept, &revision);
+                    self.noting.kept(core, &kept);
                 }
                 Command::DeadLetter(letter) => {
                     let revision = Arc::clone(&self.revisions.borrow().name);
-                    self.gathering.dead_letter(self.bus.as_ref(), &self.core, &letter, &revision);
+                    let by = self.noting.dead(&self.core, &self.gathering, &letter);
+                    let (bus, by) = (self.bus.as_ref(), (&*revision, by.as_deref()));
+                    self.gathering.dead_letter(bus, &self.core, &letter, by);
                 }
-                Command::Park(park) => self.gathering.park(&self.core, &park),
+                Command::Park(park) => {
+                    self.noting.parked(&self.core, &park);
+                    self.gathering.park(&self.core, &park);
+                }
                 Command::Unpark(record) => self.gathering.unpark(&self.core, record),
                 Command::Load(wanted) => self.load(wanted),
                 Command::Commit { id, positions, .. } => {
-                    let commit = self.gathering.commit(positions);
+                    let mut commit = self.gathering.commit(positions);
+                    self.noting.commit(id, &mut commit);
                     self.sent = Some(commit.clone());
                     self.send(id, commit);
                 }
                 Command::CommitAgain { id } => {
-                    let commit = self.sent.clone().expect("the commit in flight is kept");
+                    let sent = self.sent.as_mut().expect("the commit in flight is kept");
+                    self.noting.again(sent);
+                    let commit = sent.clone();
                     self.send(id, commit);
                 }
                 Command::Drained => return true,
@@ -423,13 +465,10 @@ impl Driver {
 
     fn send(&self, id: CommitId, commit: bus::Commit) {
         let (bus, reports) = (Arc::clone(&self.bus), self.reports.clone());
-        let parks = |it: &bus::Append| self.park_place.as_ref() == Some(&it.to);
-        let parks_at = commit.appends.iter().rposition(parks);
         let (seconds, sent_at) = (self.metrics.commit_seconds.clone(), Instant::now());
         drop(tokio::spawn(async move {
             let result = bus.commit(commit).await;
             seconds.record(sent_at.elapsed());
-            let result = result.map(|appended| parks_at.map(|at| appended[at].base));
             // A driver that is gone needs no report.
             drop(reports.send(Report::Committed(id, result)));
         }));
@@ -447,7 +486,7 @@ impl Driver {
         }));
     }
 
-    fn invoke(&self, id: InvocationId) {
+    fn invoke(&mut self, id: InvocationId) {
         let revision = self.revisions.borrow().clone();
         let frames = Arc::clone(&revision.frames);
         if let Ok(room) = Arc::clone(&frames).try_acquire_owned() {
@@ -460,21 +499,24 @@ impl Driver {
         }));
     }
 
-    fn run_batch(&self, id: InvocationId, revision: Revision, room: OwnedSemaphorePermit) {
-        let frame = self.encode(id, &revision.name);
+    fn run_batch(&mut self, id: InvocationId, revision: Revision, room: OwnedSemaphorePermit) {
+        let (frame, noted) = self.encode(id, &revision.name);
+        self.noting.starts(id, noted);
         let records = self.core.records(id).len() as u32;
         let (timeout, calling) = (self.config.timeout, self.config.calling);
         let frame = frame.into();
         let is_risky = self.core.is_risky(id);
         let invocation = Invocation { frame, batch_id: id.0, records, timeout, calling, is_risky };
         self.invoked.push(Box::pin(async move {
+            let begun = Instant::now();
             let result = revision.invoke.invoke(invocation).await;
             drop(room);
-            Report::Ended(id, revision.name, result)
+            Report::Ended(id, revision.name, result, begun.elapsed())
         }));
     }
 
-    fn encode(&self, id: InvocationId, revision: &str) -> Vec<u8> {
+    /// The frame of a batch, and its records as the history notes them.
+    fn encode(&self, id: InvocationId, revision: &str) -> (Vec<u8>, Vec<Noted>) {
         let config = &self.config;
         let timeout_ms = i64::try_from(config.timeout.as_millis()).unwrap_or(i64::MAX);
         let context = Context {
@@ -495,8 +537,10 @@ impl Driver {
         let mut builder = RequestBuilder::new(id.0, order, &context, &table);
         let records = self.core.records(id);
         builder.reserve(records.len(), 256 * records.len());
+        let mut noted = self.noting.room(records.len());
         for record in records {
             let record = self.core.record(*record);
+            noted.push((record.partition, record.view.offset.0, record.attempt));
             builder.push(
                 record.partition,
                 record.view.offset.0,
@@ -508,7 +552,14 @@ impl Driver {
                 record.view.headers.len(),
             );
         }
-        builder.finish()
+        (builder.finish(), noted)
+    }
+
+    fn answer(&self, question: Question) {
+        let index = self.config.partitions.iter().position(|it| *it == question.partition);
+        let standing = index.map(|it| self.core.standing(it as u32, question.offset));
+        // Who does not wait any more needs no answer.
+        drop(question.answer.send(standing));
     }
 
     fn keeper(&self, change: impl FnOnce(&mut StatsKeeper)) {

@@ -351,7 +351,7 @@ impl Gathering {
         bus: &dyn Bus,
         core: &ShardDispatch,
         letter: &DeadLetter,
-        revision: &str,
+        (revision, invocation): (&str, Option<&str>),
     ) {
         let record = core.record(letter.record);
         let name = Arc::clone(&self.config.dead_letter);
@@ -380,6 +380,7 @@ impl Gathering {
             trigger: &self.config.trigger,
             function: &self.config.function,
             revision,
+            invocation,
             error_type: &letter.code,
             error_message: &letter.message,
             at: Timestamp::now(),
@@ -394,7 +395,7 @@ impl Gathering {
         );
     }
 
-    fn cause(&self, letter: &DeadLetter) -> Cause {
+    pub(crate) fn cause(&self, letter: &DeadLetter) -> Cause {
         match letter.code.as_str() {
             UNDECODABLE => Cause::Undecodable,
             EVENT_TOO_LARGE => Cause::EventTooLarge,
@@ -455,7 +456,7 @@ impl Gathering {
         core: &ShardDispatch,
         commit: &Commit,
         sources: &BTreeSet<(u32, Offset)>,
-        letters: &[DeadLetter],
+        letters: &[(DeadLetter, Option<String>)],
         revision: &str,
     ) -> Commit {
         let mut appends = Vec::with_capacity(commit.appends.len());
@@ -470,8 +471,8 @@ impl Gathering {
             appends.extend(batch.map(|batch| Append { to: to.clone(), batch }));
         }
         let mut instead = Self::new(&self.config);
-        for letter in letters {
-            instead.dead_letter(bus, core, letter, revision);
+        for (letter, invocation) in letters {
+            instead.dead_letter(bus, core, letter, (revision, invocation.as_deref()));
         }
         appends.extend(instead.commit(Vec::new()).appends);
         Commit { appends, ..commit.clone() }

@@ -286,6 +286,12 @@ impl Holds {
         }
     }
 
+    /// When a record without an order is tried again, if it waits for that.
+    pub(crate) fn due_of(&self, record: RecordId) -> Option<Instant> {
+        let mut waiting = self.due.iter();
+        waiting.find(|it| it.0.2 == Retry::Record(record)).map(|it| it.0.0)
+    }
+
     /// When the next retry is due that is not yet.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let held = self.due.peek().map(|Reverse((due_at, ..))| *due_at);

@@ -109,6 +109,12 @@ impl Parking {
         self.slips
     }
 
+    /// What is known of a parked record. Looks at all of them.
+    pub(crate) fn find(&self, partition: u16, offset: Offset) -> Option<&Slip> {
+        let mut slips = self.lines.values().flat_map(|line| &line.slips);
+        slips.find(|it| (it.partition, it.offset) == (partition, offset))
+    }
+
     /// Records of it that were read back, or are being.
     pub(crate) const fn busy(&self) -> usize {
         self.busy

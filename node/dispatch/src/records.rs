@@ -3,9 +3,10 @@
 //! Records live in a slab and are queued by links inside their entries, batches stay as they were
 //! fetched until the last of their records is released: no allocation per record.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-use bus::{BatchBuilder, RecordBatch, RecordView};
+use bus::{BatchBuilder, Offset, RecordBatch, RecordView};
 
 use crate::token::UNORDERED;
 
@@ -183,6 +184,16 @@ impl Records {
             attempt: entry.attempts + 1,
             view: self.chunk(entry.chunk).batch.get(entry.index as usize),
         }
+    }
+
+    /// The record at this offset, if it is held. Looks at all of them.
+    pub(crate) fn find(&self, partition: u16, offset: Offset) -> Option<RecordId> {
+        let free: BTreeSet<u32> = self.free.iter().copied().collect();
+        let mut held = (0..).zip(&self.entries).filter(|(at, _)| !free.contains(at));
+        let found = held.find(|(at, entry)| {
+            entry.partition == partition && self.get(RecordId(*at)).view.offset == offset
+        });
+        found.map(|(at, _)| RecordId(at))
     }
 
     pub(crate) fn fetched_at(&self, record: RecordId) -> Instant {

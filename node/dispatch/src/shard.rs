@@ -113,9 +113,12 @@ mod killers;
 mod model;
 mod parked;
 mod pieces;
+mod standing;
 mod suspected;
 #[cfg(test)]
 mod tests;
+
+pub use standing::Standing;
 
 /// Pauses after a commit that failed and after a want of capacity: first and longest bound.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));

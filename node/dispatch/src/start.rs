@@ -6,17 +6,20 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bus::{Bus, Offset, Position, Reader, ShardId, Timestamp, TopicPartition};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::driver::{Driver, Revision, ShardConfig};
+use crate::driver::{Driver, Question, Revision, ShardConfig};
 use crate::envelope::Beginning;
 use crate::park_topic;
 use crate::stats::{ShardStats, StatsKeeper};
-use crate::{PartitionStart, ShardDispatch, State, StopReason, Wait};
+use crate::{PartitionStart, ShardDispatch, Standing, State, StopReason, Wait};
 
 /// Pauses between attempts to start: the first, and the longest. Brokers that are back are met by
 /// a shard that waited for them within seconds.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Questions that wait for a shard.
+const QUESTIONS_MAX: usize = 16;
 
 /// The shard could not start.
 #[derive(Debug, thiserror::Error)]
@@ -38,10 +41,19 @@ pub struct ShardHandle {
     revision: watch::Sender<Revision>,
     drain: watch::Sender<bool>,
     pause: watch::Sender<bool>,
+    ask: mpsc::Sender<Question>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl ShardHandle {
+    /// How a record stands; `None` while the shard does not run.
+    pub async fn standing(&self, partition: TopicPartition, offset: Offset) -> Option<Standing> {
+        let (answer, answered) = oneshot::channel();
+        let question = Question { partition, offset, answer };
+        self.ask.send(question).await.ok()?;
+        answered.await.ok()?
+    }
+
     /// Runs what starts from now on with this revision; what runs ends on the one it started on.
     pub fn set_revision(&self, revision: Revision) {
         self.revision.send_replace(revision);
@@ -114,7 +126,8 @@ pub fn stopped(config: ShardConfig, revision: Revision, reason: StopReason) -> S
     let ((drain, _), (pause, _)) = (watch::channel(false), watch::channel(config.paused));
     let stats = Arc::new(Mutex::new(stats));
     stop(&config, &mut stats.lock().expect("nothing panics while holding it"), reason);
-    ShardHandle { stats, revision, drain, pause, task: tokio::spawn(async {}) }
+    let (ask, _) = mpsc::channel(1);
+    ShardHandle { stats, revision, drain, pause, ask, task: tokio::spawn(async {}) }
 }
 
 /// Says why a shard has stopped before it ran.
@@ -130,6 +143,7 @@ struct Ends {
     revision: watch::Sender<Revision>,
     drain: watch::Sender<bool>,
     pause: watch::Sender<bool>,
+    ask: mpsc::Sender<Question>,
     told: Told,
 }
 
@@ -137,6 +151,7 @@ struct Ends {
 struct Told {
     draining: watch::Receiver<bool>,
     paused: watch::Receiver<bool>,
+    asked: mpsc::Receiver<Question>,
 }
 
 /// A shard that does not run yet.
@@ -161,8 +176,9 @@ impl Starting {
         let (drain, draining) = watch::channel(false);
         let (pause, paused) = watch::channel(config.paused);
         let stats = Arc::new(Mutex::new(StatsKeeper::new(&config)));
-        let told = Told { draining, paused };
-        (Self { bus, config, revisions, stats }, Ends { revision, drain, pause, told })
+        let (ask, asked) = mpsc::channel(QUESTIONS_MAX);
+        let told = Told { draining, paused, asked };
+        (Self { bus, config, revisions, stats }, Ends { revision, drain, pause, ask, told })
     }
 
     fn spawn(self, begun: Result<Begun, bus::Error>, ends: Ends) -> ShardHandle {
@@ -170,9 +186,9 @@ impl Starting {
         if let Ok(begun) = &begun {
             self.keeper().starts_at(&self.config, &begun.starts);
         }
-        let Ends { revision, drain, pause, told } = ends;
+        let Ends { revision, drain, pause, ask, told } = ends;
         let task = tokio::spawn(self.run(begun, told));
-        ShardHandle { stats, revision, drain, pause, task }
+        ShardHandle { stats, revision, drain, pause, ask, task }
     }
 
     fn keeper(&self) -> std::sync::MutexGuard<'_, StatsKeeper> {
@@ -274,6 +290,6 @@ impl Starting {
             place
         });
         let driver = Driver::new(bus, config, core, place, revisions, stats);
-        driver.run(reader, told.draining, told.paused).await;
+        driver.run(reader, told.draining, told.paused, told.asked).await;
     }
 }

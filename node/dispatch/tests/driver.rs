@@ -94,6 +94,7 @@ impl World {
             allow_produce: Vec::new(),
             dead_letter: "dead".into(),
             park_topic: None,
+            history_topic: None,
             timeout: Duration::from_millis(300),
             read_ahead: Arc::default(),
             alone: Arc::new(tokio::sync::Semaphore::new(1)),

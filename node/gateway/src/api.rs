@@ -5,6 +5,7 @@
 mod apps;
 mod dead_letters;
 mod doctor;
+mod history;
 mod logs;
 mod replays;
 mod triggers;
@@ -25,6 +26,10 @@ pub use dead_letters::{
     RedriveState, RedriveStatus,
 };
 pub use doctor::{Examination, Finding, Verdict};
+pub use history::{
+    AttemptInfo, FailedRecord, InvocationError, InvocationInfo, OriginStep, OutputPlace,
+    RecordAccount, RecordState, TriggerAccount,
+};
 pub use logs::{LogEntry, LogLines, LogQuestion};
 pub use replays::{Replay, ReplayState, ReplayStatus, ReplayedPartition};
 pub use triggers::{Seek, Sought, SoughtPartition, TriggerInfo, TriggerList};

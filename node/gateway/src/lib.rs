@@ -33,6 +33,8 @@
 //! | `GET`, `PUT /v1/dead-letters/{t}/{p}/{offset}` | [`DeadLetterInfo`](api::DeadLetterInfo); [`DeadLetterEdit`](api::DeadLetterEdit) |
 //! | `POST /v1/dead-letters/{t}:redrive`, `:purge` | [`Redrive`](api::Redrive): put back, or let be |
 //! | `GET`, `DELETE /v1/dead-letters/{t}/redrive` | [`RedriveStatus`](api::RedriveStatus); stops it |
+//! | `GET /v1/records/{t}/{p}/{offset}` | [`RecordAccount`](api::RecordAccount): what became of it |
+//! | `GET /v1/invocations/{id}` | [`InvocationInfo`](api::InvocationInfo) |
 //! | `POST /v1/node:shutdown` | drains the node and ends it |
 //!
 //! Errors are [`Problem`](api::Problem)s. The crate runs nothing and decides nothing: what a node
@@ -45,6 +47,7 @@ mod codes;
 mod data;
 mod dead_letters;
 mod door;
+mod history;
 mod lag;
 mod metrics;
 mod problem;

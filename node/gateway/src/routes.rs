@@ -24,7 +24,7 @@ use crate::door::{self, Token};
 use crate::metrics as gauges;
 use crate::problem::Refusal;
 use crate::view::{Applications, NodeView, Operations, Readiness};
-use crate::{apps, codes, dead_letters, lag, produce, read, topics, triggers};
+use crate::{apps, codes, dead_letters, history, lag, produce, read, topics, triggers};
 
 /// The largest body that is not records.
 pub(crate) const QUESTION_BYTES_MAX: usize = 256 << 10;
@@ -68,6 +68,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(apps::routes())
         .merge(triggers::routes())
         .merge(dead_letters::routes())
+        .merge(history::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), door::pass))

@@ -7,9 +7,9 @@ use bytes::Bytes;
 
 use crate::api::{
     AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Examination,
-    FunctionList, LogLines, LogQuestion, Plan, Proposal, Redrive, RedriveStatus, Replay,
-    ReplayStatus, RevisionList, RolledBack, Seek, ShardStatus, Sought, Status, Target, TriggerInfo,
-    TriggerList,
+    FunctionList, InvocationInfo, LogLines, LogQuestion, Plan, Proposal, RecordAccount, Redrive,
+    RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, Seek, ShardStatus, Sought,
+    Status, Target, TriggerInfo, TriggerList,
 };
 use crate::data::Data;
 use crate::read::Begin;
@@ -281,4 +281,23 @@ pub trait Operations: Send + Sync + Debug {
 
     /// Lets one that runs end after its commit in flight.
     fn stop_redrive(&self, topic: &str);
+
+    /// What became of a record, at every trigger that reads it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such record yet, or topics cannot be read.
+    async fn record(
+        &self,
+        topic: String,
+        partition: i32,
+        offset: i64,
+    ) -> Result<RecordAccount, Refused>;
+
+    /// What an invocation was.
+    ///
+    /// # Errors
+    ///
+    /// When the name is none, or nothing tells of it.
+    async fn invocation(&self, id: String) -> Result<InvocationInfo, Refused>;
 }

@@ -172,9 +172,12 @@ pub struct PurgeArgs {
 /// Where a record lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    topic: String,
-    partition: i32,
-    offset: i64,
+    /// The topic.
+    pub topic: String,
+    /// Of that topic.
+    pub partition: i32,
+    /// In that partition.
+    pub offset: i64,
 }
 
 impl Place {
@@ -184,7 +187,12 @@ impl Place {
     }
 }
 
-fn place(text: &str) -> Result<Place, String> {
+/// A place as people write it.
+///
+/// # Errors
+///
+/// What can be written.
+pub fn place(text: &str) -> Result<Place, String> {
     let parsed = || {
         let (topic, rest) = text.split_once('[')?;
         let (partition, offset) = rest.split_once("]@")?;

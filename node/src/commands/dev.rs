@@ -19,7 +19,7 @@ use super::error::{CommandError, exit};
 use super::program::program;
 use super::serve::{Up, runtime, spawner, start_logging, wait_for_end};
 use crate::cli::{DevArgs, Globals};
-use crate::node::{Deployed, Kafka, Node};
+use crate::node::{Deployed, History, Kafka, Node};
 
 /// Saves that come this close together are one.
 const SETTLE: Duration = Duration::from_millis(120);
@@ -37,6 +37,7 @@ pub fn run(args: &DevArgs, globals: &Globals) -> Result<(), CommandError> {
     // First of all: it must be there before the second thread is.
     let spawner = spawner()?;
     let kafka = Kafka::choose(args.kafka.as_deref(), args.config.as_deref(), true)?;
+    let history = History::choose(args.config.as_deref())?;
     start_logging(globals, "warn");
     runtime()?.block_on(async {
         let started_at = Instant::now();
@@ -50,7 +51,8 @@ pub fn run(args: &DevArgs, globals: &Globals) -> Result<(), CommandError> {
             Some(kafka) => (format!("Kafka at {}", kafka.brokers), "positions"),
             None => ("embedded bus".to_owned(), "data"),
         };
-        let up = Up::start(&data, &name, args.listen, spawner, Some(logs), kafka).await?;
+        let up =
+            Up::start(&data, &name, args.listen, spawner, Some(logs), (kafka, history)).await?;
         say(&format!(
             "  millrace {}  one node, {where_to}, {kept} in {}",
             env!("CARGO_PKG_VERSION"),

@@ -11,9 +11,9 @@ use function::{Manifest, Name, Package, PackageDigest};
 use gateway::api::{
     API, AliasInfo, AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList,
     Deployed as Answer, Examination, FunctionError, FunctionInfo, FunctionList, FunctionOutcome,
-    LogLines, LogQuestion, Outcome, Plan, Proposal, Redrive, RedriveStatus, Replay, ReplayStatus,
-    RevisionInfo, RevisionList, RevisionName, RolledBack, Seek, Sought, Target, TriggerInfo,
-    TriggerList,
+    InvocationInfo, LogLines, LogQuestion, Outcome, Plan, Proposal, RecordAccount, Redrive,
+    RedriveStatus, Replay, ReplayStatus, RevisionInfo, RevisionList, RevisionName, RolledBack,
+    Seek, Sought, Target, TriggerInfo, TriggerList,
 };
 use gateway::{Applications, Begin, Data, Operations, Refused};
 
@@ -625,6 +625,19 @@ impl Operations for Node {
 
     fn stop_redrive(&self, topic: &str) {
         self.end_redrive(topic);
+    }
+
+    async fn record(
+        &self,
+        topic: String,
+        partition: i32,
+        offset: i64,
+    ) -> Result<RecordAccount, Refused> {
+        self.record_account(&topic, partition, offset).await.map_err(as_refused)
+    }
+
+    async fn invocation(&self, id: String) -> Result<InvocationInfo, Refused> {
+        self.invocation_info(&id).await.map_err(as_refused)
     }
 }
 

@@ -129,6 +129,7 @@ impl Node {
         let topics = topics::needed(manifest);
         self.make_topics(&name, &topics).await?;
         self.make_park_topics(&name, &manifest.functions).await?;
+        self.make_history_topics(&name, &manifest.functions).await?;
         let none = RunningApp::default();
         let before = apps.get(&name).unwrap_or(&none);
         // Side by side: an interpreter that is slow to start holds up no other function.
@@ -557,6 +558,7 @@ pub(super) fn shard_config(
         allow_produce: spec.allow_produce.iter().map(|topic| topic.as_str().into()).collect(),
         dead_letter: trigger.dead_letter.as_str().into(),
         park_topic: topics::park_of(node, &shard.trigger, trigger),
+        history_topic: topics::history_of(node, &shard.trigger),
         timeout: spec.timeout,
         read_ahead: Arc::clone(&node.read_ahead),
         alone: Arc::clone(&node.alone),

@@ -18,6 +18,7 @@ use crate::commands::error::{CommandError, exit};
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 struct NodeConfig {
     kafka: Option<Kafka>,
+    history: super::History,
 }
 
 /// `[kafka]` of the node's file: with it the node has no bus of its own.
@@ -69,13 +70,26 @@ impl Kafka {
     }
 }
 
+impl super::History {
+    /// What the file says.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or understood.
+    pub fn choose(file: Option<&Path>) -> Result<Self, CommandError> {
+        Ok(file.map(read).transpose()?.unwrap_or_default().history)
+    }
+}
+
 fn read(path: &Path) -> Result<NodeConfig, CommandError> {
     let text =
         std::fs::read_to_string(path).map_err(|error| CommandError::file("read", path, &error))?;
     toml::from_str(&text).map_err(|error| {
         let message = format!("cannot use {}: {error}", path.display());
-        CommandError::new(exit::UNUSABLE, "E0414", message.trim_end())
-            .help("a node's file has [kafka] with brokers, cluster, create-topics, settings")
+        CommandError::new(exit::UNUSABLE, "E0414", message.trim_end()).help(
+            "a node's file has [kafka] with brokers, cluster, create-topics, settings, and \
+                   [history] with max-bytes, max-age",
+        )
     })
 }
 

@@ -8,6 +8,7 @@ mod doctor;
 mod feed;
 mod figures;
 mod growth;
+mod history;
 mod kafka;
 mod logbook;
 mod packages;
@@ -35,6 +36,7 @@ pub use control::check_alias;
 pub use deploy::{Deployed, Refusal};
 pub use doctor::examine_machine;
 pub use feed::FeedProgress;
+pub use history::History;
 pub use kafka::Kafka;
 
 use crate::commands::error::{CommandError, exit};
@@ -69,6 +71,9 @@ struct Inner {
     groups: Groups,
     /// How the names of park topics begin: two installations on one Kafka have two.
     park_prefix: String,
+    /// And those of history topics.
+    history_prefix: String,
+    history: History,
     engine: Arc<Engine>,
     workers: Arc<Workers>,
     packages: PackageStore,
@@ -84,6 +89,8 @@ struct Inner {
     logbook: Arc<logbook::Logbook>,
     redrives: Mutex<dead_letters::Redrives>,
     replays: Mutex<replays::Replays>,
+    /// Histories that somebody asked for of late.
+    books: Mutex<history::Books>,
     /// Held while a redrive begins, and while an edit is written.
     redriving: tokio::sync::Mutex<()>,
     shutdown: CancellationToken,
@@ -102,6 +109,7 @@ impl Node {
         spawner: Spawner,
         logs: Option<LogSink>,
         kafka: Option<Kafka>,
+        history: History,
     ) -> Result<Self, CommandError> {
         std::fs::create_dir_all(data_dir).map_err(|error| {
             let message = format!("cannot make {}: {error}", data_dir.display());
@@ -157,11 +165,9 @@ impl Node {
             CommandError::new(exit::FAILED, "E0410", chain(&error))
                 .help("look at the folder, or choose another with --data")
         })?;
-        let park_prefix = match &kafka {
-            Some(kafka) => {
-                format!("millrace.{}.park", kafka::cluster_of(kafka, data_dir, name)?)
-            }
-            None => "millrace.park".to_owned(),
+        let prefix = match &kafka {
+            Some(kafka) => format!("millrace.{}", kafka::cluster_of(kafka, data_dir, name)?),
+            None => "millrace".to_owned(),
         };
         let inner = Inner {
             name: name.to_owned(),
@@ -171,7 +177,10 @@ impl Node {
             bus,
             kafka,
             groups,
-            park_prefix,
+            park_prefix: format!("{prefix}.park"),
+            history_prefix: format!("{prefix}.history"),
+            history,
+            books: Mutex::default(),
             engine,
             read_ahead: Arc::default(),
             alone: Arc::new(tokio::sync::Semaphore::new(1)),

@@ -55,6 +55,9 @@ impl Node {
         if made.is_ok() {
             let specs: Vec<FunctionSpec> = kept.iter().map(|(spec, _)| spec.clone()).collect();
             made = self.make_park_topics(name, &specs).await;
+            if made.is_ok() {
+                made = self.make_history_topics(name, &specs).await;
+            }
         }
         let prepared = kept.iter().map(|(spec, kept)| async {
             match &made {

@@ -88,6 +88,13 @@ impl Node {
 }
 
 impl Node {
+    /// A shard that runs here.
+    pub(super) fn handle_of(&self, shard: bus::ShardId) -> Option<Arc<ShardHandle>> {
+        let shown = self.inner.shown.lock().expect("nothing panics while holding it");
+        let mut all = shown.functions.iter().flat_map(|function| &function.shards);
+        all.find(|(_, status)| status.shard == shard.0).map(|(handle, _)| Arc::clone(handle))
+    }
+
     /// Triggers that do not go on, by reason.
     pub(super) fn held_up(&self) -> Vec<HeldUp> {
         self.inner.shown.lock().expect("nothing panics while holding it").held_up()

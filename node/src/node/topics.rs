@@ -45,6 +45,19 @@ pub(super) fn park_of(node: &super::Inner, id: &str, trigger: &TriggerSpec) -> O
     found
 }
 
+/// The history topic of a trigger, by its id `app/function/name`.
+fn history_name(node: &super::Inner, id: &str) -> String {
+    format!("{}.{}", node.history_prefix, id.replace('/', "."))
+}
+
+/// Where a trigger tells what became of its records, if it does.
+pub(super) fn history_of(node: &super::Inner, id: &str) -> Option<Arc<str>> {
+    if !node.history.is_on() {
+        return None;
+    }
+    node.bus.topic(&history_name(node, id)).map(|info| info.spec.name)
+}
+
 /// What a trigger reads and writes.
 pub(super) fn of_trigger(trigger: &TriggerSpec) -> impl Iterator<Item = &str> {
     let written = trigger.output_topic.iter().chain(std::iter::once(&trigger.dead_letter));
@@ -119,6 +132,37 @@ impl Node {
                     return failed.help(text);
                 }
                 failed
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Makes the history topics of these functions' triggers that are missing: one partition, bounded
+    /// by `[history]`. On a Kafka where topics are not ours to make, nothing is told without one that
+    /// is there.
+    pub(super) async fn make_history_topics(
+        &self,
+        app: &str,
+        functions: &[FunctionSpec],
+    ) -> Result<(), CommandError> {
+        let history = &self.inner.history;
+        let may_make = self.inner.kafka.as_ref().is_none_or(|it| it.create_topics == Some(true));
+        let all = functions.iter().flat_map(|it| it.triggers.iter().map(|of| (&it.name, of)));
+        let mut specs = Vec::new();
+        for (function, trigger) in all.filter(|_| may_make && history.is_on()) {
+            let name = history_name(&self.inner, &format!("{app}/{function}/{}", trigger.name));
+            if self.inner.bus.topic(&name).is_some() {
+                continue;
+            }
+            let retention =
+                bus::Retention { age: Some(history.max_age), bytes: Some(history.max_bytes) };
+            specs.push(bus::TopicSpec { retention, ..bus::TopicSpec::new(name, 1) });
+        }
+        for spec in specs {
+            let name = Arc::clone(&spec.name);
+            self.inner.bus.create_topic(spec).await.map_err(|error| {
+                let message = format!("cannot make topic {name}: {}", chain(&error));
+                CommandError::new(exit::FAILED, "E0412", message)
             })?;
         }
         Ok(())

@@ -756,3 +756,26 @@ fn without_bisection_a_batch_is_tried_again_as_a_batch() {
     assert_eq!(bench.outcome(0, failed(Blame::Batch)), []);
     assert_eq!(bench.wait(), [Invoke(1, vec![0, 1, 2, 3], 2)]);
 }
+
+#[test]
+fn whoever_asks_is_told_how_a_record_stands() {
+    let mut bench = Bench::new(config(Order::Key));
+    assert_eq!(bench.fetched(0, &["a", "a", "b"]), [Invoke(0, vec![0, 1, 2], 1)]);
+    let of = |bench: &Bench, offset| bench.core.standing(0, Offset(offset));
+    let running = |id, attempt| Standing::Running { id: InvocationId(id), attempt };
+    assert_eq!((of(&bench, 1), of(&bench, 3)), (running(0, 1), Standing::NotRead));
+    bench.outcome(0, ended(&[(0, fail("E")), (1, End::NotRun)]));
+    let failure = Some(("E".to_owned(), "said the function".to_owned()));
+    let Standing::Retrying { attempts: 1, due_at: Some(_), failure: told } = of(&bench, 0) else {
+        panic!("{:?}", of(&bench, 0));
+    };
+    assert_eq!((told, of(&bench, 1)), (failure, Standing::Held { attempts: 0 }));
+    assert_eq!(of(&bench, 2), Standing::Settled, "by the commit in flight");
+    bench.committed(0);
+    assert_eq!(of(&bench, 2), Standing::Settled, "and after it");
+    bench.wait();
+    assert_eq!(of(&bench, 0), running(1, 2));
+    bench.outcome(1, Outcome::ok(0));
+    bench.committed(1);
+    assert_eq!(of(&bench, 0), Standing::Settled);
+}

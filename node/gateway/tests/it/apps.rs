@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_gateway::api::{
     AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Examination,
-    FunctionList, LogLines, LogQuestion, Plan, Proposal, Redrive, RedriveStatus, Replay,
-    ReplayStatus, RevisionList, RolledBack, Seek, Sought, Target, TriggerInfo, TriggerList,
+    FunctionList, InvocationInfo, LogLines, LogQuestion, Plan, Proposal, RecordAccount, Redrive,
+    RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, Seek, Sought, Target,
+    TriggerInfo, TriggerList,
 };
 use millrace_gateway::{Applications, Begin, Data, Operations, Refused};
 use serde_json::json;
@@ -206,6 +207,21 @@ impl Operations for Asked {
         (topic == "in").then(RedriveStatus::default)
     }
 
+    async fn record(
+        &self,
+        topic: String,
+        partition: i32,
+        offset: i64,
+    ) -> Result<RecordAccount, Refused> {
+        self.note(format!("record {topic}[{partition}]@{offset}"));
+        Ok(RecordAccount { topic, partition, offset, ..RecordAccount::default() })
+    }
+
+    async fn invocation(&self, id: String) -> Result<InvocationInfo, Refused> {
+        self.note(format!("invocation {id}"));
+        known("nobody").map(|()| unreachable!("it is refused"))
+    }
+
     fn stop_redrive(&self, topic: &str) {
         self.note(format!("stop {topic}"));
     }
@@ -257,6 +273,19 @@ fn what_is_asked_of_dead_letters_reaches_the_node() {
     }
     served.get("/v1/dead-letters/in?causes=x").refused(400, "E0513");
     served.put("/v1/dead-letters/in/1/7", b"{}").refused(400, "E0513");
+    assert!(served.asked.take().is_empty());
+}
+
+#[test]
+fn what_is_asked_of_records_and_invocations_reaches_the_node() {
+    let served = Served::new();
+    let account = served.get("/v1/records/in/1/7").ok();
+    assert_eq!((&account["topic"], &account["offset"]), (&json!("in"), &json!(7)));
+    served.get("/v1/invocations/4-2-118").refused(404, "E0506");
+    assert_eq!(served.asked.take(), ["record in[1]@7", "invocation 4-2-118"]);
+
+    served.get("/v1/records/nowhere/1/7").refused(404, "E0404");
+    served.get("/v1/records/in/1").refused(404, "E0506");
     assert!(served.asked.take().is_empty());
 }
 

@@ -1,6 +1,7 @@
 //! The harness that whole-system tests share, and the promises that `cargo prove` shows to hold.
 //! Verdicts come from code of this crate alone: it reads journals with a decoder of its own.
 
+pub mod answers;
 pub mod bad_input;
 pub mod broker_faults;
 pub mod checker;

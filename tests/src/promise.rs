@@ -522,6 +522,19 @@ pub const PROMISES: &[Promise] = &[
         run: crate::redrive::run,
     },
     Promise {
+        name: "answers",
+        says: "what a node says happened to a record is what the topics say: state, attempts, revision, \
+               invocation, outputs, of records that succeed, fail, are filtered, parked and given up, \
+               across two SIGKILLs; none is unknown",
+        needs: "python3 (77 without)",
+        flags: &["records", "asked"],
+        full: "3 min: 90,000 records, 1,000 of them asked after",
+        ci: "30 s: 9,000 records, 1,000 of them asked after, 2 kills",
+        may_skip: true,
+        floors: &[("asked", 1_000), ("kills", 2), ("red_controls", 14)],
+        run: crate::answers::run,
+    },
+    Promise {
         name: "speed-embedded",
         says: "400,000 records/s end to end on 2 cores, or 4 us of CPU a record on a noisy \
                machine; many partitions and functions cost little; a fresh instance is nearly free",

@@ -27,6 +27,7 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 const USAGE: &str = "\
 usage: millrace-bench embedded [--records N] [--partitions N] [--functions N] [--rate N] [--backlog]
        millrace-bench scale [--records N]
+       millrace-bench history [--records N] [--partitions N] [--rate N] [--backlog]
        millrace-bench cold
        millrace-bench kafka --brokers HOST:PORT [--broker-pid N] [--records N] [--order WORD]
                             [--before PROGRAM] [--only WORD]
@@ -78,7 +79,8 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Asked> {
         triggers: 500,
         seconds: 20,
     };
-    let plan = Plan { records, partitions: 8, functions: 1, rate: None, backlog: false };
+    let plan =
+        Plan { records, partitions: 8, functions: 1, rate: None, backlog: false, history: true };
     let dir = PathBuf::from("target/bench");
     let mut asked = Asked { bench, plan, kafka: on_kafka, rounds: 5, json: false, dir };
     while let Some(flag) = arguments.next() {
@@ -115,6 +117,7 @@ fn measure(asked: &Asked) -> Result<Value, Failed> {
     let figures = runtime.block_on(async {
         match asked.bench.as_str() {
             "embedded" => embedded(dir.path(), asked).await,
+            "history" => history(dir.path(), asked).await,
             "scale" => scale(dir.path(), asked).await,
             "cold" => cold::run(dir.path()).await,
             "kafka" => kafka::run(dir.path(), &asked.kafka).await,
@@ -154,6 +157,45 @@ async fn embedded(dir: &Path, asked: &Asked) -> Result<Value, Failed> {
         "latency_p99_ms": of(|it| it.latency_ms.at(0.99)).at(0.5),
         "open_loop": plan.rate.is_some(),
         "resident_mib": outcomes.iter().map(|it| it.resident_mib).max(),
+        "a_a": rounded(a_a, 3),
+        "others": others,
+        "noisy": environment::is_noisy(a_a, others),
+    }))
+}
+
+/// What the history costs: runs with it and without, in turn.
+async fn history(dir: &Path, asked: &Asked) -> Result<Value, Failed> {
+    let without = Plan { history: false, ..asked.plan };
+    mill::run(dir, Plan { records: without.records / 4, ..without }).await?;
+    let a = mill::run(dir, without).await?;
+    let (mut cpu, mut per_second): ([Vec<f64>; 2], [Vec<f64>; 2]) = Default::default();
+    let (mut batch, mut bytes, mut others) = (0.0, 0, Vec::new());
+    for round in 0..asked.rounds {
+        // Each comes first in half of the rounds.
+        for turn in 0..2 {
+            let with = (round + turn) % 2;
+            let outcome = mill::run(dir, Plan { history: with == 1, ..without }).await?;
+            cpu[with].push(outcome.cpu_us());
+            per_second[with].push(outcome.per_second());
+            others.push(outcome.seen.others);
+            if with == 1 {
+                (batch, bytes) = (outcome.batch, outcome.history_bytes);
+            }
+        }
+    }
+    let a_a = per_second[0][0] / a.per_second();
+    let others = Sorted::new(others).at(0.5);
+    Ok(json!({
+        "records": without.records,
+        "partitions": without.partitions,
+        "backlog": without.backlog,
+        "rounds": asked.rounds,
+        "per_second_without": Sorted::new(per_second[0].clone()).spread(),
+        "per_second_with": Sorted::new(per_second[1].clone()).spread(),
+        "ratio_per_second": ratios(&per_second[0], &per_second[1]).spread(),
+        "ratio_cpu": ratios(&cpu[0], &cpu[1]).spread(),
+        "batch": batch,
+        "history_bytes_a_record": rounded(bytes as f64 / without.records as f64, 2),
         "a_a": rounded(a_a, 3),
         "others": others,
         "noisy": environment::is_noisy(a_a, others),

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bus::embedded::{Embedded, EmbeddedConfig};
 use bus::{
-    Append, BatchBuilder, Bus, Epoch, Headers, Offset, RecordBatch, ShardId, Start, Timestamp,
-    TopicPartition, TopicSpec,
+    Append, BatchBuilder, Bus, Epoch, Headers, Offset, RecordBatch, Retention, ShardId, Start,
+    Timestamp, TopicPartition, TopicSpec,
 };
 use dispatch::{DispatchConfig, Order, ReadAhead, Revision, ShardConfig, ShardHandle};
 use runtime::{Calling, Engine, EngineConfig, Module, PoolConfig};
@@ -30,6 +30,9 @@ const APPENDS_IN_FLIGHT: usize = 4;
 /// Without an output for so long, a run failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The bounds of a history that a node has where nothing else is said.
+const HISTORY: Retention = Retention { age: None, bytes: Some(64 << 20) };
+
 /// What is run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
@@ -41,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) rate: Option<u64>,
     /// Whether the load is there before the function starts.
     pub(crate) backlog: bool,
+    /// Whether shards tell what became of records, as a node's do.
+    pub(crate) history: bool,
 }
 
 /// What one run came to.
@@ -50,6 +55,8 @@ pub(crate) struct Outcome {
     pub(crate) records: u64,
     pub(crate) batch: f64,
     pub(crate) resident_mib: u64,
+    /// What the history takes.
+    pub(crate) history_bytes: u64,
     /// From intended send time to the output read, one record a batch, milliseconds.
     pub(crate) latency_ms: Sorted,
 }
@@ -74,6 +81,8 @@ pub(crate) async fn run(dir: &Path, plan: Plan) -> Result<Outcome, Failed> {
         bus.create_topic(TopicSpec::new(topic, plan.partitions)).await?;
     }
     bus.create_topic(TopicSpec::new("dead", 1)).await?;
+    let history = TopicSpec { retention: HISTORY, ..TopicSpec::new("history", 1) };
+    bus.create_topic(history).await?;
     let engine = Engine::new(EngineConfig::new(dir.join("cache")))?;
     let module = engine.load(COMPONENT)?;
 
@@ -113,10 +122,18 @@ pub(crate) async fn run(dir: &Path, plan: Plan) -> Result<Outcome, Failed> {
         attempts += counters.attempts;
         invocations += counters.invocations;
     }
+    let history = bus.watermarks(&TopicPartition::new("history", 0)).await?;
     drop((shards, idle));
     bus.close().await;
     let batch = attempts as f64 / invocations.max(1) as f64;
-    Ok(Outcome { seen, records: plan.records, batch, resident_mib, latency_ms })
+    Ok(Outcome {
+        seen,
+        records: plan.records,
+        batch,
+        resident_mib,
+        history_bytes: history.bytes,
+        latency_ms,
+    })
 }
 
 /// Starts shards together: they share the syncs of their epochs, as those of a node do.
@@ -160,7 +177,7 @@ fn shard(
         allow_produce: Vec::new(),
         dead_letter: "dead".into(),
         park_topic: None,
-        history_topic: None,
+        history_topic: plan.history.then(|| "history".into()),
         timeout: Duration::from_secs(30),
         read_ahead: Arc::clone(read_ahead),
         alone: Arc::new(tokio::sync::Semaphore::new(1)),

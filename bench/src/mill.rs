@@ -184,6 +184,7 @@ fn shard(
         calling: Calling::default(),
         paused: false,
         replay: None,
+        traces: None,
     };
     dispatch::start(Arc::clone(bus), config, revision.clone())
 }

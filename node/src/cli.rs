@@ -13,6 +13,7 @@ use crate::commands::{
     build, completions, consume, dead_letter, deploy, describe, dev, doctor, event, explain, lag,
     logs, new, plan, produce, record, replay, revisions, serve, status, topic, trigger,
 };
+use crate::node::NodeFlags;
 use crate::output::{ColorChoice, Format};
 
 /// Runs your functions on the records of your topics: one binary, on a laptop or on servers.
@@ -177,14 +178,9 @@ pub struct DevArgs {
     /// Do not play the file of [dev.feed].
     #[arg(long)]
     pub no_feed: bool,
-    /// Use the Kafka at these brokers instead of a bus of the node's own: host:port, several with
-    /// commas.
-    #[arg(long, value_name = "BROKERS")]
-    pub kafka: Option<String>,
-    /// The node's file: [kafka] with brokers, cluster, create-topics and [kafka.settings]; [history]
-    /// with max-bytes and max-age.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    /// What else a node is told.
+    #[command(flatten)]
+    pub settings: NodeFlags,
 }
 
 /// What `millrace serve` takes.
@@ -196,6 +192,7 @@ Examples:
   millrace serve --data DIR --app one --app two --name edge-1
   millrace serve --data DIR --app one --kafka kafka-1:9092,kafka-2:9092
   millrace serve --data DIR --app one --config /etc/millrace/node.toml
+  millrace serve --data DIR --traces-endpoint http://127.0.0.1:4318 --traces-ratio 0.01
   millrace serve --data DIR --app one --listen 127.0.0.1:8081")]
 pub struct ServeArgs {
     /// An application's folder, deployed at every start; may be given more than once. Without any,
@@ -212,14 +209,9 @@ pub struct ServeArgs {
     /// millrace].
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Use the Kafka at these brokers instead of a bus of the node's own: host:port, several with
-    /// commas.
-    #[arg(long, value_name = "BROKERS")]
-    pub kafka: Option<String>,
-    /// The node's file: [kafka] with brokers, cluster, create-topics and [kafka.settings]; [history]
-    /// with max-bytes and max-age.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    /// What else a node is told.
+    #[command(flatten)]
+    pub settings: NodeFlags,
 }
 
 /// Parses, dispatches, prints what failed, and gives the exit status.

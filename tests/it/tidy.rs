@@ -25,6 +25,10 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("nix", &["node/runtime/"]),
     ("libc", &["node/runtime/src/process/spawner/", "node/runtime/Cargo.toml"]),
     ("notify", &["node/src/", "node/tests/", "node/Cargo.toml"]),
+    ("opentelemetry", &["node/src/node/traces.rs", "node/Cargo.toml"]),
+    ("opentelemetry_http", &["node/src/node/traces.rs", "node/Cargo.toml"]),
+    ("opentelemetry_otlp", &["node/src/node/traces.rs", "node/Cargo.toml"]),
+    ("opentelemetry_sdk", &["node/src/node/traces.rs", "node/Cargo.toml"]),
     ("clap", &["node/src/", "node/tests/", "node/Cargo.toml"]),
     ("clap_complete", &["node/src/", "node/tests/", "node/Cargo.toml"]),
 ];

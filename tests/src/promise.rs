@@ -499,13 +499,22 @@ pub const PROMISES: &[Promise] = &[
     Promise {
         name: "seen",
         says: "Prometheus' own tool has nothing to say of a node's metrics and fires every alert rule \
-               of deploy/, and rules and dashboard name only what a node serves",
-        needs: "promtool, or apt-get with Debian's package of it (77 without)",
+               of deploy/, rules and dashboard name only what a node serves, and traces connect input \
+               record, invocation and output record through two functions, as a collector got them",
+        needs: "promtool, or apt-get with Debian's package of it; python3 and PyPI (77 without)",
         flags: &[],
-        full: "5 s",
+        full: "10 s",
         ci: "the same",
         may_skip: true,
-        floors: &[("families", 40), ("rules", 15), ("names_used", 30), ("red_controls", 3)],
+        floors: &[
+            ("families", 40),
+            ("rules", 15),
+            ("names_used", 30),
+            ("red_controls", 3),
+            ("trace_through", 600),
+            ("trace_links", 900),
+            ("trace_red_controls", 8),
+        ],
         run: crate::seen::run,
     },
     Promise {

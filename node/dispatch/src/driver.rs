@@ -25,6 +25,7 @@ use crate::noting::Noting;
 use crate::park_topic::{Loader, Parker};
 use crate::read_ahead::{ReadAhead, Share};
 use crate::stats::StatsKeeper;
+use crate::tracer::{Tracer, Traces};
 use crate::{
     Blame, Command, CommitFailure, CommitId, DispatchConfig, InvocationId, Loaded, Order, Outcome,
     ShardDispatch, Standing, StopReason, Unwanted, Wanted,
@@ -73,6 +74,8 @@ pub struct ShardConfig {
     pub paused: bool,
     /// Set where records that ran before run again, to be looked at.
     pub replay: Option<Replay>,
+    /// Whether its batches are traced, and where their spans go.
+    pub traces: Option<Traces>,
 }
 
 /// What a shard is held to that repeats what was.
@@ -149,6 +152,7 @@ pub(crate) struct Driver {
     metrics: ShardMetrics,
     share: Share,
     alone: Option<OwnedSemaphorePermit>,
+    tracer: Tracer,
     park_place: Option<TopicPartition>,
     noting: Noting,
     /// Reads parked records back; away while it does.
@@ -179,6 +183,7 @@ impl Driver {
             loader,
             share: Share::new(Arc::clone(&config.read_ahead)),
             alone: None,
+            tracer: Tracer::new(&config),
             config,
             bus,
             core,
@@ -287,12 +292,15 @@ impl Driver {
             Report::Turn(id, revision, room) => self.run_batch(id, revision, room),
             Report::Ended(id, revision, result, took) => {
                 self.noting.ended(now, id, &revision, &result, took);
-                let outcome = self.outcome(id, revision, result);
+                self.tracer.answered(id, result.as_ref().ok());
+                let outcome = self.outcome(id, Arc::clone(&revision), result);
                 self.noting.outcome(&self.core, id, &outcome);
+                self.tracer.end(id, &revision, &outcome);
                 self.core.on_outcome(now, id, outcome);
                 self.over |= self.follow();
                 self.noting.carried_out();
                 self.answers.remove(&id);
+                self.tracer.forget(id);
             }
             Report::Committed(id, Ok(appended)) => {
                 let sent = self.sent.take().map_or_else(Vec::new, |sent| sent.appends);
@@ -422,7 +430,8 @@ impl Driver {
                     let answer = frame::Response::parse_again(&frame, id.0, held.records)
                         .expect("it was checked when it came");
                     let (bus, core) = (self.bus.as_ref(), &self.core);
-                    self.gathering.outputs(bus, core, &answer, &kept, &revision);
+                    let carried = self.tracer.carried(id);
+                    self.gathering.outputs(bus, core, &answer, &kept, &revision, carried);
                     self.noting.kept(core, &kept);
                 }
                 Command::DeadLetter(letter) => {
@@ -500,6 +509,7 @@ impl Driver {
     }
 
     fn run_batch(&mut self, id: InvocationId, revision: Revision, room: OwnedSemaphorePermit) {
+        self.tracer.begin(&self.core, id);
         let (frame, noted) = self.encode(id, &revision.name);
         self.noting.starts(id, noted);
         let records = self.core.records(id).len() as u32;
@@ -524,7 +534,7 @@ impl Driver {
             function: &config.function,
             revision,
             trigger: &config.trigger,
-            trace: "",
+            trace: self.tracer.text(id),
             deadline_ms: Timestamp::now().0.saturating_add(timeout_ms),
         };
         let order = match config.dispatch.order {

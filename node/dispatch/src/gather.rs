@@ -13,6 +13,8 @@ use frame::{FrameError, Output, OutputKey, Response};
 use crate::dead_letter::{Cause, DEAD, DeadHead, ORIGIN, REPLAYED_TOPIC};
 use crate::driver::ShardConfig;
 use crate::park_topic::Parker;
+use crate::trace;
+use crate::tracer::Carried;
 use crate::{
     DeadLetter, End, InvocationId, Kept, Park, RecordId, RecordRef, ShardDispatch, StopReason,
 };
@@ -48,10 +50,11 @@ pub(crate) struct Routes {
 impl Routes {
     pub(crate) fn new(config: &ShardConfig) -> Self {
         let names = config.partitions.iter().map(|it| it.topic.len()).max().unwrap_or(0);
+        let traced = config.traces.as_ref().map_or(0, |_| trace::HEADER_BYTES);
         Self {
             default: config.output_topic.clone(),
             allowed: config.allow_produce.clone(),
-            origin_bytes: ORIGIN_BYTES + names + 64,
+            origin_bytes: ORIGIN_BYTES + names + 64 + traced,
         }
     }
 
@@ -282,6 +285,7 @@ impl Gathering {
         answer: &Response<'_>,
         kept: &Kept,
         revision: &str,
+        carried: Option<Carried<'_>>,
     ) {
         self.turn = self.turn.wrapping_add(1);
         self.topics.iter_mut().for_each(|topic| topic.look_again(bus));
@@ -294,7 +298,7 @@ impl Gathering {
                 continue;
             }
             let record = core.record(kept.records[source]);
-            self.output(bus, record, &output, index, revision);
+            self.output(bus, record, &output, (index, revision), carried);
         }
     }
 
@@ -303,8 +307,8 @@ impl Gathering {
         bus: &dyn Bus,
         record: RecordRef<'_>,
         output: &Output<'_>,
-        index: u32,
-        revision: &str,
+        (index, revision): (u32, &str),
+        carried: Option<Carried<'_>>,
     ) {
         let name = match output.topic {
             Some(name) => name,
@@ -329,7 +333,11 @@ impl Gathering {
         };
         self.headers.clear();
         let own = output.headers;
-        self.headers.extend(Headers::parse(own.as_bytes(), own.len()).unwrap_or_default());
+        let own = Headers::parse(own.as_bytes(), own.len()).unwrap_or_default();
+        match carried {
+            None => self.headers.extend(own),
+            Some(carried) => carried.write(own, record.view.headers, &mut self.headers),
+        }
         if into.is_some() {
             self.headers.push(REPLAYED_TOPIC.as_bytes(), Some(name.as_bytes()));
         }

@@ -26,6 +26,8 @@ mod stats;
 mod strands;
 mod suspects;
 mod token;
+mod trace;
+mod tracer;
 mod unwanted;
 
 pub use command::{
@@ -45,4 +47,6 @@ pub use shard::{PartitionStart, ShardDispatch, Standing, State};
 pub use start::{ShardHandle, StartError, start, start_or_wait, stopped};
 pub use stats::ShardStats;
 pub use token::Order;
+pub use trace::{BatchTrace, LINKS_MAX, Link, Ratio, TRACEPARENT, TRACESTATE, TraceContext};
+pub use tracer::{BatchSpan, TakeSpans, Times, Traces};
 pub use unwanted::Unwanted;

@@ -101,6 +101,7 @@ impl World {
             calling: Calling::default(),
             paused: false,
             replay: None,
+            traces: None,
         }
     }
 

@@ -66,6 +66,7 @@ impl<E: std::error::Error> From<E> for Failure {
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     record: RequestRecord<'a>,
+    trace: &'a str,
 }
 
 impl<'a> Record<'a> {
@@ -109,6 +110,12 @@ impl<'a> Record<'a> {
     #[must_use]
     pub const fn value(&self) -> Option<&'a [u8]> {
         self.record.value
+    }
+
+    /// The W3C `traceparent` of the invocation that it is in; empty unless that is traced.
+    #[must_use]
+    pub const fn trace(&self) -> &'a str {
+        self.trace
     }
 
     /// Its headers, in order, duplicates kept.
@@ -203,6 +210,7 @@ pub fn run(
     let request = Request::parse(batch).expect("the node sends a request that it checked");
     // Memory that grows step by step is moved step by step, and each step is a call of the kernel.
     let mut response = ResponseBuilder::with_room(request.batch_id(), request.len(), batch.len());
+    let trace = request.context().trace;
     let mut failed_keys: BTreeSet<&[u8]> = BTreeSet::new();
     let mut failed_partitions: BTreeSet<(&str, i32)> = BTreeSet::new();
     for (index, record) in request.iter().enumerate() {
@@ -216,7 +224,8 @@ pub fn run(
         }
         let mark = response.outputs_mark();
         let source = index as u32;
-        let ended = handle(&Record { record }, &mut Outputs { response: &mut response, source });
+        let ended =
+            handle(&Record { record, trace }, &mut Outputs { response: &mut response, source });
         match ended {
             Ok(()) => response.ok(index),
             Err(failure) => {

@@ -19,7 +19,7 @@ use super::error::{CommandError, exit};
 use super::program::program;
 use super::serve::{Up, runtime, spawner, start_logging, wait_for_end};
 use crate::cli::{DevArgs, Globals};
-use crate::node::{Deployed, History, Kafka, Node};
+use crate::node::{Deployed, Node, Settings};
 
 /// Saves that come this close together are one.
 const SETTLE: Duration = Duration::from_millis(120);
@@ -36,8 +36,7 @@ pub fn run(args: &DevArgs, globals: &Globals) -> Result<(), CommandError> {
     let data = args.data.clone().unwrap_or_else(|| args.dir.join(".millrace"));
     // First of all: it must be there before the second thread is.
     let spawner = spawner()?;
-    let kafka = Kafka::choose(args.kafka.as_deref(), args.config.as_deref(), true)?;
-    let history = History::choose(args.config.as_deref())?;
+    let settings = Settings::choose(&args.settings, true)?;
     start_logging(globals, "warn");
     runtime()?.block_on(async {
         let started_at = Instant::now();
@@ -47,12 +46,11 @@ pub fn run(args: &DevArgs, globals: &Globals) -> Result<(), CommandError> {
         // Before anything is read: what is saved from now on is deployed, if only later.
         let saves = Saves::of(&args.dir, &manifest);
         let name = manifest.app.to_string();
-        let (where_to, kept) = match &kafka {
+        let (where_to, kept) = match &settings.kafka {
             Some(kafka) => (format!("Kafka at {}", kafka.brokers), "positions"),
             None => ("embedded bus".to_owned(), "data"),
         };
-        let up =
-            Up::start(&data, &name, args.listen, spawner, Some(logs), (kafka, history)).await?;
+        let up = Up::start(&data, &name, args.listen, spawner, Some(logs), settings).await?;
         say(&format!(
             "  millrace {}  one node, {where_to}, {kept} in {}",
             env!("CARGO_PKG_VERSION"),

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::{CommandError, exit};
 use crate::cli::{Globals, SPAWNER, ServeArgs};
 use crate::discovery::{self, NodeFile, Registered};
-use crate::node::{Deployed, History, Kafka, Node};
+use crate::node::{Deployed, Node, Settings, describe_trace_metrics};
 
 /// Seconds; from a wasm call to a slow disk.
 const BUCKETS_S: [f64; 12] = [1e-5, 5e-5, 2e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0];
@@ -34,11 +34,10 @@ pub fn run(args: &ServeArgs, globals: &Globals) -> Result<(), CommandError> {
     let name = args.name.clone().or(first).unwrap_or_else(|| "millrace".to_owned());
     // First of all: it must be there before the second thread is.
     let spawner = spawner()?;
-    let kafka = Kafka::choose(args.kafka.as_deref(), args.config.as_deref(), false)?;
-    let history = History::choose(args.config.as_deref())?;
+    let settings = Settings::choose(&args.settings, false)?;
     start_logging(globals, "info");
     runtime()?.block_on(async {
-        let up = Up::start(&args.data, &name, args.listen, spawner, None, (kafka, history)).await?;
+        let up = Up::start(&args.data, &name, args.listen, spawner, None, settings).await?;
         tracing::info!(name, url = up.url, data = %args.data.display(), "the node listens");
         if let Err(error) = start(&up.node, &manifests).await {
             let was_asked_to_end = up.node.shutdown().is_cancelled();
@@ -100,10 +99,10 @@ impl Up {
         listen: Option<SocketAddr>,
         spawner: Spawner,
         logs: Option<runtime::LogSink>,
-        (kafka, history): (Option<Kafka>, History),
+        settings: Settings,
     ) -> Result<Self, CommandError> {
         let metrics = start_metrics();
-        let node = Node::open(data, name, spawner, logs, kafka, history).await?;
+        let node = Node::open(data, name, spawner, logs, settings).await?;
         let token = discovery::new_token()?;
         let listen = listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
         let config = GatewayConfig::new(listen, token.clone());
@@ -194,5 +193,6 @@ fn start_metrics() -> Option<PrometheusHandle> {
     bus::describe_metrics();
     dispatch::describe_metrics();
     runtime::describe_metrics();
+    describe_trace_metrics();
     Some(handle)
 }

@@ -575,5 +575,6 @@ pub(super) fn shard_config(
         },
         paused,
         replay: None,
+        traces: node.traces.clone(),
     }
 }

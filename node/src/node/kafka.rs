@@ -13,14 +13,6 @@ use storage::SledPositions;
 use super::chain;
 use crate::commands::error::{CommandError, exit};
 
-/// The node's file: `--config`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
-struct NodeConfig {
-    kafka: Option<Kafka>,
-    history: super::History,
-}
-
 /// `[kafka]` of the node's file: with it the node has no bus of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
@@ -46,14 +38,13 @@ impl Kafka {
     ///
     /// # Errors
     ///
-    /// When the file cannot be read or understood.
+    /// When no brokers are named.
     pub fn choose(
         brokers: Option<&str>,
-        file: Option<&Path>,
+        file: Option<Self>,
         is_dev: bool,
     ) -> Result<Option<Self>, CommandError> {
-        let config = file.map(read).transpose()?.unwrap_or_default();
-        let mut kafka = match (config.kafka, brokers) {
+        let mut kafka = match (file, brokers) {
             (None, None) => return Ok(None),
             (kafka, _) => kafka.unwrap_or_default(),
         };
@@ -68,29 +59,6 @@ impl Kafka {
         kafka.named_by_folder = is_dev && kafka.cluster.is_none();
         Ok(Some(kafka))
     }
-}
-
-impl super::History {
-    /// What the file says.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be read or understood.
-    pub fn choose(file: Option<&Path>) -> Result<Self, CommandError> {
-        Ok(file.map(read).transpose()?.unwrap_or_default().history)
-    }
-}
-
-fn read(path: &Path) -> Result<NodeConfig, CommandError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| CommandError::file("read", path, &error))?;
-    toml::from_str(&text).map_err(|error| {
-        let message = format!("cannot use {}: {error}", path.display());
-        CommandError::new(exit::UNUSABLE, "E0414", message.trim_end()).help(
-            "a node's file has [kafka] with brokers, cluster, create-topics, settings, and \
-                   [history] with max-bytes, max-age",
-        )
-    })
 }
 
 /// The triggers of shards, by which their groups are called.
@@ -200,12 +168,13 @@ fn end_if_fatal(error: storage::Error) -> BoxedError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings;
     use super::*;
 
     fn chosen(text: &str, brokers: Option<&str>) -> Result<Option<Kafka>, CommandError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        Kafka::choose(brokers, Some(file.path()), false)
+        Kafka::choose(brokers, settings::read(file.path())?.kafka, false)
     }
 
     #[test]

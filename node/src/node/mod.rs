@@ -16,8 +16,10 @@ mod plan;
 mod prepare;
 mod replays;
 mod restore;
+mod settings;
 mod status;
 mod topics;
+mod traces;
 mod triggers;
 
 use std::collections::BTreeMap;
@@ -38,6 +40,8 @@ pub use doctor::examine_machine;
 pub use feed::FeedProgress;
 pub use history::History;
 pub use kafka::Kafka;
+pub use settings::{NodeFlags, Settings, TraceSettings};
+pub(crate) use traces::describe_metrics as describe_trace_metrics;
 
 use crate::commands::error::{CommandError, exit};
 use deploy::RunningApp;
@@ -49,6 +53,9 @@ pub const DRAIN_PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// How long it waits until its worker processes, which have nothing to do any more, are gone.
 const WORKERS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long it waits until the last spans are with their collector.
+const TRACES_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What Kafka events of a node without Kafka name as their brokers.
 const EMBEDDED_BROKERS: &str = "embedded.millrace:9092";
@@ -69,6 +76,10 @@ struct Inner {
     /// The brokers, if the bus is not the node's own.
     kafka: Option<Kafka>,
     groups: Groups,
+    /// Takes spans to a collector, if batches are traced.
+    exporter: Option<Arc<traces::Exporter>>,
+    /// What the shards are told of that.
+    traces: Option<dispatch::Traces>,
     /// How the names of park topics begin: two installations on one Kafka have two.
     park_prefix: String,
     /// And those of history topics.
@@ -108,9 +119,9 @@ impl Node {
         name: &str,
         spawner: Spawner,
         logs: Option<LogSink>,
-        kafka: Option<Kafka>,
-        history: History,
+        settings: Settings,
     ) -> Result<Self, CommandError> {
+        let Settings { kafka, history, traces } = settings;
         std::fs::create_dir_all(data_dir).map_err(|error| {
             let message = format!("cannot make {}: {error}", data_dir.display());
             CommandError::new(exit::FAILED, "E0410", message)
@@ -169,6 +180,13 @@ impl Node {
             Some(kafka) => format!("millrace.{}", kafka::cluster_of(kafka, data_dir, name)?),
             None => "millrace".to_owned(),
         };
+        let system = if kafka.is_some() { "kafka" } else { "millrace" };
+        let start = |it: &TraceSettings| traces::Exporter::start(it, name, system);
+        let exporter = traces.as_ref().map(start).transpose()?;
+        let traces = traces.zip(exporter.clone()).map(|(settings, spans)| {
+            let ratio = settings.ratio;
+            dispatch::Traces { ratio, spans }
+        });
         let inner = Inner {
             name: name.to_owned(),
             data_dir: data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned()),
@@ -177,6 +195,8 @@ impl Node {
             bus,
             kafka,
             groups,
+            exporter,
+            traces,
             park_prefix: format!("{prefix}.park"),
             history_prefix: format!("{prefix}.history"),
             history,
@@ -240,6 +260,11 @@ impl Node {
         drop(tokio::time::timeout(WORKERS_PATIENCE, idle).await);
         self.inner.workers.wait_gone(WORKERS_PATIENCE).await;
         self.inner.bus.close().await;
+        if let Some(exporter) = self.inner.exporter.clone() {
+            let end = move || exporter.end(TRACES_PATIENCE);
+            // It ends by its own clock, and has nothing to say.
+            drop(tokio::task::spawn_blocking(end).await);
+        }
     }
 }
 

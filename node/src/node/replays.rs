@@ -132,6 +132,7 @@ impl Node {
         config.partitions = ranges.iter().map(|it| it.0.clone()).collect();
         config.dead_letter = into.as_str().into();
         config.park_topic = None;
+        config.history_topic = None;
         config.dispatch.park = None;
         config.replay = Some(dispatch::Replay {
             into: into.as_str().into(),

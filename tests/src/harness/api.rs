@@ -67,10 +67,28 @@ impl Api {
     ///
     /// When it ends or is not ready in time.
     pub fn serve(app: &Path, folder: &Path, within: Duration) -> Result<(Node, Self), NotShown> {
+        Self::serve_with(app, folder, &[], within)
+    }
+
+    /// The same with more words on the command line.
+    ///
+    /// # Errors
+    ///
+    /// When it ends or is not ready in time.
+    pub fn serve_with(
+        app: &Path,
+        folder: &Path,
+        words: &[&str],
+        within: Duration,
+    ) -> Result<(Node, Self), NotShown> {
         let state = folder.join("state");
         let mut serve = Command::new(binaries::millrace());
         serve.arg("serve").arg("--app").arg(app).arg("--data").arg(folder.join("data"));
-        serve.env("XDG_STATE_HOME", &state).env_remove("MILLRACE_NODE").env("NO_COLOR", "1");
+        serve
+            .args(words)
+            .env("XDG_STATE_HOME", &state)
+            .env_remove("MILLRACE_NODE")
+            .env("NO_COLOR", "1");
         let mut node = Node::start(&mut serve, &folder.join("node.log"))?;
         let api = Self::of(&state, &mut node, within)?;
         Ok((node, api))

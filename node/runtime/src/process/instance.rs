@@ -166,7 +166,7 @@ impl Instance {
                 range.for_each(|index| held.failed(&request.get(index)));
                 continue;
             }
-            let headers = self.event_headers(&clock, JSON);
+            let headers = self.event_headers(&clock, request, JSON);
             let event = Event { headers, body: body.into(), answer_bytes_max: ANSWER_BYTES_MAX };
             let failure = match self.round(event, invocation.timeout).await {
                 Round::Gone if range.start == 0 => return Called::Gone,
@@ -228,7 +228,7 @@ impl Instance {
                 Decode::Json => JSON,
                 Decode::None => "application/octet-stream",
             };
-            let mut headers = self.event_headers(&clock, content);
+            let mut headers = self.event_headers(&clock, request, content);
             headers.extend(shared.client_context(&record).map(|it| (CLIENT_CONTEXT, it)));
             let body = Bytes::copy_from_slice(value);
             let event = Event { headers, body, answer_bytes_max: ANSWER_BYTES_MAX };
@@ -336,15 +336,19 @@ impl Instance {
     fn event_headers(
         &self,
         clock: &Clock,
+        request: &Request<'_>,
         content: &'static str,
     ) -> Vec<(HeaderName, HeaderValue)> {
-        let trace = format!(
-            "Root=1-{:08x}-{:016x}{:08x};Parent={:016x};Sampled=0",
-            clock.deadline_ms() / 1_000,
-            random(),
-            random() >> 32,
-            random()
-        );
+        let untraced = || {
+            format!(
+                "Root=1-{:08x}-{:016x}{:08x};Parent={:016x};Sampled=0",
+                clock.deadline_ms() / 1_000,
+                random(),
+                random() >> 32,
+                random()
+            )
+        };
+        let trace = events::as_xray(request.context().trace).unwrap_or_else(untraced);
         let trace = HeaderValue::from_str(&trace).expect("digits and words");
         let mut headers = self.headers(clock, content);
         headers.push((TRACE, trace));

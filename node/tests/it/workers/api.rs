@@ -38,7 +38,7 @@ while True:
     if event == "facts":
         context = json.loads(json.loads(headers["Lambda-Runtime-Client-Context"])["custom"]["millrace"])
         facts = [status, headers["Content-Type"], 0 < int(headers["Lambda-Runtime-Deadline-Ms"]) / 1000 - time.time() <= 10,
-                 headers["Lambda-Runtime-Trace-Id"].startswith("Root=1-"), context["offset"], context["idempotencyKey"]]
+                 headers["Lambda-Runtime-Trace-Id"] == "Root=1-4bf92f35-77b34da6a3ce929d0e0e4736;Parent=00f067aa0ba902b7;Sampled=1", context["offset"], context["idempotencyKey"]]
         ask("POST", place + "response", json.dumps(facts))
     elif event == "wrong id":
         seen = [name(ask("POST", "invocation/00000000-0000-4000-a000-000000000000/response", "1")),

@@ -157,7 +157,7 @@ pub(crate) async fn call(
         function: "probe",
         revision: "0123456789ab",
         trigger: "app/probe/main",
-        trace: "00-1-2-01",
+        trace: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         deadline_ms: bus::Timestamp::now().0 + millis,
     };
     let mut builder = RequestBuilder::new(7, order, &context, &[("in", 3)]);

@@ -128,7 +128,7 @@ export const handler = async (value, context) => {
     String(context.key), context.headers.map(([n, v]) => [n, v && [...v]]), context.idempotencyKey,
     context.trigger, context.functionName, context.memoryLimitInMB,
     context.getRemainingTimeInMillis() > 0, process.env.LIMIT ?? null,
-    process.env.CARGO_MANIFEST_DIR ?? null,
+    process.env.CARGO_MANIFEST_DIR ?? null, context.trace, process.env._X_AMZN_TRACE_ID,
   ];
 };
 "#;
@@ -146,7 +146,9 @@ async fn a_module_knows_where_its_record_lies_and_nothing_of_the_node() {
     let answered = call(&pool, JSON, Order::Key, PATIENCE, &[(Some("k"), "5")]).await.unwrap();
     let expected = "0 [\"loaded\",\"in\",3,10,1000,2,\"k\",\
         [[\"trace\",[118,220,0]],[\"none\",null]],\"dev/app/probe/main/in/3/10\",\
-        \"app/probe/main\",\"probe\",\"256\",true,\"30\",null]";
+        \"app/probe/main\",\"probe\",\"256\",true,\"30\",null,\
+        \"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\",\
+        \"Root=1-4bf92f35-77b34da6a3ce929d0e0e4736;Parent=00f067aa0ba902b7;Sampled=1\"]";
     assert_eq!(
         (answered.ends, answered.outputs),
         (vec!["ok".to_owned()], vec![expected.to_owned()])

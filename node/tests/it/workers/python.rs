@@ -181,7 +181,8 @@ def handler(value, context):
         0 < context.get_remaining_time_in_millis() <= 10000,
         context.invoked_function_arn, context.client_context,
     ]
-    env = [os.environ.get(it) for it in ("LIMIT", "_HANDLER", "CARGO_MANIFEST_DIR", "AWS_REGION")]
+    env = [os.environ.get(it) for it in ("LIMIT", "_HANDLER", "CARGO_MANIFEST_DIR", "AWS_REGION",
+        "_X_AMZN_TRACE_ID")]
     return facts + env + [os.getcwd() == os.environ["LAMBDA_TASK_ROOT"]]
 "#;
 
@@ -193,9 +194,10 @@ async fn a_handler_knows_where_its_record_lies_and_nothing_of_the_node() {
     let answered = call(&pool, JSON, Order::Key, PATIENCE, &[(Some("k"), "5")]).await.unwrap();
     let expected = "0 [\"in\",3,10,1000,2,\"k\",[[\"trace\",[118,220,0]],[\"none\",null]],\
         \"dev/app/probe/main/in/3/10\",\"probe\",\"0123456789ab\",\"app/probe/main\",\
-        \"00-1-2-01\",\"probe\",\"256\",true,\
+        \"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\",\"probe\",\"256\",true,\
         \"arn:aws:lambda:us-east-1:000000000000:function:probe\",null,\
-        \"30\",\"app.handler\",null,\"us-east-1\",true]";
+        \"30\",\"app.handler\",null,\"us-east-1\",\
+        \"Root=1-4bf92f35-77b34da6a3ce929d0e0e4736;Parent=00f067aa0ba902b7;Sampled=1\",true]";
     assert_eq!(
         (answered.ends, answered.outputs),
         (vec!["ok".to_owned()], vec![expected.to_owned()])

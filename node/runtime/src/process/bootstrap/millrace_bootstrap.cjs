@@ -168,6 +168,22 @@ function sliceAt(context, at) {
   return length === ABSENT ? null : context[IN].frame.subarray(start, start + length);
 }
 
+/** Says where the batch is in its trace, in both forms; most have none. */
+function traced(batch, xray) {
+  const parts = /^Root=1-([0-9a-f]{8})-([0-9a-f]{24});Parent=([0-9a-f]{16});Sampled=1/.exec(xray ?? "");
+  if (parts) batch.texts[4] = `00-${parts[1]}${parts[2]}-${parts[3]}-01`;
+  const trace = batch.texts[4];
+  if (xray === undefined && trace) {
+    const [, root, parent] = trace.split("-");
+    xray = `Root=1-${root.slice(0, 8)}-${root.slice(8)};Parent=${parent};Sampled=1`;
+  }
+  if (xray !== undefined) process.env._X_AMZN_TRACE_ID = xray;
+  else if (isTraced) delete process.env._X_AMZN_TRACE_ID;
+  isTraced = xray !== undefined;
+  return batch;
+}
+let isTraced = false;
+
 const parsed = (text) => (text ? JSON.parse(text) : undefined);
 
 function batchOf(headers) {
@@ -405,6 +421,7 @@ function runBatch(handler, headers, frame) {
   [batch.frame, batch.arena] = [frame, arena];
   let at = frame.readUInt32LE(24) + 8;
   for (let index = 0; index < 5; index += 1) [batch.texts[index], at] = textAt(frame, at);
+  if (batch.texts[4] || isTraced) traced(batch);
   at = frame.readUInt32LE(28);
   for (let index = 0; index < parts; index += 1) {
     const partition = frame.readInt32LE(at);
@@ -608,7 +625,7 @@ async function runOne(node, handler, headers, body) {
   try {
     const isJson = headers["content-type"] === "application/json";
     const event = isJson ? JSON.parse(body.toString()) : body;
-    const value = await call(handler, event, new Context({ ...batchOf(headers), texts: [] }, 0));
+    const value = await call(handler, event, new Context(traced(batchOf(headers), headers["lambda-runtime-trace-id"]), 0));
     if (value instanceof Uint8Array) [data, content] = [Buffer.from(value), "application/unknown"];
     else data = Buffer.from(JSON.stringify(value === undefined ? null : value) ?? "null");
   } catch (error) {

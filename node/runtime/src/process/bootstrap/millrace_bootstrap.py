@@ -192,6 +192,28 @@ class Batch:
         self.client = get("lambda-runtime-client-context")
         self.identity = get("lambda-runtime-cognito-identity")
 
+    def traced(self, xray=None):
+        """Says where the batch is in its trace, in both forms; most have none."""
+        global is_traced
+        trace = self.texts[4]
+        if xray is not None:
+            parts = dict(it.split("=", 1) for it in xray.split(";") if "=" in it)
+            if parts.get("Sampled") == "1":
+                trace = "-".join(("00", parts["Root"][2:].replace("-", ""), parts["Parent"], "01"))
+                self.texts = (*self.texts[:4], trace)
+        elif trace:
+            _, root, parent, _ = trace.split("-", 3)
+            xray = f"Root=1-{root[:8]}-{root[8:]};Parent={parent};Sampled=1"
+        if xray is not None:
+            os.environ["_X_AMZN_TRACE_ID"] = xray
+            is_traced = True
+        elif is_traced:
+            del os.environ["_X_AMZN_TRACE_ID"]
+            is_traced = False
+
+
+is_traced = False
+
 
 class Identity:
     cognito_identity_id = None
@@ -453,6 +475,8 @@ def run_batch(handler, headers, frame):
         topic, table = text_at(frame, table + 4)
         partitions.append((topic, number))
     batch.frame, batch.arena, batch.partitions, batch.texts = frame, arena, partitions, texts
+    if texts[4] or is_traced:
+        batch.traced()
     is_json = headers.get("millrace-decode") == "json"
     answer = Answer(batch_id, count)
     ends, outputs, parts_kept = answer.ends, answer.outputs, answer.arena
@@ -633,6 +657,7 @@ def start(node):
 def run_one(handler, headers, body, node):
     """A single event, as every Lambda client handles it."""
     batch = Batch(headers)
+    batch.traced(headers.get("lambda-runtime-trace-id"))
     path = f"invocation/{batch.request_id}/"
     try:
         event = body

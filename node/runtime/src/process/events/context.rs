@@ -44,6 +44,9 @@ impl<'a> Shared<'a> {
             ),
             "key": record.key.map(|key| STANDARD.encode(key)),
         });
+        if !context.trace.is_empty() {
+            facts["traceparent"] = context.trace.into();
+        }
         let least = ascii(&json!({ "custom": { "millrace": facts.to_string() } }));
         let headers = record.headers.iter().map(|(name, value)| {
             let name = String::from_utf8_lossy(name).into_owned();
@@ -82,7 +85,8 @@ mod tests {
 
     #[test]
     fn the_context_is_ascii_and_says_where_the_record_lies() {
-        let context = Context { cluster: "dev", trigger: "a/b/c", ..Context::default() };
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let context = Context { cluster: "dev", trigger: "a/b/c", trace, ..Context::default() };
         let mut builder = RequestBuilder::new(1, Order::Key, &context, &[("in", 3)]);
         let mut headers = frame::HeadersBuilder::default();
         headers.push("größe\u{1f600}".as_bytes(), Some(b"1"));
@@ -96,6 +100,7 @@ mod tests {
         let facts = value["custom"]["millrace"].as_str().unwrap();
         let facts: Value = serde_json::from_str(facts).unwrap();
         assert_eq!(facts["idempotencyKey"], "dev/a/b/c/in/3/40");
+        assert_eq!(facts["traceparent"], trace);
         assert_eq!((&facts["attempt"], &facts["key"]), (&json!(2), &Value::Null));
         assert_eq!(facts["headers"], json!([{"größe\u{1f600}": "MQ=="}]));
     }

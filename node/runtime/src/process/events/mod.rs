@@ -3,7 +3,9 @@
 mod answers;
 mod context;
 mod kafka;
+mod trace;
 
 pub(super) use answers::{lambda_answer, record_answer};
 pub(super) use context::Shared;
 pub(super) use kafka::{Part, kafka_events};
+pub(super) use trace::as_xray;

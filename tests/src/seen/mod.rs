@@ -1,5 +1,8 @@
 //! The promise that what a node does can be seen: Prometheus' own tool has nothing to say of its
-//! metrics and fires every alert rule, and rules and dashboard name only what a node serves.
+//! metrics and fires every alert rule, rules and dashboard name only what a node serves, and
+//! traces reach a real collector unbroken through two functions.
+
+mod traces;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -39,14 +42,22 @@ output = { topic = "out" }
 ///
 /// When it is broken.
 pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
+    let mut figures = metrics(run)?;
+    figures.extend("trace_", traces::run(run)?);
+    Ok(figures)
+}
+
+/// What Prometheus reads, and what is made of it.
+fn metrics(run: &mut Run) -> Result<Figures, NotShown> {
     let promtool = Promtool::find()?;
     run.note("a node that has work");
-    let app = run.evidence.join("app");
+    let folder = run.evidence.join("metrics");
+    let app = folder.join("app");
     std::fs::create_dir_all(app.join("identity")).during("make the application")?;
     std::fs::write(app.join("millrace.toml"), MANIFEST).during("write the manifest")?;
     std::fs::copy(binaries::component("identity"), app.join("identity/identity.wasm"))
         .during("copy a component")?;
-    let (mut node, api) = Api::serve(&app, &run.evidence, PATIENCE)?;
+    let (mut node, api) = Api::serve(&app, &folder, PATIENCE)?;
     let records: Vec<ToProduce> = (0..100_u32)
         .map(|it| ToProduce { key: it.to_string().into(), value: it.to_string().into() })
         .collect();

@@ -11,6 +11,9 @@ use crate::cli::Globals;
 use crate::client::Client;
 use crate::output::{self, Format, Paint, Rows, count};
 
+/// How the names of topics begin that nodes keep for themselves.
+const OWN: &str = "millrace.";
+
 /// Lists, makes, describes and deletes topics.
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
@@ -26,9 +29,10 @@ pub enum TopicCommand {
         after_help = "\
 Examples:
   millrace topic list               with their sizes
+  millrace topic list --all         those too that nodes keep for themselves
   millrace topic list -o json       for programs"
     )]
-    List,
+    List(ListArgs),
     /// Make a topic. One that exists with as many partitions is left as it is.
     #[command(after_help = "\
 Examples:
@@ -96,6 +100,14 @@ fn size(text: &str) -> Result<u64, function::UnitError> {
     function::parse_bytes(text)
 }
 
+/// Which topics.
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    /// Those too that nodes keep for themselves: parked records and histories.
+    #[arg(short, long)]
+    pub all: bool,
+}
+
 /// Carries it out.
 ///
 /// # Errors
@@ -104,7 +116,7 @@ fn size(text: &str) -> Result<u64, function::UnitError> {
 pub fn run(command: &TopicCommand, globals: &Globals) -> Result<(), CommandError> {
     let client = Client::connect(globals)?;
     match command {
-        TopicCommand::List => list(&client, globals),
+        TopicCommand::List(args) => list(args, &client, globals),
         TopicCommand::Create(args) => create(args, &client, globals),
         TopicCommand::Describe(args) => describe(&args.name, &client, globals),
         TopicCommand::Delete(args) => delete(args, &client),
@@ -126,7 +138,7 @@ pub fn path_of(name: &str) -> Result<String, CommandError> {
     }
 }
 
-fn list(client: &Client, globals: &Globals) -> Result<(), CommandError> {
+fn list(args: &ListArgs, client: &Client, globals: &Globals) -> Result<(), CommandError> {
     let list: TopicList = client.get("/v1/topics")?;
     if globals.output == Format::Json {
         return output::print_json(&list);
@@ -136,7 +148,8 @@ fn list(client: &Client, globals: &Globals) -> Result<(), CommandError> {
         return output::print(&format!("no topics\n{next}"));
     }
     let mut rows = Rows::new(&["TOPIC", ">PARTITIONS", ">RECORDS", ">SIZE", "KEPT"]);
-    for topic in &list.topics {
+    let is_shown = |topic: &&Topic| args.all || !topic.name.starts_with(OWN);
+    for topic in list.topics.iter().filter(is_shown) {
         rows.push(vec![
             topic.name.clone(),
             topic.partitions.to_string(),
@@ -145,7 +158,12 @@ fn list(client: &Client, globals: &Globals) -> Result<(), CommandError> {
             kept(topic),
         ]);
     }
-    output::print(&rows.render(Paint::new(globals.colour_on_stdout())))
+    let hidden = list.topics.iter().filter(|topic| !is_shown(topic)).count();
+    let rest = match hidden {
+        0 => String::new(),
+        hidden => format!("{hidden} more are the node's own: --all\n"),
+    };
+    output::print(&format!("{}{rest}", rows.render(Paint::new(globals.colour_on_stdout()))))
 }
 
 fn create(args: &CreateArgs, client: &Client, globals: &Globals) -> Result<(), CommandError> {

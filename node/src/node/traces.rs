@@ -446,7 +446,7 @@ mod tests {
             exporter.take(span(LINKS_MAX));
         }
         let waiting = exporter.weight.load(Ordering::SeqCst);
-        assert!(WAITING_MAX <= waiting && waiting <= WEIGHT_MAX, "{waiting}");
+        assert!((WAITING_MAX..=WEIGHT_MAX).contains(&waiting), "{waiting}");
         exporter.end(Duration::from_millis(50));
         assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
         exporter.take(span(0));

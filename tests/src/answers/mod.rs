@@ -46,7 +46,7 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
         mill.produce(&api, phase, records / 3)?;
         if phase < 2 {
             // In the middle of them: the function sees what came last.
-            std::thread::sleep(Duration::from_millis(rng.draw(250)));
+            wait::pause(Duration::from_millis(rng.draw(250)));
             kills += u64::from(node.kill()?);
             (node, api) = mill.serve(PATIENCE)?;
         }

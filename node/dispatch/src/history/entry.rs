@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     fn entry() -> Entry {
-        let records = vec![(0, Spans::of(&mut (100..600).collect()))];
+        let records = vec![(0, Spans::of(&mut (100..600).collect::<Vec<_>>()))];
         Entry {
             at: 1_790_000_000_000,
             shard: 4,

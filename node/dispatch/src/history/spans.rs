@@ -15,7 +15,7 @@ pub struct Spans {
 
 impl Spans {
     /// Of offsets in any order; doubled ones count once.
-    pub fn of(offsets: &mut Vec<i64>) -> Self {
+    pub fn of(offsets: &mut [i64]) -> Self {
         if !offsets.is_sorted() {
             offsets.sort_unstable();
         }
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_run_is_one_entry_whatever_its_length() {
-        let spans = Spans::of(&mut (7..1_000_000).collect());
+        let spans = Spans::of(&mut (7..1_000_000).collect::<Vec<_>>());
         assert_eq!(spans.runs().collect::<Vec<_>>(), [(7, 999_999)]);
         assert!(postcard::to_allocvec(&spans).unwrap().len() < 8);
         assert_eq!(spans.count(), 999_993);

@@ -10,6 +10,7 @@ pub mod components;
 pub mod conformance;
 pub mod crash_points;
 pub mod crash_store;
+pub mod delayed_retry;
 pub mod filters;
 pub mod first_alert;
 pub mod harness;

@@ -462,6 +462,18 @@ pub const PROMISES: &[Promise] = &[
         run: crate::node_killer::run,
     },
     Promise {
+        name: "delayed-retry",
+        says: "a record waits as long as a list of pauses says, no shorter and across a kill, holds up \
+               its key alone, and the key keeps its order, on both buses",
+        needs: "python3, Java 17 and Maven (77 without)",
+        flags: &[],
+        full: "1 min: pauses of 1 s and twice 11 s on each bus",
+        ci: "the same",
+        may_skip: false,
+        floors: &[("embedded_records", 60), ("kafka_records", 60), ("kafka_red_controls", 5)],
+        run: crate::delayed_retry::run,
+    },
+    Promise {
         name: "poison",
         says: "a bad record alone is dead-lettered with its true cause; it costs 2 invocations for \
                each halving, one and its retries, and none where it cannot be decoded; records \

@@ -25,6 +25,8 @@ pub(crate) struct Hold {
     arrival: u64,
     /// When it is tried again.
     pub(crate) due_at: Instant,
+    /// So late that it leaves the memory at once, if it can.
+    pub(crate) is_late: bool,
     /// Whether that time has not come yet.
     pub(crate) is_waiting: bool,
     /// The name of its failure and its account.
@@ -42,6 +44,16 @@ pub(crate) enum Company {
     Risky,
     /// With whatever there is.
     Any,
+}
+
+/// When a record is tried again, and with whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Due {
+    pub(crate) at: Instant,
+    pub(crate) company: Company,
+    /// So late that it waits in the park topic, if there is one: in memory it would pin the position
+    /// and its place in the window.
+    pub(crate) is_late: bool,
 }
 
 /// What is tried again.
@@ -118,7 +130,7 @@ impl Holds {
         &mut self,
         records: &mut Records,
         record: RecordId,
-        (due_at, company): (Instant, Company),
+        Due { at: due_at, company, is_late }: Due,
         failure: (String, String),
     ) {
         let entry = *records.entry(record);
@@ -126,11 +138,13 @@ impl Holds {
         if let Some(held) = self.tokens.get_mut(&entry.token) {
             assert_eq!(held.front, record, "SD-5: one record of a token runs ahead of the others");
             (held.due_at, held.is_waiting, held.failure) = (due_at, true, failure);
+            held.is_late = is_late;
         } else {
             let hold = Hold {
                 front: record,
                 arrival: entry.arrival,
                 due_at,
+                is_late,
                 is_waiting: true,
                 failure,
                 strand: entry.strand,
@@ -142,7 +156,7 @@ impl Holds {
         }
         self.detach(records, record);
         self.look_at(entry.token);
-        if entry.is_parked() {
+        if entry.is_parked() || (is_late && self.limits.is_some() && self.detach) {
             // Its envelope says how often it was tried.
             self.crowded.insert(entry.token);
         }
@@ -153,7 +167,7 @@ impl Holds {
         &mut self,
         records: &mut Records,
         record: RecordId,
-        (due_at, company): (Instant, Company),
+        Due { at: due_at, company, .. }: Due,
     ) {
         let entry = *records.entry(record);
         self.due.push(Reverse((due_at, entry.arrival, Retry::Record(record), company)));

@@ -3,6 +3,9 @@
 //! Pauses grow exponentially and are drawn with full jitter (AWS Architecture Blog, "Exponential
 //! Backoff And Jitter"): evenly from nothing to the bound, so that records that failed together
 //! do not come back together. The random numbers are seeded by the caller.
+//!
+//! A list of pauses is another matter: who asks for five minutes wants no less. A tenth is drawn on
+//! top of each.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -16,6 +19,9 @@ pub struct RetryPolicy {
     pub backoff_min: Duration,
     /// The largest bound of a pause.
     pub backoff_max: Duration,
+    /// The pause after the first failure, the second, and so on; the last repeats. Empty where the
+    /// bounds above say it.
+    pub pauses: Vec<Duration>,
     /// A record that would be older than this at its next attempt, by its timestamp, is given up.
     pub age_max: Option<Duration>,
     /// Whether a batch that failed as a whole is halved until the bad record is found. Otherwise
@@ -26,6 +32,15 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// The pause after the `attempt`-th failure.
+    pub(crate) fn pause(&self, attempt: u32, share: Share) -> Duration {
+        let at = attempt.saturating_sub(1) as usize;
+        match self.pauses.get(at).or(self.pauses.last()) {
+            Some(pause) => *pause + share.of(*pause / 10),
+            None => share.of(backoff_bound(self.backoff_min, self.backoff_max, attempt)),
+        }
+    }
+
     /// Whether a record with this failure is given up at once.
     #[must_use]
     pub fn is_final(&self, code: &str) -> bool {
@@ -42,6 +57,7 @@ impl Default for RetryPolicy {
             attempts_max: NonZeroU32::new(5).expect("not zero"),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
+            pauses: Vec::new(),
             age_max: None,
             bisect: true,
             no_retry: Vec::new(),
@@ -107,6 +123,20 @@ mod tests {
             (1..=6).map(|attempt| backoff_bound(min, max, attempt).as_millis()).collect();
         assert_eq!(bounds, [100, 200, 400, 800, 1000, 1000]);
         assert_eq!(backoff_bound(min, max, u32::MAX), max);
+    }
+
+    #[test]
+    fn a_list_of_pauses_is_kept_and_its_last_repeats() {
+        let seconds = |seconds: &[u64]| seconds.iter().map(|it| Duration::from_secs(*it)).collect();
+        let policy = RetryPolicy { pauses: seconds(&[300, 1800, 7200]), ..RetryPolicy::default() };
+        let mut jitter = Jitter::new(3);
+        for (attempt, least) in [(1, 300), (2, 1800), (3, 7200), (4, 7200), (u32::MAX, 7200)] {
+            for _draw in 0..100 {
+                let pause = policy.pause(attempt, jitter.draw()).as_secs_f64();
+                let least = f64::from(least);
+                assert!((least..=1.1 * least).contains(&pause), "{pause} after {attempt}");
+            }
+        }
     }
 
     #[test]

@@ -85,6 +85,7 @@ impl World {
                     attempts_max: NonZeroU32::new(2).unwrap(),
                     backoff_min: Duration::from_millis(5),
                     backoff_max: Duration::from_millis(10),
+                    pauses: Vec::new(),
                     ..RetryPolicy::default()
                 },
                 ..DispatchConfig::default()

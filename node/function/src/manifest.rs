@@ -333,6 +333,12 @@ pub struct Retry {
     pub backoff_min: Duration,
     /// The longest pause. Equal to `backoff_min` where one duration is given.
     pub backoff_max: Duration,
+    /// `backoff = ["5m", "30m", "2h"]`: the pause after the first failure, the second, and so on, up to
+    /// 7 days each; the last repeats, and a tenth is drawn on top. Each is used: without `attempts`
+    /// there is one more than pauses. From 10 s on a record waits in the park topic. Empty where a
+    /// range says it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pauses: Vec<Duration>,
     /// `max-age`: a record older than this, by its timestamp, is not tried again. Default: none,
     /// so that old data can be worked through.
     pub age_max: Option<Duration>,
@@ -352,6 +358,10 @@ impl Retry {
     pub const ATTEMPTS_MAX: u32 = 10_000;
     /// The longest backoff.
     pub const BACKOFF_MAX: Duration = Duration::from_secs(3_600);
+    /// The longest pause of a list.
+    pub const PAUSE_MAX: Duration = Duration::from_secs(7 * 86_400);
+    /// The most pauses of a list.
+    pub const PAUSES_MAX: usize = 100;
 }
 
 impl Default for Retry {
@@ -360,6 +370,7 @@ impl Default for Retry {
             attempts: 3,
             backoff_min: Duration::from_secs(1),
             backoff_max: Duration::from_secs(30),
+            pauses: Vec::new(),
             age_max: None,
             bisect: true,
             no_retry: Vec::new(),

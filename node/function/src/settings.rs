@@ -65,8 +65,10 @@ impl TriggerSpec {
             output_topic,
         } = self;
         let Batch { records, bytes, window } = batch;
-        let Retry { attempts, backoff_min, backoff_max, age_max, bisect, no_retry } = retry;
+        let Retry { attempts, backoff_min, backoff_max, pauses, age_max, bisect, no_retry } = retry;
+        let listed: Vec<String> = pauses.iter().map(|it| format_duration(*it)).collect();
         let backoff = match backoff_min == backoff_max {
+            _ if !listed.is_empty() => listed.join(", "),
             true => format_duration(*backoff_min),
             false => {
                 format!("{}..{}", format_duration(*backoff_min), format_duration(*backoff_max))

@@ -527,6 +527,7 @@ pub(super) fn shard_config(
         attempts_max: NonZeroU32::new(trigger.retry.attempts).unwrap_or(NonZeroU32::MIN),
         backoff_min: trigger.retry.backoff_min,
         backoff_max: trigger.retry.backoff_max,
+        pauses: trigger.retry.pauses.clone(),
         age_max: trigger.retry.age_max,
         bisect: trigger.retry.bisect,
         no_retry: trigger.retry.no_retry.clone(),

@@ -161,6 +161,7 @@ fn dispatch(rng: &mut Rng) -> DispatchConfig {
             attempts_max: NonZeroU32::new(1 + rng.draw(5) as u32).expect("at least 1"),
             backoff_min: Duration::from_micros(500 + rng.draw(2_000)),
             backoff_max: Duration::from_micros(3_000 + rng.draw(20_000)),
+            pauses: Vec::new(),
             age_max: (rng.draw(8) == 0).then_some(Duration::from_millis(400)),
             bisect: rng.draw(5) != 0,
             no_retry: Vec::new(),

@@ -1,14 +1,18 @@
 //! A pure core: what becomes of each record of an invocation that ended.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Company, Invocation, Lineage, Part, Retry, ShardDispatch};
+use super::{Invocation, Lineage, Part, Retry, ShardDispatch};
 use crate::bisect::{Halves, halve};
 use crate::command::{Command, DeadLetter, End, InvocationId, Kept};
+use crate::hold::{Company, Due};
 use crate::parking::Lot;
 use crate::records::RecordId;
-use crate::retry::{Share, backoff_bound};
+use crate::retry::Share;
+
+/// A pause from which on a record waits in the park topic.
+pub(super) const LATE: Duration = Duration::from_secs(10);
 
 /// A batch whose records are looked at one by one.
 #[derive(Debug)]
@@ -174,13 +178,9 @@ impl ShardDispatch {
                         self.dead_letter(record, code, message);
                         true
                     }
-                    Some(due_at) if !blocked => {
+                    Some(due) if !blocked => {
                         self.counters.retried += 1;
-                        let company = match tally.share {
-                            Some(_) => Company::Risky,
-                            None => Company::Any,
-                        };
-                        self.back_off(record, (due_at, company), (code, message));
+                        self.back_off(record, due, (code, message));
                         if entry.is_ordered() {
                             tally.broken.insert(entry.token);
                         }
@@ -222,7 +222,7 @@ impl ShardDispatch {
         record: RecordId,
         code: &str,
         share: Option<Share>,
-    ) -> Option<Instant> {
+    ) -> Option<Due> {
         self.counters.failed += 1;
         let retry = &self.config.retry;
         let entry = self.records.entry_mut(record);
@@ -231,19 +231,21 @@ impl ShardDispatch {
         if retry.attempts_max.get() <= attempts || retry.is_final(code) {
             return None;
         }
-        let bound = backoff_bound(retry.backoff_min, retry.backoff_max, attempts);
+        let company = share.map_or(Company::Any, |_| Company::Risky);
         let share = share.unwrap_or_else(|| self.jitter.draw());
-        let due_at = now + share.of(bound);
+        let pause = retry.pause(attempts, share);
+        let due_at = now + pause;
         let too_old = retry.age_max.is_some_and(|age_max| {
             let passed = due_at.saturating_duration_since(self.clock.0).as_millis();
             let wall = i128::from(self.clock.1.0) + passed.cast_signed();
             let age = wall - i128::from(self.records.get(record).view.timestamp.0);
             age_max.as_millis().cast_signed() < age
         });
-        (!too_old).then_some(due_at)
+        let is_late = LATE <= pause;
+        (!too_old).then_some(Due { at: due_at, company, is_late })
     }
 
-    fn back_off(&mut self, record: RecordId, due: (Instant, Company), failure: (String, String)) {
+    fn back_off(&mut self, record: RecordId, due: Due, failure: (String, String)) {
         let entry = *self.records.entry(record);
         let (lot, _) = self.lot_of(record);
         if entry.is_parked() {
@@ -254,8 +256,10 @@ impl ShardDispatch {
         }
         if entry.is_ordered() {
             self.holds.hold(&mut self.records, record, due, failure);
-        } else if entry.is_parked() || (self.holds.is_crowded() && self.holds.may_park(1)) {
-            self.park(record, Some(due.0), failure, true);
+        } else if entry.is_parked()
+            || ((due.is_late || self.holds.is_crowded()) && self.holds.may_park(1))
+        {
+            self.park(record, Some(due.at), failure, true);
         } else {
             self.holds.delay(&mut self.records, record, due);
         }

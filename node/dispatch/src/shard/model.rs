@@ -166,6 +166,10 @@ impl Model {
             parked_max: count(3, 200).get(),
         };
         let park = (self.draw(4) != 0).then_some(park);
+        let pauses = match self.draw(3) {
+            0 => vec![Duration::from_millis(10), endings::LATE],
+            _ => Vec::new(),
+        };
         let order = [Order::Key, Order::Key, Order::Partition, Order::None][self.draw(4)];
         DispatchConfig {
             order,
@@ -179,6 +183,7 @@ impl Model {
                 attempts_max: NonZeroU32::new(ATTEMPTS_MAX).unwrap(),
                 backoff_min: Duration::from_millis(10),
                 backoff_max: Duration::from_millis(50),
+                pauses,
                 age_max: None,
                 bisect: self.draw(4) != 0,
                 no_retry: Vec::new(),

@@ -88,7 +88,7 @@ impl ShardDispatch {
                 continue;
             }
             let mut followers = self.holds.take_followers(token);
-            let leaves = hold.is_waiting && self.holds.is_crowded();
+            let leaves = hold.is_waiting && (hold.is_late || self.holds.is_crowded());
             if leaves {
                 drop(self.holds.end(&self.records, token));
             }

@@ -105,7 +105,7 @@ pub(super) const DELIVERIES: &[Planned] =
 pub(super) const RETRY: &[Planned] = &[
     plan("partial", "every record has its own result anyway", "take it out"),
     plan("on", "every failure is tried again", "name those that are not in `no-retry`"),
-    plan("delays", "delayed retry comes later", "use `backoff`"),
+    plan("delays", "`backoff` says it", "backoff = [\"5m\", \"30m\", \"2h\"]"),
     plan("budget", "retry budgets come later", "use `attempts`"),
 ];
 

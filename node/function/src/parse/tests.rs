@@ -93,6 +93,7 @@ fn a_good_manifest_says_what_it_says() {
         attempts: 5,
         backoff_min: Duration::from_millis(100),
         backoff_max: Duration::from_secs(60),
+        pauses: Vec::new(),
         age_max: Some(Duration::from_secs(3_600)),
         bisect: false,
         no_retry: Vec::new(),
@@ -250,6 +251,17 @@ fn every_mistake_has_its_code_and_line() {
         (trigger, "retry = { backoff = \"0s\" }", "E0211", "not tried again at once"),
         (trigger, "retry = { backoff = \"1s..\" }", "E0210", "backoff = \"1s..30s\""),
         (trigger, "retry = { backoff = \"3s..1s\" }", "E0212", "the longest"),
+        (trigger, "retry = { backoff = [] }", "E0211", "1 to 100"),
+        (trigger, "retry = { backoff = [\"5m\", \"8d\"] }", "E0211", "1ms to 7d"),
+        (trigger, "retry = { backoff = [\"5m\", \"0s\"] }", "E0211", "1ms to 7d"),
+        (trigger, "retry = { backoff = [\"5\"] }", "E0210", "[\"5m\", \"30m\", \"2h\"]"),
+        (trigger, "retry = { backoff = [5] }", "E0204", "an integer"),
+        (
+            trigger,
+            "retry = { attempts = 2, backoff = [\"1s\", \"5m\"] }",
+            "E0212",
+            "`attempts = 3`",
+        ),
         (trigger, "retry = { max-age = \"0s\" }", "E0211", "1s to"),
         (trigger, "retry = { no-retry = \"ValueError\" }", "E0204", "no-retry = [\"ValueError\"]"),
         (trigger, "retry = { no-retry = [\"*\"] }", "E0205", "attempts = 1"),
@@ -486,4 +498,20 @@ fn a_mistake_in_a_filter_is_shown_where_it_stands() {
     assert_eq!(shown(line).column, line.find('5').unwrap() + 1);
     let line = "filter = { value.c = 30 }";
     assert_eq!(shown(line).column, line.find("30").unwrap() + 1);
+}
+
+#[test]
+fn a_list_of_pauses_says_how_often_a_record_is_tried() {
+    let retry = |line: &str| {
+        let text = good_with("topics = [\"clean\"]", line);
+        let manifest = Manifest::parse(&text, "millrace.toml").unwrap();
+        manifest.functions.last().unwrap().triggers[0].retry.clone()
+    };
+    let listed = retry("retry = { backoff = [\"5m\", \"30m\", \"2h\"] }");
+    let minutes = |minutes: &[u64]| -> Vec<Duration> {
+        minutes.iter().map(|it| Duration::from_secs(60 * it)).collect()
+    };
+    assert_eq!((listed.attempts, listed.pauses), (4, minutes(&[5, 30, 120])));
+    let more = retry("retry = { attempts = 9, backoff = [\"5m\"] }");
+    assert_eq!((more.attempts, more.pauses), (9, minutes(&[5])), "the last one repeats");
 }

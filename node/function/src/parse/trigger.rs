@@ -8,7 +8,7 @@ use bus::Timestamp;
 use super::kinds::{parse_name, parse_topic, parse_topics};
 use super::log::Spanned;
 use super::planned;
-use super::section::Section;
+use super::section::{Entry, Section};
 use crate::{
     Batch, Decode, Delivery, Event, Name, Order, Retry, Start, TriggerSpec, code, parse_duration,
 };
@@ -221,10 +221,14 @@ fn read_batch(section: &Section<'_>) -> Batch {
 
 fn read_retry(section: &Section<'_>) -> Retry {
     let mut retry = Retry::default();
-    if let Some(attempts) = section.integer("attempts", 1..i64::from(Retry::ATTEMPTS_MAX) + 1) {
+    let given = section.integer("attempts", 1..i64::from(Retry::ATTEMPTS_MAX) + 1);
+    if let Some(attempts) = &given {
         retry.attempts = u32::try_from(attempts.value).unwrap_or(retry.attempts);
     }
-    if let Some((least, most)) = read_backoff(section) {
+    let is_list = |entry: &Entry<'_>| entry.name == "backoff" && entry.item.is_array();
+    if section.entries().iter().any(is_list) {
+        read_pauses(section, given, &mut retry);
+    } else if let Some((least, most)) = read_backoff(section) {
         retry.backoff_min = least;
         retry.backoff_max = most;
     }
@@ -257,6 +261,54 @@ fn read_no_retry(section: &Section<'_>) -> Vec<String> {
         }
     }
     read
+}
+
+/// `["5m", "30m", "2h"]`. Each pause is one that is used: attempts that leave one out contradict it.
+fn read_pauses(section: &Section<'_>, attempts: Option<Spanned<i64>>, retry: &mut Retry) {
+    let Some(texts) = section.strings("backoff") else { return };
+    let mut pauses = Vec::with_capacity(texts.value.len());
+    for text in &texts.value {
+        match parse_duration(text.value) {
+            Ok(pause) if !pause.is_zero() && pause <= Retry::PAUSE_MAX => pauses.push(pause),
+            Ok(_) => {
+                let message = "a pause of `backoff` is out of range";
+                let error = section.log.error(code::OUT_OF_RANGE, &text.span, message);
+                section.log.push(error.note("1ms to 7d"));
+                return;
+            }
+            Err(error) => {
+                let message = "`backoff` holds what is not a duration";
+                let one = section.log.error(code::BAD_UNIT, &text.span, message);
+                let one = one.note(error.to_string());
+                section.log.push(one.help("write it as `backoff = [\"5m\", \"30m\", \"2h\"]`"));
+                return;
+            }
+        }
+    }
+    if pauses.is_empty() || Retry::PAUSES_MAX < pauses.len() {
+        let message = format!("`backoff` lists {} pauses", pauses.len());
+        let error = section.log.error(code::OUT_OF_RANGE, &texts.span, message);
+        section.log.push(error.note(format!("1 to {}; the last one repeats", Retry::PAUSES_MAX)));
+        return;
+    }
+    let needed = pauses.len() + 1;
+    match attempts {
+        Some(given) if (given.value.unsigned_abs() as usize) < needed => {
+            let given = given.value;
+            let message = format!("`attempts = {given}` leaves out pauses of `backoff`");
+            let error = section.log.error(code::CONTRADICTION, &texts.span, message);
+            let error = error.note(format!(
+                "{} pauses are between {needed} attempts, the first one counted",
+                pauses.len()
+            ));
+            section.log.push(error.help(format!(
+                "write `attempts = {needed}`, or leave it out: it follows from the list"
+            )));
+        }
+        Some(_) => {}
+        None => retry.attempts = needed as u32,
+    }
+    retry.pauses = pauses;
 }
 
 /// `"1s..30s"`, or one duration for every pause.

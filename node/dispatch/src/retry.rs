@@ -35,7 +35,7 @@ impl RetryPolicy {
     /// The pause after the `attempt`-th failure.
     pub(crate) fn pause(&self, attempt: u32, share: Share) -> Duration {
         let at = attempt.saturating_sub(1) as usize;
-        match self.pauses.get(at).or(self.pauses.last()) {
+        match self.pauses.get(at).or_else(|| self.pauses.last()) {
             Some(pause) => *pause + share.of(*pause / 10),
             None => share.of(backoff_bound(self.backoff_min, self.backoff_max, attempt)),
         }

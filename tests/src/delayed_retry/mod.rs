@@ -247,7 +247,8 @@ fn mistakes(ran: &Ran, outputs: &[u64]) -> Vec<(&'static str, Ran, Vec<u64>)> {
     again.entry(FAIL[1]).and_modify(|it| it.push(it[3] + 12.0));
     // The key's last two come in another order.
     let mut swapped = outputs.to_vec();
-    let of_key: Vec<usize> = (0..outputs.len()).filter(|at| outputs[*at] % KEYS == 0).collect();
+    let of_key: Vec<usize> =
+        (0..outputs.len()).filter(|at| outputs[*at].is_multiple_of(KEYS)).collect();
     if let [.., one, two] = of_key[..] {
         swapped.swap(one, two);
     }

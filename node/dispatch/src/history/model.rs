@@ -39,8 +39,11 @@ fn fate(ending: &Ending) -> Fate {
     }
 }
 
-/// Plays a shard; the values in the order in which they were written, and what the model has.
-fn play(seed: u64) -> (Vec<Vec<u8>>, BTreeMap<i64, Fate>, BTreeMap<i64, u32>) {
+/// The values in the order in which they were written, how each record ended, and its attempts.
+type Played = (Vec<Vec<u8>>, BTreeMap<i64, Fate>, BTreeMap<i64, u32>);
+
+/// Plays a shard; what it wrote, and what the model has.
+fn play(seed: u64) -> Played {
     let (mut draw, now, at) = (Draw(seed), Instant::now(), Timestamp(1_000));
     let mut scribe = Scribe::new(4, 2, &[TopicPartition::new("in", 3)]);
     let (mut values, mut durable, mut pending) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
@@ -185,7 +188,7 @@ fn a_book_says_what_the_simplest_model_says_and_nothing_of_what_it_let_go_of() {
 /// An entry of one record: its outputs were kept, or it was given up.
 fn entry(epoch: u64, offset: i64, is_dead: bool) -> Bytes {
     let run =
-        Run { records: vec![(0, Spans::of(&mut vec![offset]))], kept: Kept::All, ..Run::default() };
+        Run { records: vec![(0, Spans::of(&mut [offset]))], kept: Kept::All, ..Run::default() };
     let dead = Dead { offset, attempts: 1, ..Dead::default() };
     let entry = Entry {
         shard: 1,

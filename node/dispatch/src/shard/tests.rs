@@ -9,6 +9,8 @@ use super::*;
 use crate::command::{BatchLimits, End, WindowLimits};
 use crate::retry::RetryPolicy;
 
+mod late;
+
 /// A shard in virtual time.
 struct Bench {
     core: ShardDispatch,
@@ -779,26 +781,4 @@ fn whoever_asks_is_told_how_a_record_stands() {
     bench.outcome(1, Outcome::ok(0));
     bench.committed(1);
     assert_eq!(of(&bench, 0), Standing::Settled);
-}
-
-/// A long pause leaves nothing in memory, the position moves on, and the key keeps its order.
-#[test]
-fn a_record_that_is_tried_late_waits_in_the_park_topic() {
-    let mut config = config(Order::Key);
-    config.park = Some(crate::ParkLimits::default());
-    config.retry.pauses = vec![endings::LATE];
-    let mut bench = Bench::new(config);
-    assert_eq!(bench.fetched(0, &["a", "-"]), [Invoke(0, vec![0, 1], 1)]);
-    let failed_at = bench.now;
-    let said = bench.outcome(0, ended(&[(0, fail("Test.No")), (1, fail("Test.No"))]));
-    assert_eq!(said, [Park(1, 1), Commit(0, 1, 0, vec![(1, 2)]), Park(0, 1)]);
-    assert_eq!(bench.committed(0), [Commit(1, 1, 2, vec![])]);
-    assert_eq!(bench.committed(1), []);
-    assert_eq!((bench.core.open_records(), bench.core.parked_records()), (0, 2));
-    let said = bench.fetched(2, &["a", "b"]);
-    assert!(said.contains(&Invoke(1, vec![3], 1)) && said.contains(&Park(2, 0)), "{said:?}");
-    bench.outcome(1, Outcome::ok(0));
-    let said = bench.wait();
-    assert!(said == [Load(vec![0])] || said == [Load(vec![1])], "the first that is due: {said:?}");
-    assert!(failed_at + endings::LATE <= bench.now, "no sooner");
 }

@@ -11,7 +11,7 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 use crate::commands::error::{CommandError, exit};
 use crate::commands::{
     build, completions, consume, dead_letter, deploy, describe, dev, doctor, event, explain, lag,
-    logs, new, plan, produce, record, replay, revisions, serve, status, topic, trigger,
+    logs, new, plan, produce, record, replay, revisions, serve, status, tail, topic, trigger,
 };
 use crate::node::NodeFlags;
 use crate::output::{ColorChoice, Format};
@@ -146,6 +146,8 @@ pub enum Command {
     Invocation(record::InvocationArgs),
     /// Show all that is known of a function, a trigger, a topic or an application.
     Describe(describe::DescribeArgs),
+    /// Show invocations as they end.
+    Tail(tail::TailArgs),
     /// Show what functions said.
     Logs(logs::LogsArgs),
     /// Examine a node and its machine, with a remedy for what is not well.
@@ -261,6 +263,7 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Record(args) => record::record(args, globals),
         Command::Invocation(args) => record::invocation(args, globals),
         Command::Describe(args) => describe::run(args, globals),
+        Command::Tail(args) => tail::run(args, globals),
         Command::Logs(args) => logs::run(args, globals),
         Command::Doctor(args) => doctor::run(args, globals),
         Command::Explain(args) if globals.output == Format::Json => explain::run_json(args),

@@ -526,7 +526,7 @@ impl Driver {
     }
 
     /// The frame of a batch, and its records as the history notes them.
-    fn encode(&self, id: InvocationId, revision: &str) -> (Vec<u8>, Vec<Noted>) {
+    fn encode(&self, id: InvocationId, revision: &str) -> (Vec<u8>, Option<Noted>) {
         let config = &self.config;
         let timeout_ms = i64::try_from(config.timeout.as_millis()).unwrap_or(i64::MAX);
         let context = Context {
@@ -547,10 +547,12 @@ impl Driver {
         let mut builder = RequestBuilder::new(id.0, order, &context, &table);
         let records = self.core.records(id);
         builder.reserve(records.len(), 256 * records.len());
-        let mut noted = self.noting.room(records.len());
+        let mut noted = self.noting.blank();
         for record in records {
             let record = self.core.record(*record);
-            noted.push((record.partition, record.view.offset.0, record.attempt));
+            if let Some(noted) = &mut noted {
+                noted.push(record.partition, record.view.offset.0, record.attempt);
+            }
             builder.push(
                 record.partition,
                 record.view.offset.0,

@@ -58,12 +58,15 @@ impl Noting {
         }
     }
 
-    pub(crate) fn room(&self, records: usize) -> Vec<Noted> {
-        Vec::with_capacity(records)
+    /// Where an invocation's records are noted, if they are.
+    pub(crate) fn blank(&self) -> Option<Noted> {
+        self.place.as_ref().map(|_| Noted::default())
     }
 
-    pub(crate) fn starts(&mut self, id: InvocationId, records: Vec<Noted>) {
-        self.scribe.starts(id, records);
+    pub(crate) fn starts(&mut self, id: InvocationId, records: Option<Noted>) {
+        if let Some(records) = records {
+            self.scribe.starts(id, records);
+        }
     }
 
     pub(crate) fn ended(
@@ -122,7 +125,7 @@ impl Noting {
     ) {
         let (Some(unwanted), true) = (unwanted, self.place.is_some()) else { return };
         let records = (0..).zip(batch.iter()).filter(|(index, _)| unwanted.contains(*index));
-        let offsets = records.map(|(_, record)| record.offset.0).collect();
+        let offsets = records.map(|(_, record)| record.offset.0);
         self.scribe.filtered(now, partition, offsets);
     }
 

@@ -28,7 +28,7 @@ pub use dead_letters::{
 pub use doctor::{Examination, Finding, Verdict};
 pub use history::{
     AttemptInfo, FailedRecord, InvocationError, InvocationInfo, OriginStep, OutputPlace,
-    RecordAccount, RecordState, TriggerAccount,
+    RecordAccount, RecordState, TailLine, TailLines, TailQuestion, TriggerAccount,
 };
 pub use logs::{LogEntry, LogLines, LogQuestion};
 pub use replays::{Replay, ReplayState, ReplayStatus, ReplayedPartition};

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::routing::get;
 use axum::{Json, Router};
 
-use crate::api::{InvocationInfo, RecordAccount};
+use crate::api::{InvocationInfo, RecordAccount, TailLines, TailQuestion};
 use crate::problem::Refusal;
 use crate::routes::App;
 use crate::topics::find;
@@ -16,6 +17,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/v1/records/{topic}/{partition}/{offset}", get(record))
         .route("/v1/invocations/{id}", get(invocation))
+        .route("/v1/tail", get(tail))
 }
 
 async fn record(
@@ -31,4 +33,15 @@ async fn invocation(
     Path(id): Path<String>,
 ) -> Result<Json<InvocationInfo>, Refusal> {
     Ok(Json(node(&app)?.invocation(id).await?))
+}
+
+async fn tail(
+    State(app): State<Arc<App>>,
+    asked: Result<Query<TailQuestion>, QueryRejection>,
+) -> Result<Json<TailLines>, Refusal> {
+    let Query(asked) = asked.map_err(|error| Refusal::bad(error.body_text()))?;
+    tokio::select! {
+        said = node(&app)?.tail(asked) => Ok(Json(said?)),
+        () = app.stopping.cancelled() => Err(bus::Error::Closed.into()),
+    }
 }

@@ -35,6 +35,7 @@
 //! | `GET`, `DELETE /v1/dead-letters/{t}/redrive` | [`RedriveStatus`](api::RedriveStatus); stops it |
 //! | `GET /v1/records/{t}/{p}/{offset}` | [`RecordAccount`](api::RecordAccount): what became of it |
 //! | `GET /v1/invocations/{id}` | [`InvocationInfo`](api::InvocationInfo) |
+//! | `GET /v1/tail` | [`TailQuestion`](api::TailQuestion): invocations as they end; waits for more |
 //! | `POST /v1/node:shutdown` | drains the node and ends it |
 //!
 //! Errors are [`Problem`](api::Problem)s. The crate runs nothing and decides nothing: what a node

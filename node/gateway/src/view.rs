@@ -9,7 +9,7 @@ use crate::api::{
     AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Examination,
     FunctionList, InvocationInfo, LogLines, LogQuestion, Plan, Proposal, RecordAccount, Redrive,
     RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, Seek, ShardStatus, Sought,
-    Status, Target, TriggerInfo, TriggerList,
+    Status, TailLines, TailQuestion, Target, TriggerInfo, TriggerList,
 };
 use crate::data::Data;
 use crate::read::Begin;
@@ -300,4 +300,11 @@ pub trait Operations: Send + Sync + Debug {
     ///
     /// When the name is none, or nothing tells of it.
     async fn invocation(&self, id: String) -> Result<InvocationInfo, Refused>;
+
+    /// Invocations that ended; waits for a first one as long as it is asked to.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such function, or the place to go on from is none.
+    async fn tail(&self, asked: TailQuestion) -> Result<TailLines, Refused>;
 }

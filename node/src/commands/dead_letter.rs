@@ -374,7 +374,8 @@ fn render_info(info: &DeadLetterInfo, paint: Paint, program: &str) -> String {
         other => format!("{} attempts", count(other.into())),
     };
     line("cause", &format!("{}, {attempts}, {}{ago}", info.cause, info.at));
-    line("trigger", &format!("{}  revision {}", info.trigger, info.revision));
+    let by = info.invocation.as_deref().map_or_else(String::new, |it| format!("  invocation {it}"));
+    line("trigger", &format!("{}  revision {}{by}", info.trigger, info.revision));
     line("from", &format!("{}[{}]@{}", info.topic, info.partition, info.offset));
     if let Some(time) = &record.timestamp {
         line("time", time);
@@ -700,6 +701,7 @@ mod tests {
             trigger: "a/f/f".into(),
             function: "f".into(),
             revision: "3f2a".into(),
+            invocation: Some("4-2-118".into()),
             error_type: "KeyError".into(),
             error_message: "'c'".into(),
             at: "never".into(),
@@ -708,7 +710,7 @@ mod tests {
 in.dead[0]@7  open, edited
 error     KeyError: 'c'
 cause     RecordAgeExceeded, 2 attempts, never
-trigger   a/f/f  revision 3f2a
+trigger   a/f/f  revision 3f2a  invocation 4-2-118
 from      in[3]@18
 key       k
 header    h=null

@@ -24,6 +24,7 @@ pub mod replay;
 pub mod revisions;
 pub mod serve;
 pub mod status;
+pub mod tail;
 pub mod topic;
 pub mod trigger;
 pub mod wait;

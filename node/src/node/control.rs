@@ -13,7 +13,7 @@ use gateway::api::{
     Deployed as Answer, Examination, FunctionError, FunctionInfo, FunctionList, FunctionOutcome,
     InvocationInfo, LogLines, LogQuestion, Outcome, Plan, Proposal, RecordAccount, Redrive,
     RedriveStatus, Replay, ReplayStatus, RevisionInfo, RevisionList, RevisionName, RolledBack,
-    Seek, Sought, Target, TriggerInfo, TriggerList,
+    Seek, Sought, TailLines, TailQuestion, Target, TriggerInfo, TriggerList,
 };
 use gateway::{Applications, Begin, Data, Operations, Refused};
 
@@ -638,6 +638,10 @@ impl Operations for Node {
 
     async fn invocation(&self, id: String) -> Result<InvocationInfo, Refused> {
         self.invocation_info(&id).await.map_err(as_refused)
+    }
+
+    async fn tail(&self, asked: TailQuestion) -> Result<TailLines, Refused> {
+        self.tail_lines(&asked).await.map_err(as_refused)
     }
 }
 

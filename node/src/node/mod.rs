@@ -222,6 +222,7 @@ impl Node {
             drop(tokio::spawn(node.clone().watch_growth()));
         }
         drop(tokio::spawn(node.clone().watch_stopped()));
+        drop(tokio::spawn(node.clone().watch_books()));
         Ok(node)
     }
 

@@ -26,7 +26,7 @@ const SICK: u64 = 100;
 const STUCK: u64 = 120;
 const HELD: u64 = 4;
 /// Keys that are held in memory.
-const HELD_KEYS: u64 = 16;
+const HELD_KEYS: u64 = 32;
 
 const NODE: &str = "[history]\nmax-bytes = \"8MiB\"\nmax-age = \"1d\"\n";
 

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     fn entry() -> Entry {
-        let records = vec![(0, Spans::of(&mut (100..600).collect::<Vec<_>>()))];
+        let records = vec![(0, (100..600).collect())];
         Entry {
             at: 1_790_000_000_000,
             shard: 4,

@@ -8,7 +8,7 @@ use bus::{Offset, Timestamp, TopicPartition};
 use bytes::Bytes;
 
 use super::scribe::Scribe;
-use super::{Book, Dead, Ending, Entry, Kept, Parked, Run, Spans};
+use super::{Book, Dead, Ending, Entry, Kept, Noted, Parked, Run};
 use crate::{CommitId, InvocationId};
 
 /// How the model has a record.
@@ -64,7 +64,7 @@ fn play(seed: u64) -> Played {
                 let id = InvocationId(run);
                 run += 1;
                 let tried = |it: &i64| attempts.get(it).copied().unwrap_or(0) + 1;
-                scribe.starts(id, batch.iter().map(|it| (0, *it, tried(it))).collect());
+                scribe.starts(id, Noted::of(batch.iter().map(|it| (*it, tried(it)))));
                 if draw.below(10) == 0 {
                     scribe.did_not_run(id);
                     open.append(&mut batch);
@@ -127,7 +127,7 @@ fn play(seed: u64) -> Played {
                 next += offsets.len() as i64;
                 pending.extend(offsets.iter().map(|it| (*it, Fate::Filtered)));
                 if !offsets.is_empty() {
-                    scribe.filtered(now, 0, offsets);
+                    scribe.filtered(now, 0, offsets.into_iter());
                 }
             }
             5 if scribe.due_at().is_some() => values.extend(scribe.flush(at)),
@@ -187,8 +187,11 @@ fn a_book_says_what_the_simplest_model_says_and_nothing_of_what_it_let_go_of() {
 
 /// An entry of one record: its outputs were kept, or it was given up.
 fn entry(epoch: u64, offset: i64, is_dead: bool) -> Bytes {
-    let run =
-        Run { records: vec![(0, Spans::of(&mut [offset]))], kept: Kept::All, ..Run::default() };
+    let run = Run {
+        records: vec![(0, std::iter::once(offset).collect())],
+        kept: Kept::All,
+        ..Run::default()
+    };
     let dead = Dead { offset, attempts: 1, ..Dead::default() };
     let entry = Entry {
         shard: 1,

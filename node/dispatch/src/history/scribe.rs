@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bus::{Append, Offset, Timestamp, TopicPartition};
 
+use super::spans::Gathered;
 use super::{Appends, Dead, Entry, Failed, Kept, Parked, Placed, Run, Spans};
 use crate::{CommitId, InvocationId};
 
@@ -18,8 +19,36 @@ const WEIGHT_MAX: usize = 128 << 10;
 const ERRORS_MAX: usize = 64;
 const MESSAGE_BYTES_MAX: usize = 256;
 
-/// A record of an invocation: index of the partition, offset, attempt.
-pub(crate) type Noted = (u32, i64, u32);
+/// The records of an invocation.
+#[derive(Debug, Default)]
+pub(crate) struct Noted {
+    /// By index of the partition.
+    records: Vec<Gathered>,
+    /// Those that are not tried for the first time: index of the partition, offset, attempt.
+    attempts: Vec<(u32, i64, u32)>,
+}
+
+impl Noted {
+    #[inline]
+    pub(crate) fn push(&mut self, partition: u32, offset: i64, attempt: u32) {
+        let at = partition as usize;
+        if self.records.len() <= at {
+            self.records.resize(at + 1, Gathered::default());
+        }
+        self.records[at].push(offset);
+        if attempt != 1 {
+            self.attempts.push((partition, offset, attempt));
+        }
+    }
+
+    /// Of the first partition: offset and attempt.
+    #[cfg(test)]
+    pub(crate) fn of(records: impl Iterator<Item = (i64, u32)>) -> Self {
+        let mut noted = Self::default();
+        records.for_each(|(offset, attempt)| noted.push(0, offset, attempt));
+        noted
+    }
+}
 
 /// See the [module documentation](self).
 #[derive(Debug)]
@@ -35,7 +64,7 @@ pub(crate) struct Scribe {
     since: (Option<Instant>, Option<Instant>),
     /// Something waits that a commit will carry, and only a commit may (HI-1).
     is_owed: bool,
-    running: BTreeMap<InvocationId, Vec<Noted>>,
+    running: BTreeMap<InvocationId, Noted>,
     /// The invocation whose end is being carried out.
     current: Option<InvocationId>,
     /// Of the commit in flight: who ran what.
@@ -61,7 +90,7 @@ impl Scribe {
     }
 
     /// An invocation of these records starts.
-    pub(crate) fn starts(&mut self, id: InvocationId, records: Vec<Noted>) {
+    pub(crate) fn starts(&mut self, id: InvocationId, records: Noted) {
         self.running.insert(id, records);
     }
 
@@ -79,11 +108,13 @@ impl Scribe {
         revision: &str,
         (run, start): (Duration, Option<Duration>),
     ) {
-        let Some(noted) = self.running.remove(&id) else { return };
+        let Some(Noted { records, attempts }) = self.running.remove(&id) else {
+            // Nothing is told, but a dead letter still names it.
+            self.current = Some(id);
+            return;
+        };
         let us = |it: Duration| u64::try_from(it.as_micros()).unwrap_or(u64::MAX);
-        let attempts = noted.iter().filter(|it| it.2 != 1).copied().collect::<Vec<_>>();
-        let records =
-            by_partition(noted.into_iter().map(|(partition, offset, _)| (partition, offset)));
+        let records = spans(records);
         self.weighs(now, 64 + 12 * attempts.len() + weight(&records));
         self.open.runs.push(Run {
             number: id.0,
@@ -143,7 +174,11 @@ impl Scribe {
         let kept = match only {
             None => Kept::All,
             Some(only) if only.is_empty() => Kept::Nothing,
-            Some(only) => Kept::Some(by_partition(only.into_iter())),
+            Some(only) => {
+                let mut noted = Noted::default();
+                only.into_iter().for_each(|(partition, offset)| noted.push(partition, offset, 1));
+                Kept::Some(spans(noted.records))
+            }
         };
         let grown = if let Kept::Some(spans) = &kept { weight(spans) } else { 0 };
         let is_owed = kept != Kept::Nothing;
@@ -154,8 +189,13 @@ impl Scribe {
     }
 
     /// The filter keeps these from the function.
-    pub(crate) fn filtered(&mut self, now: Instant, partition: u32, mut offsets: Vec<i64>) {
-        let spans = vec![(partition, Spans::of(&mut offsets))];
+    pub(crate) fn filtered(
+        &mut self,
+        now: Instant,
+        partition: u32,
+        offsets: impl Iterator<Item = i64>,
+    ) {
+        let spans = vec![(partition, offsets.collect())];
         self.weighs(now, weight(&spans));
         self.open.filtered.extend(spans);
         self.is_owed = true;
@@ -287,15 +327,10 @@ fn weight(records: &[(u32, Spans)]) -> usize {
     records.iter().map(|(_, spans)| 8 + 3 * spans.runs().count()).sum()
 }
 
-fn by_partition(records: impl Iterator<Item = (u32, i64)>) -> Vec<(u32, Spans)> {
-    let mut found: Vec<(u32, Vec<i64>)> = Vec::new();
-    for (partition, offset) in records {
-        match found.iter_mut().find(|(it, _)| *it == partition) {
-            Some((_, offsets)) => offsets.push(offset),
-            None => found.push((partition, vec![offset])),
-        }
-    }
-    found.into_iter().map(|(partition, mut offsets)| (partition, Spans::of(&mut offsets))).collect()
+/// By partition, those that have any.
+fn spans(records: Vec<Gathered>) -> Vec<(u32, Spans)> {
+    let spans = (0..).zip(records).map(|(partition, it)| (partition, it.spans()));
+    spans.filter(|(_, it)| !it.is_empty()).collect()
 }
 
 #[cfg(test)]
@@ -315,7 +350,7 @@ mod tests {
     #[test]
     fn a_commit_tells_who_ran_what_and_the_next_one_where_its_outputs_lie() {
         let (mut scribe, now) = (scribe(), Instant::now());
-        scribe.starts(InvocationId(0), (10..20).map(|offset| (0, offset, 1)).collect());
+        scribe.starts(InvocationId(0), Noted::of((10..20).map(|offset| (offset, 1))));
         scribe.ended((now, AT), InvocationId(0), "abc", (Duration::from_micros(5), None));
         assert_eq!(scribe.due_at(), Some(now + WAIT.0));
         scribe.kept(None);
@@ -339,7 +374,7 @@ mod tests {
     #[test]
     fn failures_are_told_once_each_and_cut() {
         let (mut scribe, now) = (scribe(), Instant::now());
-        scribe.starts(InvocationId(7), (0..1_000).map(|offset| (0, offset, 2)).collect());
+        scribe.starts(InvocationId(7), Noted::of((0..1_000).map(|offset| (offset, 2))));
         scribe.ended((now, AT), InvocationId(7), "abc", (Duration::ZERO, Some(Duration::ZERO)));
         for offset in 0..1_000 {
             scribe.failed(Some((0, Offset(offset))), "E", &format!("{:>600}", offset % 100));
@@ -354,7 +389,7 @@ mod tests {
     fn what_grows_too_large_is_more_than_one_entry_and_none_is_larger_than_a_record_may_be() {
         let (mut scribe, now) = (scribe(), Instant::now());
         for number in 0..50_i64 {
-            let records = (0..10_000).map(|at| (0, 3 * at + number, 1)).collect();
+            let records = Noted::of((0..10_000).map(|at| (3 * at + number, 1)));
             let id = InvocationId(number.unsigned_abs());
             scribe.starts(id, records);
             scribe.ended((now, AT), id, "abc", (Duration::ZERO, None));

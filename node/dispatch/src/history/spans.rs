@@ -13,29 +13,55 @@ pub struct Spans {
     runs: Vec<(u64, u64)>,
 }
 
-impl Spans {
-    /// Of offsets in any order; doubled ones count once.
-    pub fn of(offsets: &mut [i64]) -> Self {
-        if !offsets.is_sorted() {
-            offsets.sort_unstable();
+/// Offsets as they come: those in a row are one run from the start, so that a batch costs little more
+/// than a comparison a record.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gathered(Vec<(i64, i64)>);
+
+impl Gathered {
+    /// Adds an offset; one that is there counts once.
+    #[inline]
+    pub(crate) fn push(&mut self, offset: i64) {
+        match self.0.last_mut() {
+            Some((_, last)) if *last + 1 == offset => *last = offset,
+            _ => self.0.push((offset, offset)),
         }
-        let mut spans = Self::default();
-        let mut last = None;
-        for &offset in offsets.iter() {
-            match (last, spans.runs.last_mut()) {
-                (Some(last), _) if last == offset => continue,
-                (Some(last), Some((_, more))) if last + 1 == offset => *more += 1,
-                (Some(last), _) => spans.runs.push((offset.abs_diff(last) - 2, 0)),
-                (None, _) => {
-                    spans.first = offset;
-                    spans.runs.push((0, 0));
+    }
+
+    /// The set of them.
+    pub(crate) fn spans(mut self) -> Spans {
+        if !self.0.is_sorted() {
+            // What comes from a few strands is a few ascending sequences.
+            self.0.sort();
+        }
+        let mut spans = Spans { first: self.0.first().map_or(0, |it| it.0), runs: Vec::new() };
+        spans.runs.reserve_exact(self.0.len());
+        let mut end = None;
+        for (first, last) in self.0 {
+            match (end, spans.runs.last_mut()) {
+                (Some(end), _) if last <= end => continue,
+                (Some(end), Some((_, more))) if first <= end + 1 => *more += last.abs_diff(end),
+                (Some(end), _) => {
+                    spans.runs.push((first.abs_diff(end) - 2, last.abs_diff(first)));
                 }
+                (None, _) => spans.runs.push((0, last.abs_diff(first))),
             }
-            last = Some(offset);
+            end = Some(last);
         }
         spans
     }
+}
 
+impl FromIterator<i64> for Spans {
+    /// Of offsets in any order; doubled ones count once.
+    fn from_iter<T: IntoIterator<Item = i64>>(offsets: T) -> Self {
+        let mut gathered = Gathered::default();
+        offsets.into_iter().for_each(|offset| gathered.push(offset));
+        gathered.spans()
+    }
+}
+
+impl Spans {
     /// First and last offset of each run, ascending.
     pub fn runs(&self) -> impl Iterator<Item = (i64, i64)> + '_ {
         let mut next = self.first;
@@ -75,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_run_is_one_entry_whatever_its_length() {
-        let spans = Spans::of(&mut (7..1_000_000).collect::<Vec<_>>());
+        let spans: Spans = (7..1_000_000).collect();
         assert_eq!(spans.runs().collect::<Vec<_>>(), [(7, 999_999)]);
         assert!(postcard::to_allocvec(&spans).unwrap().len() < 8);
         assert_eq!(spans.count(), 999_993);
@@ -91,10 +117,10 @@ mod tests {
         for round in 0..2_000 {
             let (count, width) = (draw(60), 1 + draw(120));
             let base = if round % 3 == 0 { 0 } else { draw(1 << 40) };
-            let mut offsets: Vec<i64> =
+            let offsets: Vec<i64> =
                 (0..count).map(|_| (base + draw(width)).cast_signed()).collect();
             let plain: std::collections::BTreeSet<i64> = offsets.iter().copied().collect();
-            let spans = Spans::of(&mut offsets);
+            let spans: Spans = offsets.into_iter().collect();
             let told: Vec<i64> = spans.runs().flat_map(|(first, last)| first..=last).collect();
             assert_eq!(told, plain.iter().copied().collect::<Vec<_>>(), "round {round}");
             assert_eq!((spans.count(), spans.is_empty()), (plain.len() as u64, plain.is_empty()));

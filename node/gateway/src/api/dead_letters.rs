@@ -93,6 +93,9 @@ pub struct DeadLetterInfo {
     pub function: String,
     /// What ran.
     pub revision: String,
+    /// The last invocation it was in, where it says one.
+    #[serde(default)]
+    pub invocation: Option<String>,
     /// The name of the failure.
     pub error_type: String,
     /// Its account.

@@ -191,3 +191,61 @@ pub struct InvocationError {
     /// Its account.
     pub error_message: String,
 }
+
+/// The query of `GET /v1/tail`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TailQuestion {
+    /// Only of this function: `NAME` or `APP/NAME`.
+    pub function: Option<String>,
+    /// `next` of the answer before; without it, from now on.
+    pub from: Option<String>,
+    /// How long to wait for a first line; at most 30,000.
+    pub wait_ms: u64,
+}
+
+/// Invocations that ended since; go on from `next`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TailLines {
+    /// [`API`](super::API).
+    pub api: u32,
+    /// By time.
+    pub lines: Vec<TailLine>,
+    /// Where to go on: not to be taken apart.
+    pub next: String,
+}
+
+/// An invocation that ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TailLine {
+    /// When; RFC 3339, UTC.
+    pub at: String,
+    /// `app/function/name`.
+    pub trigger: String,
+    /// Its name.
+    pub invocation: String,
+    /// What ran.
+    pub revision: String,
+    /// `ok`, `fail` or, where some records failed or were not run, `part`.
+    pub outcome: String,
+    /// Its records, as `TOPIC[P]@FIRST..LAST`: from the first to the last, with what lies between.
+    pub range: String,
+    /// How many.
+    pub records: u64,
+    /// How many of them ended well.
+    pub kept: u64,
+    /// How long it ran.
+    pub run_us: u64,
+    /// Whether an instance was started for it.
+    pub cold: bool,
+    /// The number of the attempt, the highest of its records.
+    pub attempt: u32,
+    /// How many there may be; `None` = unknown.
+    pub attempts_max: Option<u32>,
+    /// When what failed first is tried again, where that is known; RFC 3339, UTC.
+    pub next_try_at: Option<String>,
+    /// The first failure's name.
+    pub error_type: Option<String>,
+    /// Its account.
+    pub error_message: Option<String>,
+}

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use millrace_gateway::api::{
     AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Examination,
     FunctionList, InvocationInfo, LogLines, LogQuestion, Plan, Proposal, RecordAccount, Redrive,
-    RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, Seek, Sought, Target,
-    TriggerInfo, TriggerList,
+    RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, Seek, Sought, TailLines,
+    TailQuestion, Target, TriggerInfo, TriggerList,
 };
 use millrace_gateway::{Applications, Begin, Data, Operations, Refused};
 use serde_json::json;
@@ -222,6 +222,11 @@ impl Operations for Asked {
         known("nobody").map(|()| unreachable!("it is refused"))
     }
 
+    async fn tail(&self, asked: TailQuestion) -> Result<TailLines, Refused> {
+        self.note(format!("tail of {:?} from {:?}", asked.function, asked.from));
+        Ok(TailLines::default())
+    }
+
     fn stop_redrive(&self, topic: &str) {
         self.note(format!("stop {topic}"));
     }
@@ -282,7 +287,11 @@ fn what_is_asked_of_records_and_invocations_reaches_the_node() {
     let account = served.get("/v1/records/in/1/7").ok();
     assert_eq!((&account["topic"], &account["offset"]), (&json!("in"), &json!(7)));
     served.get("/v1/invocations/4-2-118").refused(404, "E0506");
-    assert_eq!(served.asked.take(), ["record in[1]@7", "invocation 4-2-118"]);
+    served.get("/v1/tail?function=f&from=a/f/f@7").ok();
+    served.get("/v1/tail?functions=f").refused(400, "E0513");
+    let expected =
+        ["record in[1]@7", "invocation 4-2-118", "tail of Some(\"f\") from Some(\"a/f/f@7\")"];
+    assert_eq!(served.asked.take(), expected);
 
     served.get("/v1/records/nowhere/1/7").refused(404, "E0404");
     served.get("/v1/records/in/1").refused(404, "E0506");

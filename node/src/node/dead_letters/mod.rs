@@ -274,6 +274,7 @@ fn info_of(
         trigger: head.trigger.to_owned(),
         function: head.function.to_owned(),
         revision: head.revision.to_owned(),
+        invocation: head.invocation.map(str::to_owned),
         error_type: head.error_type.to_owned(),
         error_message: head.error_message.to_owned(),
         at: rfc3339(head.at),

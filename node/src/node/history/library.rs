@@ -57,7 +57,7 @@ pub(super) async fn with_book<T>(
 }
 
 /// Histories that nobody asked for of late are let go of.
-pub(in crate::node) fn sweep(books: &Mutex<Books>) {
+pub(super) fn sweep(books: &Mutex<Books>) {
     let mut books = books.lock().expect("nothing panics while holding it");
     books.retain(|_, (_, used)| used.elapsed() < IDLE);
 }

@@ -4,9 +4,10 @@
 mod library;
 mod origin;
 mod settings;
+mod tail;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bus::{Offset, ShardId, Start, Timestamp, TopicPartition};
 use dispatch::history::{Account, Attempt, Ending, Found, Kept, Spans};
@@ -16,18 +17,20 @@ use gateway::api::{
     RecordAccount, RecordState, TriggerAccount,
 };
 
-use self::library::{search, with_book};
+use self::library::{search, sweep, with_book};
 use self::origin::Origin;
 use super::status::rfc3339;
 use super::triggers::of_bus;
 use super::{Node, topics};
 use crate::commands::error::{CommandError, exit};
 
-pub(super) use self::library::{Books, sweep};
+pub(super) use self::library::Books;
 pub use self::settings::History;
 
 /// How far back an origin is followed.
 const STEPS_MAX: usize = 64;
+/// How often it is looked which histories are not asked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// What is read in search of the outputs of a commit whose place was not told.
 const SEARCH_BYTES: usize = 64 << 20;
 
@@ -39,6 +42,16 @@ struct Reads {
 }
 
 impl Node {
+    /// Lets go of histories that nobody asks for any more, until the node ends.
+    pub(super) async fn watch_books(self) {
+        loop {
+            tokio::select! {
+                () = self.inner.shutdown.cancelled() => return,
+                () = tokio::time::sleep(SWEEP_EVERY) => sweep(&self.inner.books),
+            }
+        }
+    }
+
     /// Every shard that reads a partition, by its trigger.
     fn readers(&self, place: &TopicPartition) -> Vec<Reads> {
         let mut readers: Vec<Reads> = self.state(|state| {
@@ -77,7 +90,6 @@ impl Node {
         partition: i32,
         offset: i64,
     ) -> Result<RecordAccount, CommandError> {
-        sweep(&self.inner.books);
         let bus = &*self.inner.bus;
         let (place, at) = (TopicPartition::new(topic, partition), Offset(offset));
         let marks = bus.watermarks(&place).await.map_err(|error| of_bus(&error))?;
@@ -193,11 +205,6 @@ impl Node {
         {
             (it.error_type, it.error_message) = (Some(name), Some(message));
         }
-        let wall = |due: Instant| {
-            let wait = due.saturating_duration_since(Instant::now());
-            let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-            rfc3339(Timestamp(Timestamp::now().0.saturating_add(wait)))
-        };
         match standing {
             Some(Standing::Running { id, attempt }) => {
                 it.state = RecordState::InFlight;
@@ -368,7 +375,6 @@ impl Node {
     }
 
     pub(super) async fn invocation_info(&self, id: &str) -> Result<InvocationInfo, CommandError> {
-        sweep(&self.inner.books);
         let name: InvocationName = id
             .parse()
             .map_err(|wanted: &str| CommandError::new(exit::USAGE, "E0531", wanted.to_owned()))?;
@@ -452,6 +458,13 @@ impl Node {
             appended: appended.collect(),
         })
     }
+}
+
+/// A moment of this process by the wall clock.
+fn wall(due: Instant) -> String {
+    let wait = due.saturating_duration_since(Instant::now());
+    let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+    rfc3339(Timestamp(Timestamp::now().0.saturating_add(wait)))
 }
 
 fn range(place: &str, first: i64, last: i64) -> String {

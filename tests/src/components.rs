@@ -204,6 +204,7 @@ impl Pair {
         let invocation = Invocation {
             frame: request.frame.clone(),
             batch_id: request.batch_id,
+            name: None,
             records: u32::try_from(request.records).unwrap_or(u32::MAX),
             timeout: Duration::from_millis(500),
             calling: Calling::default(),

@@ -515,8 +515,10 @@ impl Driver {
         let records = self.core.records(id).len() as u32;
         let (timeout, calling) = (self.config.timeout, self.config.calling);
         let frame = frame.into();
+        let name = Some(self.noting.named(id).into());
         let is_risky = self.core.is_risky(id);
-        let invocation = Invocation { frame, batch_id: id.0, records, timeout, calling, is_risky };
+        let batch_id = id.0;
+        let invocation = Invocation { frame, batch_id, name, records, timeout, calling, is_risky };
         self.invoked.push(Box::pin(async move {
             let begun = Instant::now();
             let result = revision.invoke.invoke(invocation).await;

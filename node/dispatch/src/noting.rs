@@ -47,7 +47,7 @@ impl Noting {
     }
 
     /// As the invocation is called everywhere else.
-    fn named(&self, number: InvocationId) -> String {
+    pub(crate) fn named(&self, number: InvocationId) -> String {
         InvocationName { number, ..self.name }.to_string()
     }
 

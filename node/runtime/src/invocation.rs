@@ -1,6 +1,7 @@
 //! What a pool is asked for and what it answers, whatever runs inside.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,6 +14,8 @@ pub struct Invocation {
     pub frame: Bytes,
     /// The id inside it.
     pub batch_id: u64,
+    /// What it is called everywhere else; its log lines carry it.
+    pub name: Option<Arc<str>>,
     /// How many records it has.
     pub records: u32,
     /// How long it may run, from the moment an instance has it.

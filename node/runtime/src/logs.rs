@@ -11,6 +11,8 @@ pub(crate) const LOG_BYTES_MAX: usize = 64 << 10;
 pub struct LogLine {
     /// Which function.
     pub function: Arc<str>,
+    /// In which invocation, where the function was in one.
+    pub invocation: Option<Arc<str>>,
     /// trace, debug, info, warn or error; stdout is info, stderr is warn.
     pub level: &'static str,
     /// The text, as one line: control characters are escaped.
@@ -39,6 +41,8 @@ pub(crate) struct Output {
 
 #[derive(Default)]
 struct Written {
+    /// The invocation that runs.
+    invocation: Option<Arc<str>>,
     bytes: usize,
     /// Whether more was written than is shown, and that was said.
     cut: bool,
@@ -54,8 +58,8 @@ impl Output {
     }
 
     /// A new invocation starts.
-    pub(crate) fn reset(&self) {
-        *self.written() = Written::default();
+    pub(crate) fn reset(&self, invocation: Option<&Arc<str>>) {
+        *self.written() = Written { invocation: invocation.cloned(), ..Written::default() };
     }
 
     /// A line of the interface `logging`.
@@ -63,7 +67,7 @@ impl Output {
         let mut written = self.written();
         if let Some(message) = self.admit(&mut written, message.as_bytes()) {
             let message = String::from_utf8_lossy(message);
-            self.line(level, &message);
+            self.line(written.invocation.as_ref(), level, &message);
         }
     }
 
@@ -71,8 +75,10 @@ impl Output {
     pub(crate) fn finish(&self) -> String {
         let mut written = self.written();
         let (out, err) = (std::mem::take(&mut written.stdout), std::mem::take(&mut written.stderr));
-        self.lines("info", &out, &mut String::new());
-        self.lines("warn", &err, &mut written.last_error);
+        // What an instance says after its answer is still of that invocation.
+        let invocation = written.invocation.clone();
+        self.lines(invocation.as_ref(), "info", &out, &mut String::new());
+        self.lines(invocation.as_ref(), "warn", &err, &mut written.last_error);
         std::mem::take(&mut written.last_error)
     }
 
@@ -87,7 +93,7 @@ impl Output {
             let whole: Vec<u8> = pending.drain(..=end).collect();
             let level = if error { "warn" } else { "info" };
             let mut last = String::new();
-            self.lines(level, &whole, &mut last);
+            self.lines(written.invocation.as_ref(), level, &whole, &mut last);
             if error && !last.is_empty() {
                 if !written.last_error.is_empty() {
                     written.last_error.push_str("; ");
@@ -98,7 +104,13 @@ impl Output {
         }
     }
 
-    fn lines(&self, level: &'static str, bytes: &[u8], all: &mut String) {
+    fn lines(
+        &self,
+        invocation: Option<&Arc<str>>,
+        level: &'static str,
+        bytes: &[u8],
+        all: &mut String,
+    ) {
         // A carriage return folds lines into one: Python's tracebacks come so.
         let text = String::from_utf8_lossy(bytes);
         for line in text.split(['\n', '\r']).filter(|line| !line.is_empty()) {
@@ -106,15 +118,16 @@ impl Output {
                 all.push_str("; ");
             }
             all.push_str(line);
-            self.line(level, line);
+            self.line(invocation, level, line);
         }
     }
 
-    fn line(&self, level: &'static str, message: &str) {
+    fn line(&self, invocation: Option<&Arc<str>>, level: &'static str, message: &str) {
         let message = escaped(message);
         tracing::debug!(target: "millrace::guest", function = %self.function, level, message);
         if let Some(sink) = &self.sink {
-            sink(LogLine { function: Arc::clone(&self.function), level, message });
+            let (function, invocation) = (Arc::clone(&self.function), invocation.cloned());
+            sink(LogLine { function, invocation, level, message });
         }
     }
 
@@ -127,7 +140,7 @@ impl Output {
             written.cut = true;
             let text =
                 format!("more than {} KiB of log: the rest is left out", LOG_BYTES_MAX >> 10);
-            self.line("warn", &text);
+            self.line(written.invocation.as_ref(), "warn", &text);
         }
         (!taken.is_empty()).then_some(taken)
     }

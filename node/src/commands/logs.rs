@@ -23,6 +23,7 @@ Examples:
   millrace logs hot-alert -f             of one, and as they come
   millrace logs hot-alert --level warn   warnings and errors
   millrace logs --since 10m --grep timeout
+  millrace logs --invocation 4-2-118     what was said in one invocation
   millrace logs -n 20 -o json            for programs, a line each")]
 pub struct LogsArgs {
     /// A function, by its name.
@@ -34,6 +35,9 @@ pub struct LogsArgs {
     /// Only of this level or worse.
     #[arg(long, value_parser = ["trace", "debug", "info", "warn", "error"])]
     pub level: Option<String>,
+    /// Only of this invocation, as `record`, `tail` and dead letters name it.
+    #[arg(long, value_name = "ID")]
+    pub invocation: Option<String>,
     /// Only lines that contain this.
     #[arg(long, value_name = "TEXT")]
     pub grep: Option<String>,
@@ -72,6 +76,7 @@ pub fn run(args: &LogsArgs, globals: &Globals) -> Result<(), CommandError> {
         let mut asked = vec![("max", max), ("wait_ms", &wait_ms)];
         asked.extend(args.function.as_deref().map(|it| ("function", name_of(it))));
         asked.extend(args.level.as_deref().map(|it| ("level", it)));
+        asked.extend(args.invocation.as_deref().map(|it| ("invocation", it)));
         asked.extend(after.as_deref().map(|it| ("from", it)));
         let said: LogLines = client.get_with("/v1/logs", &asked, wait)?;
         for it in said.lines.iter().filter(|it| is_meant(it)) {
@@ -117,6 +122,7 @@ mod tests {
             number: 1,
             at: "2013-01-02T03:04:05.000Z".into(),
             function: "tell".into(),
+            invocation: None,
             level: "warn".into(),
             message: "slow\x1b[2J".into(),
         };

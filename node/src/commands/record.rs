@@ -1,6 +1,10 @@
 //! `millrace record` and `millrace invocation`: what happened to a record, and what an invocation was.
 
-use gateway::api::{InvocationInfo, OutputPlace, RecordAccount, RecordState, TriggerAccount};
+use std::time::Duration;
+
+use gateway::api::{
+    InvocationInfo, LogLines, OutputPlace, RecordAccount, RecordState, TriggerAccount,
+};
 
 use super::dead_letter::{Place, place};
 use super::error::{CommandError, exit};
@@ -70,7 +74,10 @@ pub fn invocation(args: &InvocationArgs, globals: &Globals) -> Result<(), Comman
     if globals.output == Format::Json {
         return output::print_json(&info);
     }
-    output::print(&render_invocation(&info, Paint::new(globals.colour_on_stdout())))
+    let name = name.to_string();
+    let said: LogLines =
+        client.get_with("/v1/logs", &[("invocation", name.as_str())], Duration::ZERO)?;
+    output::print(&render_invocation(&info, &said, Paint::new(globals.colour_on_stdout())))
 }
 
 const fn word(state: RecordState) -> &'static str {
@@ -181,7 +188,7 @@ fn render_trigger(it: &TriggerAccount, paint: Paint) -> String {
     out
 }
 
-fn render_invocation(info: &InvocationInfo, paint: Paint) -> String {
+fn render_invocation(info: &InvocationInfo, said: &LogLines, paint: Paint) -> String {
     let mut out = format!("{}  {}  {}\n", paint.bold(&info.invocation), info.trigger, info.outcome);
     let mut line = |name: &str, text: &str| {
         out.push_str(&format!("{} {}\n", paint.dim(&format!("{name:<9}")), printable(text)));
@@ -211,12 +218,14 @@ fn render_invocation(info: &InvocationInfo, paint: Paint) -> String {
     let errors = errors.map(|it| format!("{}: {}", it.error_type, it.error_message));
     listed("error", &errors.collect::<Vec<_>>());
     listed("committed", &info.appended);
+    let lines = said.lines.iter().map(|it| format!("{} {}  {}", it.at, it.level, it.message));
+    listed("said", &lines.collect::<Vec<_>>());
     out
 }
 
 #[cfg(test)]
 mod tests {
-    use gateway::api::{AttemptInfo, OriginStep};
+    use gateway::api::{AttemptInfo, LogEntry, OriginStep};
 
     use super::*;
 
@@ -297,7 +306,11 @@ next: millrace invocation 4-2-2
             ranges: (0..30).map(|it| format!("in[0]@{}", 2 * it)).collect(),
             ..InvocationInfo::default()
         };
-        let text = render_invocation(&info, Paint::default());
+        let line =
+            LogEntry { level: "info".into(), message: "saw it".into(), ..LogEntry::default() };
+        let said = LogLines { lines: vec![line], ..LogLines::default() };
+        let text = render_invocation(&info, &said, Paint::default());
+        assert!(text.ends_with("info  saw it\n"), "{text}");
         assert!(text.starts_with("4-2-1  a/f/t  partial\n"), "{text}");
         assert!(text.contains("30, 29 ended well") && text.contains("and 10 more"), "{text}");
     }

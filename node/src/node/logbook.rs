@@ -56,6 +56,8 @@ impl Lines {
         let is_meant = |(number, (_, line)): &(u64, &(Timestamp, LogLine))| {
             asked.from.is_none_or(|from| from <= *number)
                 && asked.function.as_ref().is_none_or(|it| **it == *line.function)
+                && (asked.invocation.is_none()
+                    || asked.invocation.as_deref() == line.invocation.as_deref())
                 && LEVELS.iter().position(|it| *it == line.level).is_none_or(|it| level <= it)
         };
         let meant: Vec<_> = numbered.filter(is_meant).collect();
@@ -64,6 +66,7 @@ impl Lines {
             number: *number,
             at: rfc3339(*at),
             function: line.function.to_string(),
+            invocation: line.invocation.as_deref().map(str::to_owned),
             level: line.level.to_owned(),
             message: line.message.clone(),
         };
@@ -111,7 +114,8 @@ mod tests {
     use super::*;
 
     fn line(function: &str, level: &'static str, message: &str) -> LogLine {
-        LogLine { function: function.into(), level, message: message.to_owned() }
+        let invocation = Some("4-2-1".into()).filter(|_| function == "f");
+        LogLine { function: function.into(), invocation, level, message: message.to_owned() }
     }
 
     async fn said(book: &Logbook, asked: LogQuestion) -> Vec<String> {
@@ -131,6 +135,10 @@ mod tests {
         assert_eq!(said(&book, all.clone()).await, ["0 a", "1 b", "2 c", "3 d"]);
         let of = LogQuestion { function: Some("f".into()), ..all.clone() };
         assert_eq!(said(&book, of).await, ["0 a", "2 c", "3 d"]);
+        let one = LogQuestion { invocation: Some("4-2-1".into()), ..all.clone() };
+        assert_eq!(said(&book, one).await, ["0 a", "2 c", "3 d"]);
+        let none = LogQuestion { invocation: Some("4-2-2".into()), ..all.clone() };
+        assert!(said(&book, none).await.is_empty());
         let bad = LogQuestion { level: Some("warn".into()), ..all.clone() };
         assert_eq!(said(&book, bad).await, ["1 b", "2 c"]);
         let newest = LogQuestion { max: Some(1), from: Some(2), ..all.clone() };

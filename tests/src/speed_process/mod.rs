@@ -234,6 +234,7 @@ async fn rate(pool: &Pool, outputs: usize) -> Result<f64, NotShown> {
     let invocation = Invocation {
         frame,
         batch_id: 7,
+        name: None,
         records: BATCH as u32,
         timeout: Duration::from_secs(30),
         calling,

@@ -39,10 +39,16 @@ fn fate(ending: &Ending) -> Fate {
     }
 }
 
-/// The values in the order in which they were written, how each record ended, and its attempts.
-type Played = (Vec<Vec<u8>>, BTreeMap<i64, Fate>, BTreeMap<i64, u32>);
+/// What a shard that was played came to.
+struct Played {
+    /// In the order in which they were written.
+    values: Vec<Vec<u8>>,
+    /// What became of each record, durably.
+    model: BTreeMap<i64, Fate>,
+    /// Attempts that failed.
+    attempts: BTreeMap<i64, u32>,
+}
 
-/// Plays a shard; what it wrote, and what the model has.
 fn play(seed: u64) -> Played {
     let (mut draw, now, at) = (Draw(seed), Instant::now(), Timestamp(1_000));
     let mut scribe = Scribe::new(4, 2, &[TopicPartition::new("in", 3)]);
@@ -139,13 +145,13 @@ fn play(seed: u64) -> Played {
             }
         }
     }
-    (values, durable, attempts)
+    Played { values, model: durable, attempts }
 }
 
 #[test]
 fn a_book_says_what_the_simplest_model_says_and_nothing_of_what_it_let_go_of() {
     for seed in 0..12 {
-        let (values, model, attempts) = play(seed);
+        let Played { values, model, attempts } = play(seed);
         let mut book = Book::default();
         for (place, value) in (0..).zip(&values) {
             book.push(Offset(place), Bytes::copy_from_slice(value));

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub struct LogQuestion {
     /// Only of this function, by its name without the application's.
     pub function: Option<String>,
+    /// Only of this invocation, `SHARD-EPOCH-NUMBER`.
+    pub invocation: Option<String>,
     /// Only of this level or worse: trace, debug, info, warn or error.
     pub level: Option<String>,
     /// Only lines with this number or a higher one.
@@ -38,6 +40,9 @@ pub struct LogEntry {
     pub at: String,
     /// Who, without the application's name.
     pub function: String,
+    /// In which invocation: `SHARD-EPOCH-NUMBER`; `None` = in none, while it started.
+    #[serde(default)]
+    pub invocation: Option<String>,
     /// trace, debug, info, warn or error; stdout is info, stderr is warn.
     pub level: String,
     /// One line.

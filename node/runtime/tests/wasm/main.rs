@@ -67,6 +67,7 @@ async fn call_within(timeout: Duration, pool: &Pool, values: &[&str]) -> Result<
     pool.invoke(Invocation {
         frame,
         batch_id: 7,
+        name: Some("1-1-7".into()),
         records,
         timeout,
         calling: Calling::default(),

@@ -172,8 +172,15 @@ pub(crate) async fn call(
     }
     let frame: bytes::Bytes = builder.finish().into();
     let count = Request::parse(&frame).unwrap().len();
-    let invocation =
-        Invocation { frame, batch_id: 7, records: count as u32, timeout, calling, is_risky: false };
+    let invocation = Invocation {
+        frame,
+        batch_id: 7,
+        name: Some("1-1-7".into()),
+        records: count as u32,
+        timeout,
+        calling,
+        is_risky: false,
+    };
     let answer = pool.invoke(invocation).await?;
     let response = Response::parse(&answer.frame, 7, count).unwrap();
     let ends = (0..count).map(|index| match response.end(index) {

@@ -5,6 +5,7 @@ pub mod answers;
 pub mod bad_input;
 pub mod broker_faults;
 pub mod checker;
+pub mod circuit;
 pub mod clients;
 pub mod components;
 pub mod conformance;

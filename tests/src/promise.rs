@@ -462,6 +462,18 @@ pub const PROMISES: &[Promise] = &[
         run: crate::node_killer::run,
     },
     Promise {
+        name: "circuit",
+        says: "a trigger whose attempts fail stops trying, says so, probes with a small batch after \
+               pauses that grow, and goes on by itself when one ends well; nothing is lost",
+        needs: "python3 (77 without)",
+        flags: &[],
+        full: "30 s",
+        ci: "the same",
+        may_skip: true,
+        floors: &[("records", 450), ("probes", 3), ("red_controls", 4)],
+        run: crate::circuit::run,
+    },
+    Promise {
         name: "delayed-retry",
         says: "a record waits as long as a list of pauses says, no shorter and across a kill, holds up \
                its key alone, and the key keeps its order, on both buses",
@@ -520,7 +532,7 @@ pub const PROMISES: &[Promise] = &[
         may_skip: true,
         floors: &[
             ("families", 40),
-            ("rules", 15),
+            ("rules", 16),
             ("names_used", 30),
             ("red_controls", 3),
             ("trace_through", 600),

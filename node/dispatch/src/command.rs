@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bus::{Offset, Position, RecordBatch, Timestamp};
 
 use crate::records::RecordId;
-use crate::{Order, RetryPolicy};
+use crate::{CircuitPolicy, Order, RetryPolicy};
 
 /// The records of one batch run by the function, once. Never reused within a shard's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -360,6 +360,8 @@ pub struct DispatchConfig {
     pub batch: BatchLimits,
     /// Invocations at a time.
     pub invocations_max: NonZeroUsize,
+    /// When the circuit opens; never without.
+    pub circuit: Option<CircuitPolicy>,
     /// What becomes of records that fail.
     pub retry: RetryPolicy,
     /// What is held in memory.
@@ -376,6 +378,7 @@ impl Default for DispatchConfig {
             order: Order::Key,
             batch: BatchLimits { records: count(500), bytes: 1 << 20, window: Duration::ZERO },
             invocations_max: count(2),
+            circuit: None,
             retry: RetryPolicy::default(),
             park: None,
             window: WindowLimits {

@@ -585,6 +585,7 @@ impl Driver {
         let counters = *self.core.counters();
         let outputs = self.gathering.outputs_total();
         self.metrics.note(&counters, outputs, self.core.parked_records());
+        self.metrics.note_circuit(self.core.is_circuit_open());
         let core = &self.core;
         let mut stats = self.stats.lock().expect("nothing panics while holding it");
         stats.note(core, counters, outputs);

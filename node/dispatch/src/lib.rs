@@ -3,6 +3,7 @@
 //! [`ShardDispatch`] decides, a pure core with no clock and no I/O; [`start`] runs it.
 
 mod bisect;
+mod circuit;
 mod claims;
 mod command;
 mod commits;
@@ -30,6 +31,7 @@ mod trace;
 mod tracer;
 mod unwanted;
 
+pub use circuit::CircuitPolicy;
 pub use command::{
     BatchLimits, Blame, Command, CommitFailure, CommitId, Counters, DeadLetter, DispatchConfig,
     End, InvocationId, Kept, Loaded, Outcome, Park, ParkLimits, Resumed, StopReason, Wait, Wanted,

@@ -12,6 +12,9 @@ pub(crate) struct ShardMetrics {
     /// Of all shards of the trigger together.
     parked: Gauge,
     last_parked: f64,
+    /// Of the trigger, how many are open.
+    open: Gauge,
+    last_open: f64,
     pub(crate) commit_seconds: Histogram,
 }
 
@@ -27,6 +30,9 @@ const NAMES: [&str; 10] = [
     "millrace_trigger_records_settled_total",
     "millrace_trigger_outputs_total",
 ];
+
+/// Partitions whose circuit is open.
+const OPEN: &str = "millrace_trigger_circuits_open";
 
 /// Records that lie in the park topic now.
 const PARKED: &str = "millrace_trigger_parked_records";
@@ -52,6 +58,10 @@ pub fn describe_metrics() {
         metrics::describe_counter!(name, help);
     }
     metrics::describe_gauge!(PARKED, "Records that wait in the park topic now.");
+    metrics::describe_gauge!(
+        OPEN,
+        "Partitions whose circuit is open: too many attempts failed, and only probes run."
+    );
     metrics::describe_histogram!(
         COMMIT_SECONDS,
         "How long a commit of outputs, dead letters and positions took until it was durable."
@@ -63,11 +73,21 @@ impl ShardMetrics {
         let handle = |name| counter!(name, "function" => function.to_owned(), "trigger" => trigger.to_owned());
         let parked =
             gauge!(PARKED, "function" => function.to_owned(), "trigger" => trigger.to_owned());
+        let open = gauge!(OPEN, "function" => function.to_owned(), "trigger" => trigger.to_owned());
+        open.increment(0.0);
         let commit_seconds = histogram!(
             COMMIT_SECONDS, "function" => function.to_owned(), "trigger" => trigger.to_owned()
         );
         let handles = NAMES.map(handle);
-        Self { handles, last: [0; 10], parked, last_parked: 0.0, commit_seconds }
+        Self {
+            handles,
+            last: [0; 10],
+            parked,
+            last_parked: 0.0,
+            open,
+            last_open: 0.0,
+            commit_seconds,
+        }
     }
 
     pub(crate) fn note(&mut self, counters: &Counters, outputs: u64, parked: usize) {
@@ -103,8 +123,20 @@ impl ShardMetrics {
     }
 }
 
+impl ShardMetrics {
+    /// Whether the shard's circuit is open.
+    pub(crate) fn note_circuit(&mut self, is_open: bool) {
+        let open = f64::from(u8::from(is_open));
+        if open.to_bits() != self.last_open.to_bits() {
+            self.open.increment(open - self.last_open);
+            self.last_open = open;
+        }
+    }
+}
+
 impl Drop for ShardMetrics {
     fn drop(&mut self) {
+        self.note_circuit(false);
         self.note_parked(0.0);
     }
 }

@@ -73,7 +73,7 @@ pub(crate) fn backoff_bound(min: Duration, max: Duration, attempt: u32) -> Durat
 }
 
 /// A part of whatever bound, drawn evenly.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Share(u64);
 
 impl Share {

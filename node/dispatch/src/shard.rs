@@ -90,6 +90,7 @@ use std::time::{Duration, Instant};
 
 use bus::{Epoch, Offset, Position, RecordBatch, Timestamp};
 
+use crate::circuit::Circuit;
 use crate::command::{
     Blame, Command, CommitFailure, CommitId, Counters, DeadLetter, DispatchConfig, InvocationId,
     Outcome, StopReason, Wait,
@@ -105,6 +106,7 @@ use crate::token::{Order, Tokens};
 use crate::unwanted::Unwanted;
 
 mod admission;
+mod circuits;
 mod endings;
 mod filtered;
 #[cfg(test)]
@@ -222,6 +224,8 @@ pub struct ShardDispatch {
     lineages: VecDeque<Lineage>,
     running: BTreeMap<InvocationId, Invocation>,
     commits: Commits,
+    /// Whether, and how many records, may be tried.
+    circuit: Circuit,
     /// No invocation starts: the last ones found no capacity.
     wait: Option<Wait>,
     /// How often in a row.
@@ -281,6 +285,7 @@ impl ShardDispatch {
             lineages: VecDeque::new(),
             running: BTreeMap::new(),
             commits: Commits::default(),
+            circuit: Circuit::new(config.circuit.clone()),
             wait: None,
             waits: 0,
             linger_until: None,
@@ -346,6 +351,7 @@ impl ShardDispatch {
         if ran && !self.suspicions.is_over() {
             self.suspicions.clear(&invocation.part.records);
         }
+        self.note_ends(now, id, &invocation.part, &outcome);
         match outcome {
             Outcome::Failed { blame: Blame::Nobody, code, message } => {
                 self.replay(now, invocation, code, message);
@@ -490,9 +496,10 @@ impl ShardDispatch {
         let work = match self.mode {
             Mode::Running if !self.paused => {
                 let wait = self.wait.as_ref().map(|wait| wait.until);
-                [self.holds.next_due(), wait, self.linger_until, self.next_freed()]
+                let circuit = self.circuit.next_due();
+                [self.holds.next_due(), wait, self.linger_until, self.next_freed(), circuit]
             }
-            _ => [None; 4],
+            _ => [None; 5],
         };
         work.into_iter().chain([commit]).flatten().min()
     }
@@ -538,7 +545,10 @@ impl ShardDispatch {
                 (Some(wait), _) => State::Waiting(wait.clone()),
                 (None, _) if self.paused => State::Paused,
                 (None, Some(wait)) => State::Waiting(wait.clone()),
-                (None, None) => State::Running,
+                (None, None) => match self.circuit.wait(self.clock.0) {
+                    Some(wait) => State::Waiting(wait),
+                    None => State::Running,
+                },
             },
         }
     }
@@ -582,6 +592,7 @@ impl ShardDispatch {
         if self.is_stopped() {
             return;
         }
+        self.circuit.ripen(now);
         self.commit_passed(now);
         self.sweep_suspicions();
         self.commit_next();
@@ -630,6 +641,7 @@ impl ShardDispatch {
         self.mode == Mode::Running
             && !self.paused
             && self.wait.is_none()
+            && 0 < self.circuit.admits(1)
             && self.running.len() < self.config.invocations_max.get()
             && self.suspicions.may_start()
             && self.commits.output_bytes() < self.config.window.output_bytes.get()
@@ -641,13 +653,14 @@ impl ShardDispatch {
             return false;
         }
         let next = self.next_part().or_else(|| self.gather(now).map(|it| (it, Lineage::new())));
-        let Some((part, rest)) = next else { return false };
+        let Some((part, rest)) = next.map(|it| self.cut_to_probe(it)) else { return false };
         let id = InvocationId(self.invocations);
         self.invocations += 1;
         self.counters.invocations += 1;
         self.counters.attempts += part.records.len() as u64;
         let records = u32::try_from(part.records.len()).expect("the window bounds a batch");
         self.running.insert(id, Invocation { part, rest, started_at: now });
+        self.circuit.on_started(id);
         self.commands.push_back(Command::Invoke { id, records });
         true
     }
@@ -655,6 +668,7 @@ impl ShardDispatch {
     /// Gathers a batch: retries that are due, then new records.
     fn gather(&mut self, now: Instant) -> Option<Part> {
         let limits = self.config.batch;
+        let records_max = self.circuit.admits(limits.records.get());
         let company = self.holds.ripe_company(self.may_risk());
         if company.is_none() {
             self.linger_until = self.linger();
@@ -663,8 +677,7 @@ impl ShardDispatch {
             }
             self.linger_until = None;
         }
-        let room =
-            Room { records: limits.records.get(), bytes: limits.bytes, strands: self.strands_each };
+        let room = Room { records: records_max, bytes: limits.bytes, strands: self.strands_each };
         let wanted = room.records.min(self.strands.ready_records() + 16);
         let mut batch = Gathered { records: Vec::with_capacity(wanted), ..Gathered::default() };
         if let Some(company) = company {

@@ -21,8 +21,8 @@ pub use archive::ARCHIVE_BYTES_MAX;
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 pub use explain::{CodeTitle, codes, explain};
 pub use manifest::{
-    Batch, Cleanup, Decode, Delivery, Event, FILE_NAME, Feed, Fresh, FunctionSpec, Instances,
-    Manifest, Order, PARTITIONS_MAX, Retention, Retry, Start, Topic, TriggerSpec,
+    Batch, Circuit, Cleanup, Decode, Delivery, Event, FILE_NAME, Feed, Fresh, FunctionSpec,
+    Instances, Manifest, Order, PARTITIONS_MAX, Retention, Retry, Start, Topic, TriggerSpec,
 };
 pub use names::{
     NAME_CHARS_MAX, Name, NameError, TOPIC_CHARS_MAX, TopicNameError, check_topic_name,

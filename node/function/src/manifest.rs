@@ -213,6 +213,10 @@ pub struct TriggerSpec {
     pub batch: Batch,
     /// What happens to a record that fails.
     pub retry: Retry,
+    /// `circuit`: when nothing is tried any more but probes. Default: never, because only who knows the
+    /// records can say which share of failures is more than bad records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit: Option<Circuit>,
     /// `dead-letter`: where a record goes that is given up on. Default `<app>.<function>.dead`;
     /// there is always one, so that nothing is dropped.
     pub dead_letter: String,
@@ -374,6 +378,34 @@ impl Default for Retry {
             age_max: None,
             bisect: true,
             no_retry: Vec::new(),
+        }
+    }
+}
+
+/// When a trigger stops trying: `circuit = { .. }`. Each partition judges for itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Circuit {
+    /// `failures = "50%"`: it opens when so many of a hundred attempts of the window failed, 1 to
+    /// 100. Default 50.
+    pub failures_percent: u32,
+    /// It never opens for fewer attempts than these, 1 to 10,000. Default 20.
+    pub attempts: u32,
+    /// Attempts older than this count no more, 1 s to 1 h. Default 30 s.
+    pub window: Duration,
+    /// `pause = "5s..5m"`: how long nothing is tried at first; it doubles with each probe that fails.
+    pub pause_min: Duration,
+    /// The longest pause, up to 1 h.
+    pub pause_max: Duration,
+}
+
+impl Default for Circuit {
+    fn default() -> Self {
+        Self {
+            failures_percent: 50,
+            attempts: 20,
+            window: Duration::from_secs(30),
+            pause_min: Duration::from_secs(5),
+            pause_max: Duration::from_secs(300),
         }
     }
 }

@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use crate::{
-    Batch, FunctionSpec, Instances, Retention, Retry, Start, Topic, TriggerSpec, format_bytes,
-    format_duration,
+    Batch, Circuit, FunctionSpec, Instances, Retention, Retry, Start, Topic, TriggerSpec,
+    format_bytes, format_duration,
 };
 
 /// A key of the manifest and its value, as somebody would write it there, but without quotes.
@@ -61,6 +61,7 @@ impl TriggerSpec {
             filter,
             batch,
             retry,
+            circuit,
             dead_letter,
             output_topic,
         } = self;
@@ -96,6 +97,7 @@ impl TriggerSpec {
         set("retry.max-age", age_max.map_or_else(none, format_duration));
         set("retry.bisect", bisect.to_string());
         set("retry.no-retry", list(no_retry));
+        set("circuit", circuit.as_ref().map_or_else(none, circuit_words));
         set("dead-letter", dead_letter.clone());
         set("output.topic", output_topic.clone().unwrap_or_else(none));
         out
@@ -117,6 +119,12 @@ impl Topic {
         set("record-bytes-max", format_bytes(*record_bytes_max));
         out
     }
+}
+
+fn circuit_words(it: &Circuit) -> String {
+    let Circuit { failures_percent, attempts, window, pause_min, pause_max } = it;
+    let [window, least, most] = [window, pause_min, pause_max].map(|it| format_duration(*it));
+    format!("{failures_percent}% of {attempts} in {window}, pause {least}..{most}")
 }
 
 fn none() -> String {
@@ -196,6 +204,7 @@ output = { topic = "alerts" }
             "retry.max-age none",
             "retry.bisect true",
             "retry.no-retry ValueError, Sandbox.*",
+            "circuit none",
             "dead-letter greenhouse.hot.dead",
             "output.topic alerts",
         ];

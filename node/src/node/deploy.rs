@@ -9,8 +9,8 @@ use std::sync::Arc;
 use bus::{ShardId, TopicPartition};
 use cluster::{App, Command, Function, Trigger};
 use dispatch::{
-    BatchLimits, DispatchConfig, Order, ParkLimits, RetryPolicy, ShardConfig, ShardHandle, State,
-    StopReason, WindowLimits,
+    BatchLimits, CircuitPolicy, DispatchConfig, Order, ParkLimits, RetryPolicy, ShardConfig,
+    ShardHandle, State, StopReason, WindowLimits,
 };
 use function::{FunctionSpec, Manifest, Topic, TriggerSpec};
 use runtime::{Calling, Pool};
@@ -496,6 +496,16 @@ pub(super) fn failed(error: &dyn std::error::Error) -> CommandError {
     CommandError::new(exit::FAILED, "E0511", chain(error))
 }
 
+fn circuit_of(circuit: &function::Circuit) -> CircuitPolicy {
+    CircuitPolicy {
+        failures_percent: circuit.failures_percent,
+        attempts_min: NonZeroU32::new(circuit.attempts).unwrap_or(NonZeroU32::MIN),
+        window: circuit.window,
+        pause_min: circuit.pause_min,
+        pause_max: circuit.pause_max,
+    }
+}
+
 /// A trigger's filter, compiled, where it has one.
 fn filter_of(trigger: &TriggerSpec) -> Option<Arc<filter::Filter>> {
     if trigger.filter.is_empty() {
@@ -550,6 +560,7 @@ pub(super) fn shard_config(
             batch: BatchLimits { records, bytes, window: trigger.batch.window },
             // One runs, and one is ready when it ends.
             invocations_max: defaults.invocations_max,
+            circuit: trigger.circuit.as_ref().map(circuit_of),
             retry,
             window,
             park: Some(ParkLimits::default()),

@@ -4,7 +4,9 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use dispatch::{BatchLimits, DispatchConfig, Order, ParkLimits, RetryPolicy, WindowLimits};
+use dispatch::{
+    BatchLimits, CircuitPolicy, DispatchConfig, Order, ParkLimits, RetryPolicy, WindowLimits,
+};
 use runtime::slots::SlotsConfig;
 
 use crate::harness::rng::Rng;
@@ -157,6 +159,7 @@ fn dispatch(rng: &mut Rng) -> DispatchConfig {
             window: Duration::from_micros(if long { 3_000 } else { 0 }),
         },
         invocations_max: count(1 + rng.draw(4)),
+        circuit: circuit(rng),
         retry: RetryPolicy {
             attempts_max: NonZeroU32::new(1 + rng.draw(5) as u32).expect("at least 1"),
             backoff_min: Duration::from_micros(500 + rng.draw(2_000)),
@@ -174,6 +177,18 @@ fn dispatch(rng: &mut Rng) -> DispatchConfig {
         },
         park: None,
     }
+}
+
+/// One that opens soon, for a quarter of the triggers.
+fn circuit(rng: &mut Rng) -> Option<CircuitPolicy> {
+    let policy = CircuitPolicy {
+        failures_percent: 1 + rng.draw(60) as u32,
+        attempts_min: NonZeroU32::new(1 + rng.draw(20) as u32).expect("at least 1"),
+        window: Duration::from_micros(5_000 + rng.draw(50_000)),
+        pause_min: Duration::from_micros(500 + rng.draw(5_000)),
+        pause_max: Duration::from_micros(6_000 + rng.draw(20_000)),
+    };
+    (rng.draw(4) == 0).then_some(policy)
 }
 
 fn slots(rng: &mut Rng) -> SlotsConfig {

@@ -7,6 +7,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use bus::{BatchBuilder, Headers, Offset};
 
 use super::*;
+use crate::CircuitPolicy;
 use crate::command::{BatchLimits, End, Loaded, ParkLimits, Resumed, Wanted, WindowLimits};
 use crate::retry::RetryPolicy;
 
@@ -171,6 +172,14 @@ impl Model {
             _ => Vec::new(),
         };
         let order = [Order::Key, Order::Key, Order::Partition, Order::None][self.draw(4)];
+        let circuit = CircuitPolicy {
+            failures_percent: 1 + self.draw(60) as u32,
+            attempts_min: NonZeroU32::new(1 + self.draw(12) as u32).unwrap(),
+            window: Duration::from_millis(1 + self.draw(300) as u64),
+            pause_min: Duration::from_millis(5),
+            pause_max: Duration::from_millis(40),
+        };
+        let circuit = (self.draw(4) == 0).then_some(circuit);
         DispatchConfig {
             order,
             batch: BatchLimits {
@@ -179,6 +188,7 @@ impl Model {
                 window: Duration::from_millis([0, 20][self.draw(2)]),
             },
             invocations_max,
+            circuit,
             retry: RetryPolicy {
                 attempts_max: NonZeroU32::new(ATTEMPTS_MAX).unwrap(),
                 backoff_min: Duration::from_millis(10),

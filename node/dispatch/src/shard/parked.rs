@@ -202,7 +202,10 @@ impl ShardDispatch {
             }
         }
         let Some(limits) = self.config.park else { return };
-        let may_run = self.mode == Mode::Running && !self.paused && self.wait.is_none();
+        let may_run = self.mode == Mode::Running
+            && !self.paused
+            && self.wait.is_none()
+            && 0 < self.circuit.admits(1);
         // What was read back and has ended is in memory until its commit is durable (SD-6).
         let most = self.config.window.records.get() + limits.records.get();
         let is_full = most <= self.records.len();

@@ -49,6 +49,7 @@ fn config(order: Order) -> DispatchConfig {
         order,
         batch: BatchLimits { records: count(4), bytes: 1 << 20, window: Duration::ZERO },
         invocations_max: count(1),
+        circuit: None,
         retry: RetryPolicy {
             attempts_max: NonZeroU32::new(2).unwrap(),
             backoff_min: Duration::from_millis(100),

@@ -81,7 +81,6 @@ pub(super) const TRIGGER: &[Planned] = &[
     plan("window", "windows over records come later", "`batch = { window = \"5ms\" }` gathers"),
     plan("topics-regex", "patterns of topics come later", "name each topic"),
     plan("group", "groups belong to Kafka", "take it out: a trigger has its own positions"),
-    plan("circuit", "circuit breakers come later", "use `retry`"),
     plan("rate", "rate limits come later", "use `instances`"),
 ];
 

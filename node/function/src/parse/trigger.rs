@@ -10,7 +10,8 @@ use super::log::Spanned;
 use super::planned;
 use super::section::{Entry, Section};
 use crate::{
-    Batch, Decode, Delivery, Event, Name, Order, Retry, Start, TriggerSpec, code, parse_duration,
+    Batch, Circuit, Decode, Delivery, Event, Name, Order, Retry, Start, TriggerSpec, code,
+    parse_duration,
 };
 
 #[derive(Debug)]
@@ -90,12 +91,14 @@ fn read_trigger(
     let filter = super::filter::read(section);
     let batch = section.section("batch", "batch = { records = 100 }");
     let retry = section.section("retry", "retry = { attempts = 3 }");
+    let circuit = section.section("circuit", "circuit = { failures = \"50%\" }");
     let dead_letter = section.string("dead-letter", "dead-letter = \"readings.dead\"");
     let dead_letter = dead_letter.and_then(|topic| parse_topic(section.log, &topic));
     let output = section.section("output", "output = { topic = \"alerts\" }");
     let output = output.and_then(|section| read_output(&section));
     let batch = batch.map(|section| read_batch(&section)).unwrap_or_default();
     let retry = retry.map(|section| read_retry(&section)).unwrap_or_default();
+    let circuit = circuit.map(|section| read_circuit(&section));
     section.finish(planned::TRIGGER);
     let app = app.map_or("app", Name::as_str);
     let dead = dead_letter.as_ref().map(|topic| topic.value.clone());
@@ -110,6 +113,7 @@ fn read_trigger(
         filter,
         batch,
         retry,
+        circuit,
         dead_letter: dead.unwrap_or_else(|| format!("{app}.{function}.dead")),
         output_topic: output.as_ref().map(|topic| topic.value.clone()),
     };
@@ -228,7 +232,7 @@ fn read_retry(section: &Section<'_>) -> Retry {
     let is_list = |entry: &Entry<'_>| entry.name == "backoff" && entry.item.is_array();
     if section.entries().iter().any(is_list) {
         read_pauses(section, given, &mut retry);
-    } else if let Some((least, most)) = read_backoff(section) {
+    } else if let Some((least, most)) = read_range(section, "backoff", "backoff = \"1s..30s\"") {
         retry.backoff_min = least;
         retry.backoff_max = most;
     }
@@ -312,31 +316,67 @@ fn read_pauses(section: &Section<'_>, attempts: Option<Spanned<i64>>, retry: &mu
 }
 
 /// `"1s..30s"`, or one duration for every pause.
-fn read_backoff(section: &Section<'_>) -> Option<(Duration, Duration)> {
-    let text = section.string("backoff", "backoff = \"1s..30s\"")?;
+fn read_range(
+    section: &Section<'_>,
+    key: &'static str,
+    example: &str,
+) -> Option<(Duration, Duration)> {
+    let text = section.string(key, example)?;
     let (least, most) = text.value.split_once("..").unwrap_or((text.value, text.value));
     let parse = |part: &str| {
         parse_duration(part)
             .map_err(|error| {
-                let message = "`backoff` is not a duration or a range of them";
+                let message = format!("`{key}` is not a duration or a range of them");
                 let one = section.log.error(code::BAD_UNIT, &text.span, message);
                 let one = one.note(error.to_string());
-                section.log.push(one.help("write it as `backoff = \"1s..30s\"`"));
+                section.log.push(one.help(format!("write it as `{example}`")));
             })
             .ok()
     };
     let (least, most) = (parse(least)?, parse(most)?);
     if least > most {
-        let message = "`backoff` starts with more than it ends with";
+        let message = format!("`{key}` starts with more than it ends with");
         let error = section.log.error(code::CONTRADICTION, &text.span, message);
         section.log.push(error.note("the shortest pause, two dots, the longest"));
         return None;
     }
     if least.is_zero() || most > Retry::BACKOFF_MAX {
-        let message = "`backoff` is out of range";
+        let message = format!("`{key}` is out of range");
         let error = section.log.error(code::OUT_OF_RANGE, &text.span, message);
         section.log.push(error.note("1ms to 1h: a failed record is not tried again at once"));
         return None;
     }
     Some((least, most))
+}
+
+fn read_circuit(section: &Section<'_>) -> Circuit {
+    let mut circuit = Circuit::default();
+    let example = "failures = \"50%\"";
+    if let Some(text) = section.string("failures", example) {
+        let number = text.value.strip_suffix('%').and_then(|it| it.trim().parse().ok());
+        match number.filter(|it| (1..=100).contains(it)) {
+            Some(percent) => circuit.failures_percent = percent,
+            None => {
+                let message = format!("`failures` cannot be {:?}", text.value);
+                let error = section.log.error(code::OUT_OF_RANGE, &text.span, message);
+                section.log.push(
+                    error
+                        .note("1% to 100% of the attempts")
+                        .help(format!("write it as `{example}`")),
+                );
+            }
+        }
+    }
+    if let Some(attempts) = section.integer("attempts", 1..10_001) {
+        circuit.attempts = u32::try_from(attempts.value).unwrap_or(circuit.attempts);
+    }
+    let hour = Duration::from_secs(3_600);
+    if let Some(window) = section.duration("window", Duration::from_secs(1), hour) {
+        circuit.window = window.value;
+    }
+    if let Some(range) = read_range(section, "pause", "pause = \"5s..5m\"") {
+        (circuit.pause_min, circuit.pause_max) = range;
+    }
+    section.finish(&[]);
+    circuit
 }

@@ -180,7 +180,7 @@ fn shard(
         history_topic: plan.history.then(|| "history".into()),
         timeout: Duration::from_secs(30),
         read_ahead: Arc::clone(read_ahead),
-        alone: Arc::new(tokio::sync::Semaphore::new(1)),
+        turns: Arc::new(tokio::sync::Semaphore::new(dispatch::TURNS)),
         calling: Calling::default(),
         paused: false,
         replay: None,

@@ -28,7 +28,7 @@ use crate::stats::StatsKeeper;
 use crate::tracer::{Tracer, Traces};
 use crate::{
     Blame, Command, CommitFailure, CommitId, DispatchConfig, InvocationId, Loaded, Order, Outcome,
-    ShardDispatch, Standing, StopReason, Unwanted, Wanted,
+    ShardDispatch, Standing, StopReason, Turn, Unwanted, Wanted,
 };
 
 /// Who a shard is, and what it does with records.
@@ -66,8 +66,8 @@ pub struct ShardConfig {
     pub timeout: Duration,
     /// What it shares with the other shards of the node.
     pub read_ahead: Arc<ReadAhead>,
-    /// One permit for all shards of the node: whoever runs what may have ended one holds it.
-    pub alone: Arc<Semaphore>,
+    /// Shared by all shards of the node: whoever runs what may have ended one takes a permit, or all.
+    pub turns: Arc<Semaphore>,
     /// How the handler is called.
     pub calling: Calling,
     /// Whether it starts paused.
@@ -133,6 +133,18 @@ struct Held {
     revision: Arc<str>,
 }
 
+/// As many shards as may run what may have ended a node, unless one does so alone.
+pub const TURNS: usize = 1 << 16;
+
+/// Waits for a turn.
+async fn turn(turns: &Arc<Semaphore>, wanted: Option<Turn>) -> Option<OwnedSemaphorePermit> {
+    let permits = match wanted? {
+        Turn::Shared => 1,
+        Turn::Alone => TURNS as u32,
+    };
+    Arc::clone(turns).acquire_many_owned(permits).await.ok()
+}
+
 pub(crate) struct Driver {
     config: ShardConfig,
     bus: Arc<dyn Bus>,
@@ -151,7 +163,7 @@ pub(crate) struct Driver {
     stats: Arc<Mutex<StatsKeeper>>,
     metrics: ShardMetrics,
     share: Share,
-    alone: Option<OwnedSemaphorePermit>,
+    turn: Option<OwnedSemaphorePermit>,
     tracer: Tracer,
     park_place: Option<TopicPartition>,
     noting: Noting,
@@ -182,7 +194,7 @@ impl Driver {
             park_place,
             loader,
             share: Share::new(Arc::clone(&config.read_ahead)),
-            alone: None,
+            turn: None,
             tracer: Tracer::new(&config),
             config,
             bus,
@@ -215,8 +227,13 @@ impl Driver {
             if over {
                 return self.noting.end().await;
             }
-            if self.alone.is_some() && !self.core.is_alone() {
-                self.alone = None;
+            if !self.core.has_turn() {
+                self.turn = None;
+            }
+            let wants_turn = self.core.wants_turn();
+            if self.turn.is_some() && wants_turn.is_some() {
+                self.core.on_turn(Instant::now());
+                continue;
             }
             let due_at = self.core.next_timeout();
             let note_at = self.noting.due_at();
@@ -233,13 +250,13 @@ impl Driver {
                     let (is_paused, now) = (*paused.borrow_and_update(), Instant::now());
                     if is_paused { self.core.on_pause(now) } else { self.core.on_resume(now) }
                 }
-                Ok(permit) = Arc::clone(&self.config.alone).acquire_owned(),
-                    if self.alone.is_none() && self.core.wants_alone() =>
-                {
-                    let trigger = &self.config.trigger;
-                    tracing::warn!(%trigger, "runs records alone that may have ended the node");
-                    self.alone = Some(permit);
-                    self.core.on_alone(Instant::now());
+                permit = turn(&self.config.turns, wants_turn), if wants_turn.is_some() => {
+                    if wants_turn == Some(Turn::Alone) {
+                        let trigger = &self.config.trigger;
+                        tracing::warn!(%trigger, "runs records alone that may have ended the node");
+                    }
+                    self.turn = permit;
+                    self.core.on_turn(Instant::now());
                 }
                 () = sleep_until(due_at.unwrap_or_else(Instant::now).into()), if due_at.is_some() => {
                     self.core.on_timeout(Instant::now());

@@ -38,7 +38,7 @@ pub use command::{
     WindowLimits,
 };
 pub use dead_letter::{DeadHead, ORIGIN, REPLAYED_TOPIC};
-pub use driver::{Replay, Revision, ShardConfig};
+pub use driver::{Replay, Revision, ShardConfig, TURNS};
 pub use history::InvocationName;
 pub use metrics::describe_metrics;
 pub use offset_tracker::{Admission, OffsetTracker};
@@ -48,6 +48,7 @@ pub use retry::RetryPolicy;
 pub use shard::{PartitionStart, ShardDispatch, Standing, State};
 pub use start::{ShardHandle, StartError, start, start_or_wait, stopped};
 pub use stats::ShardStats;
+pub use suspects::Turn;
 pub use token::Order;
 pub use trace::{BatchTrace, LINKS_MAX, Link, Ratio, TRACEPARENT, TRACESTATE, TraceContext};
 pub use tracer::{BatchSpan, TakeSpans, Times, Traces};

@@ -531,7 +531,7 @@ impl ShardDispatch {
     #[must_use]
     pub fn position(&self, partition: u32) -> Position {
         let (next, completions) = self.trackers[partition as usize].position();
-        let suspects = self.suspicions.named(partition as u16);
+        let suspects = self.suspicions.told(partition as u16);
         Position { epoch: self.epoch, next, completions, suspects }
     }
 
@@ -627,7 +627,7 @@ impl ShardDispatch {
         self.suspicions.commits(commit.id, &commit.partitions);
         let positions = commit.partitions.iter().map(|&partition| {
             let (next, completions) = self.trackers[usize::from(partition)].position();
-            let suspects = self.suspicions.named(partition);
+            let suspects = self.suspicions.told(partition);
             (u32::from(partition), Position { epoch: self.epoch, next, completions, suspects })
         });
         self.commands.push_back(Command::Commit {

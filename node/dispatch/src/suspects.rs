@@ -12,7 +12,9 @@
 //! then            that record is a dead letter, and is not run
 //! ```
 //!
-//! A suspect that was in an invocation that ended is none any more, however that ended.
+//! A suspect that was in an invocation that ended is none any more, however that ended. What runs
+//! under attempt 2 waits while another shard of the node runs a piece, so that none is taken for the
+//! other ([`Turn`]); a shard that waits leaves its position as it found it.
 //!
 //! - **NK-1** No suspect is in an invocation before the commit that names it is durable.
 //! - **NK-2** A record is given up after `attempts_max` attempts that no node outlived, and at least
@@ -48,34 +50,44 @@ pub(crate) struct Suspicions {
 struct Suspicion {
     /// All of them, and the attempt that is made now.
     all: Suspects,
-    /// Records of a piece. `None`: they run as they come.
-    piece: Option<usize>,
+    /// What is still to run piece by piece, under the attempt before. `None`: they run as they come.
+    rest: Option<Suspects>,
+    /// Records of a piece.
+    piece: usize,
     guilty: Option<Offset>,
     /// Let in, and in no invocation that ended.
     open: BTreeSet<RecordId>,
-    /// Where the piece lies.
+    /// Where these lie.
     lies: Range<Offset>,
-    /// What every position says from now on.
-    named: Option<Suspects>,
-    written: Written,
-    /// Nothing else of the node looks for its record.
-    is_alone: bool,
+    /// What every position says.
+    told: Option<Suspects>,
+    /// Whether that names what is open, and since which commit.
+    named: Named,
+    has_turn: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Written {
-    Not,
+enum Named {
+    No,
+    Soon,
     With(CommitId),
-    Durable,
+    Durably,
+}
+
+/// How what may have ended a node runs beside the node's other shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Beside others that found nothing of the kind in their positions.
+    Shared,
+    /// Beside none that runs such records.
+    Alone,
 }
 
 /// What becomes of a record that was let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It runs.
+    /// It runs, in its turn.
     Run,
-    /// The commit that names it has to come before it runs.
-    Name,
     /// It has ended its last node: after so many attempts.
     Guilty(u32),
 }
@@ -96,22 +108,24 @@ impl Suspicions {
     }
 
     fn of(&mut self, partition: u16) -> Option<&mut Suspicion> {
-        self.partitions[usize::from(partition)].as_mut()
+        self.partitions.get_mut(usize::from(partition))?.as_mut()
     }
 
     /// How many records of the partition may be let in from `offset` on.
     pub(crate) fn room(&mut self, partition: u16, offset: Offset) -> usize {
         let Some(it) = self.of(partition) else { return usize::MAX };
-        let Some(piece) = it.piece else { return usize::MAX };
+        if it.rest.is_none() {
+            return usize::MAX;
+        }
         if it.all.until <= offset {
             // The piece that there is comes first.
             return if it.open.is_empty() { usize::MAX } else { 0 };
         }
-        if it.named.is_some() {
+        if it.named != Named::No {
             return 0;
         }
         let left = usize::try_from(it.all.until.0 - offset.0).unwrap_or(usize::MAX);
-        left.min(piece.saturating_sub(it.open.len()))
+        left.min(it.piece.saturating_sub(it.open.len()))
     }
 
     /// A record was let in.
@@ -120,65 +134,65 @@ impl Suspicions {
         if it.guilty == Some(offset) {
             return Verdict::Guilty(it.all.attempt - 1);
         }
-        if offset < it.all.from || it.all.until <= offset {
-            return Verdict::Run;
+        if (it.all.from..it.all.until).contains(&offset) {
+            if it.open.is_empty() {
+                it.lies.start = offset;
+            }
+            it.open.insert(record);
+            it.lies.end = offset.next();
         }
-        if it.open.is_empty() {
-            it.lies.start = offset;
-        }
-        it.open.insert(record);
-        it.lies.end = offset.next();
-        if it.piece.is_some() || it.named.is_some() {
-            return Verdict::Run;
-        }
-        it.named = Some(it.all);
-        Verdict::Name
+        Verdict::Run
     }
 
-    /// Whether somebody waits for [`on_alone`](Self::on_alone).
-    pub(crate) fn wants_alone(&self) -> bool {
-        let waits = |it: &Suspicion| it.piece.is_some() && !it.open.is_empty() && !it.is_alone;
-        self.count != 0 && self.partitions.iter().flatten().any(waits)
+    /// What somebody waits for, until [`on_turn`](Self::on_turn).
+    pub(crate) fn wants_turn(&self) -> Option<Turn> {
+        let waits = |it: &&Suspicion| !it.open.is_empty() && !it.has_turn;
+        let mut waiting = self.partitions.iter().flatten().filter(waits).peekable();
+        waiting.peek()?;
+        let is_piece = waiting.any(|it| it.rest.is_some());
+        Some(if is_piece { Turn::Alone } else { Turn::Shared })
     }
 
-    /// Whether a piece runs, or is about to.
-    pub(crate) fn is_alone(&self) -> bool {
-        self.count != 0 && self.partitions.iter().flatten().any(|it| it.is_alone)
+    /// Whether somebody has a turn.
+    pub(crate) fn has_turn(&self) -> bool {
+        self.count != 0 && self.partitions.iter().flatten().any(|it| it.has_turn)
     }
 
-    /// No other shard of the node runs suspects until this one [is no longer
-    /// alone](Self::is_alone): the partition whose piece may be named.
-    pub(crate) fn on_alone(&mut self) -> Option<u16> {
-        let waits = |it: &Suspicion| it.piece.is_some() && !it.open.is_empty() && !it.is_alone;
-        let (index, it) = (0..).zip(&mut self.partitions).find_map(|(index, it)| {
-            let it = it.as_mut().filter(|it| waits(it))?;
-            Some((index, it))
-        })?;
-        it.is_alone = true;
-        let Range { start: from, end: until } = it.lies.clone();
-        it.named = Some(Suspects { from, until, ..it.all });
-        Some(index)
+    /// Whoever waits for it has the turn: the partitions whose positions have to be committed.
+    pub(crate) fn on_turn(&mut self) -> Vec<u16> {
+        let mut named = Vec::new();
+        for (index, it) in (0..).zip(&mut self.partitions) {
+            let Some(it) = it.as_mut().filter(|it| !it.open.is_empty() && !it.has_turn) else {
+                continue;
+            };
+            it.has_turn = true;
+            it.named = Named::Soon;
+            let Range { start: from, end: until } = it.lies.clone();
+            it.told =
+                Some(if it.rest.is_some() { Suspects { from, until, ..it.all } } else { it.all });
+            named.push(index);
+        }
+        named
     }
 
     /// Whether an invocation may start: NK-1.
     pub(crate) fn may_start(&self) -> bool {
-        let is_named = |it: &Suspicion| it.open.is_empty() || it.written == Written::Durable;
+        let is_named = |it: &Suspicion| it.open.is_empty() || it.named == Named::Durably;
         self.count == 0 || self.partitions.iter().flatten().all(is_named)
     }
 
     /// What a position of the partition says.
-    pub(crate) fn named(&self, partition: u16) -> Option<Suspects> {
-        self.partitions.get(usize::from(partition))?.as_ref()?.named
+    pub(crate) fn told(&self, partition: u16) -> Option<Suspects> {
+        self.partitions.get(usize::from(partition))?.as_ref()?.told
     }
 
     /// A commit with positions of these partitions is on its way.
     pub(crate) fn commits(&mut self, id: CommitId, partitions: &[u16]) {
         for &partition in partitions {
             if let Some(it) = self.of(partition)
-                && it.named.is_some()
-                && it.written == Written::Not
+                && it.named == Named::Soon
             {
-                it.written = Written::With(id);
+                it.named = Named::With(id);
             }
         }
     }
@@ -186,8 +200,8 @@ impl Suspicions {
     /// A commit is durable.
     pub(crate) fn committed(&mut self, id: CommitId) {
         for it in self.partitions.iter_mut().flatten() {
-            if it.written == Written::With(id) {
-                it.written = Written::Durable;
+            if it.named == Named::With(id) {
+                it.named = Named::Durably;
             }
         }
     }
@@ -204,29 +218,37 @@ impl Suspicions {
     /// Drops what is no longer suspected: partitions whose position has to say so. `newest` is one
     /// past what was let in of each.
     pub(crate) fn sweep(&mut self, newest: impl Fn(u16) -> Offset) -> Vec<u16> {
-        let mut told = Vec::new();
+        let mut changed = Vec::new();
         for (index, slot) in (0..).zip(&mut self.partitions) {
             let Some(it) = slot.as_mut().filter(|it| it.open.is_empty()) else { continue };
             let is_over = it.all.until <= newest(index);
-            if it.piece.is_some() || is_over {
-                if it.named.take().is_some() {
-                    told.push(index);
-                }
-                (it.written, it.is_alone) = (Written::Not, false);
+            let before = it.told;
+            if is_over {
+                it.told = None;
+            } else if it.named != Named::No
+                && let Some(rest) = &mut it.rest
+            {
+                // The next piece waits for a turn of its own.
+                rest.from = it.lies.end;
+                it.told = Some(*rest);
+                (it.named, it.has_turn) = (Named::No, false);
+            }
+            if before != it.told {
+                changed.push(index);
             }
             if is_over {
                 *slot = None;
                 self.count -= 1;
             }
         }
-        told
+        changed
     }
 
     /// Nothing is in flight, and nothing will be: NK-4.
     pub(crate) fn end(&mut self) -> Vec<u16> {
         let all =
             (0..).zip(&mut self.partitions).filter_map(|(index, it)| Some((index, it.take()?)));
-        let told = all.filter_map(|(index, it)| it.named.map(|_| index)).collect();
+        let told = all.filter_map(|(index, it)| it.told.map(|_| index)).collect();
         self.count = 0;
         told
     }
@@ -238,32 +260,33 @@ impl Suspicion {
         if *fresh {
             return None;
         }
-        let before = position.suspects.filter(|it| 0 < open_of(position, it.from..it.until));
-        let (all, piece, guilty) = match before {
+        let open_in = |it: &Suspects| open_of(position, it.from..it.until);
+        let before = position.suspects.filter(|it| 0 < open_in(it));
+        let rest = before.map(|it| Suspects { from: it.from.max(position.next), ..it });
+        let (mut piece, mut guilty) = (usize::MAX, None);
+        let all = match rest {
             None => {
                 let until = window_end(position, window).min(*end);
-                let all = Suspects { from: position.next, until, attempt: PIECEWISE - 1 };
-                (all, None, None)
+                Suspects { from: position.next, until, attempt: PIECEWISE - 1 }
             }
             Some(it) => {
-                let from = it.from.max(position.next);
-                let open = open_of(position, from..it.until);
+                let open = open_in(&it);
                 let is_last = attempts_max.max(PIECEWISE) <= it.attempt;
-                let guilty = (is_last && open == 1).then(|| first_open(position, from));
-                let left = attempts_max.saturating_sub(it.attempt).max(1);
-                let all = Suspects { from, attempt: it.attempt.saturating_add(1), ..it };
-                (all, Some(piece_of(open, left)), guilty)
+                guilty = (is_last && open == 1).then(|| first_open(position, it.from));
+                piece = piece_of(open, attempts_max.saturating_sub(it.attempt).max(1));
+                Suspects { attempt: it.attempt.saturating_add(1), ..it }
             }
         };
-        (0 < open_of(position, all.from..all.until)).then(|| Self {
+        (0 < open_in(&all)).then(|| Self {
             all,
+            rest,
             piece,
             guilty,
             open: BTreeSet::new(),
             lies: all.from..all.from,
-            named: None,
-            written: Written::Not,
-            is_alone: false,
+            told: rest,
+            named: Named::No,
+            has_turn: false,
         })
     }
 }
@@ -332,7 +355,8 @@ mod tests {
         let start = PartitionStart { position, fresh: false, end: Offset(end) };
         let it = Suspicion::new(&start, 100, 5)?;
         let guilty = it.guilty.map(|it| it.0);
-        Some((it.all.from.0, it.all.until.0, it.all.attempt, it.piece, guilty))
+        let piece = it.rest.map(|_| it.piece);
+        Some((it.all.from.0, it.all.until.0, it.all.attempt, piece, guilty))
     }
 
     #[test]
@@ -353,6 +377,30 @@ mod tests {
         assert_eq!(plan(at(0, &[], Some((2, 3, 5))), 900), Some((2, 3, 6, Some(1), Some(2))));
         // Several are left after the last attempt: there were gaps.
         assert_eq!(plan(at(0, &[], Some((2, 4, 5))), 900), Some((2, 4, 6, Some(1), None)));
+    }
+
+    #[test]
+    fn who_waits_for_a_turn_leaves_the_position_as_it_was() {
+        let before = Suspects { from: Offset(0), until: Offset(64), attempt: 2 };
+        let position = Position { suspects: Some(before), ..Position::default() };
+        let start = PartitionStart { position, fresh: false, end: Offset(900) };
+        let mut them = Suspicions::new(&[start], 100, 5);
+        assert_eq!((them.told(0), them.wants_turn()), (Some(before), None));
+        assert_eq!(them.room(0, Offset(0)), 16);
+        for offset in 0..16 {
+            them.admitted(0, RecordId(offset), Offset(offset.into()));
+        }
+        assert_eq!((them.told(0), them.wants_turn()), (Some(before), Some(Turn::Alone)));
+        assert_eq!(them.on_turn(), [0]);
+        let piece = Suspects { until: Offset(16), attempt: 3, ..before };
+        assert_eq!((them.told(0), them.may_start()), (Some(piece), false), "NK-1");
+        them.commits(CommitId(7), &[0]);
+        them.committed(CommitId(7));
+        assert!(them.may_start());
+        them.clear(&(0..16).map(RecordId).collect::<Vec<_>>());
+        assert_eq!(them.sweep(|_| Offset(16)), [0]);
+        let rest = Suspects { from: Offset(16), ..before };
+        assert_eq!((them.told(0), them.has_turn()), (Some(rest), false), "the next piece waits");
     }
 
     #[test]

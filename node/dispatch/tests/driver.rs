@@ -98,7 +98,7 @@ impl World {
             history_topic: None,
             timeout: Duration::from_millis(300),
             read_ahead: Arc::default(),
-            alone: Arc::new(tokio::sync::Semaphore::new(1)),
+            turns: Arc::new(tokio::sync::Semaphore::new(millrace_dispatch::TURNS)),
             calling: Calling::default(),
             paused: false,
             replay: None,

@@ -573,7 +573,7 @@ pub(super) fn shard_config(
         history_topic: topics::history_of(node, &shard.trigger),
         timeout: spec.timeout,
         read_ahead: Arc::clone(&node.read_ahead),
-        alone: Arc::clone(&node.alone),
+        turns: Arc::clone(&node.turns),
         calling: Calling {
             event: match trigger.event {
                 function::Event::Record => runtime::Event::Record,

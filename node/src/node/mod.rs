@@ -91,8 +91,8 @@ struct Inner {
     cluster: Mutex<CommandLog>,
     /// One for all shards.
     read_ahead: Arc<dispatch::ReadAhead>,
-    /// For the shard that looks for the record that ended the node.
-    alone: Arc<tokio::sync::Semaphore>,
+    /// For shards that run what may have ended the node.
+    turns: Arc<tokio::sync::Semaphore>,
     apps: tokio::sync::Mutex<BTreeMap<String, RunningApp>>,
     /// What status shows, kept apart so that it never waits for a deploy.
     shown: Mutex<status::Shown>,
@@ -203,7 +203,7 @@ impl Node {
             books: Mutex::default(),
             engine,
             read_ahead: Arc::default(),
-            alone: Arc::new(tokio::sync::Semaphore::new(1)),
+            turns: Arc::new(tokio::sync::Semaphore::new(dispatch::TURNS)),
             workers,
             packages,
             cluster: Mutex::new(cluster),

@@ -368,8 +368,8 @@ impl World {
             self.carry_out(life, asks)?;
             let now = self.instant();
             let Some(shell) = self.shells.get_mut(&life) else { return Ok(()) };
-            if shell.core.wants_alone() {
-                shell.core.on_alone(now);
+            if shell.core.wants_turn().is_some() {
+                shell.core.on_turn(now);
                 continue;
             }
             if !shell.core.wants_records() {

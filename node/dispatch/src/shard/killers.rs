@@ -143,8 +143,8 @@ impl World {
 
     /// One thing happens; whether the node outlives it.
     fn step(&mut self, life: &mut Life) -> bool {
-        if life.core.wants_alone() {
-            life.core.on_alone(self.now);
+        if life.core.wants_turn().is_some() {
+            life.core.on_turn(self.now);
         } else if !life.fetched && life.core.wants_records() {
             life.fetched = true;
             life.core.on_fetched(self.now, 0, self.log[0].clone());

@@ -623,8 +623,8 @@ impl Model {
 
     /// One thing that happens.
     fn event(&mut self, faults: bool) {
-        if self.core.wants_alone() {
-            self.core.on_alone(self.now);
+        if self.core.wants_turn().is_some() {
+            self.core.on_turn(self.now);
             self.follow();
         }
         if self.draw(3) == 0 {

@@ -6,28 +6,27 @@ use bus::Offset;
 
 use super::{Mode, NODE_ENDED, ShardDispatch, Verdict};
 use crate::records::RecordId;
+use crate::suspects::Turn;
 
 impl ShardDispatch {
-    /// Whether records that may have ended a node wait until no other shard of the node runs such.
-    /// Ask after every input, and answer with [`on_alone`](Self::on_alone).
+    /// What records that may have ended a node wait for, if any do. Ask after every input, and answer
+    /// with [`on_turn`](Self::on_turn).
     #[must_use]
-    pub fn wants_alone(&self) -> bool {
-        !self.is_stopped() && self.suspicions.wants_alone()
+    pub fn wants_turn(&self) -> Option<Turn> {
+        if self.is_stopped() { None } else { self.suspicions.wants_turn() }
     }
 
-    /// Whether it has to stay alone. Ask after every input, once it is.
+    /// Whether it keeps its turn. Ask after every input, once it has one.
     #[must_use]
-    pub fn is_alone(&self) -> bool {
-        !self.is_stopped() && self.suspicions.is_alone()
+    pub fn has_turn(&self) -> bool {
+        !self.is_stopped() && self.suspicions.has_turn()
     }
 
-    /// No other shard of the node runs records that may have ended one, for as long as this one
-    /// [is alone](Self::is_alone).
-    pub fn on_alone(&mut self, now: Instant) {
-        if !self.is_stopped()
-            && let Some(partition) = self.suspicions.on_alone()
-        {
-            self.commits.touch(partition);
+    /// It has the turn that it waits for, until it [gives it up](Self::has_turn).
+    pub fn on_turn(&mut self, now: Instant) {
+        if !self.is_stopped() {
+            let named = self.suspicions.on_turn();
+            named.into_iter().for_each(|partition| self.commits.touch(partition));
             self.proceed(now);
         }
     }
@@ -36,10 +35,6 @@ impl ShardDispatch {
     pub(super) fn is_innocent(&mut self, partition: u16, record: RecordId, offset: Offset) -> bool {
         match self.suspicions.admitted(partition, record, offset) {
             Verdict::Run => true,
-            Verdict::Name => {
-                self.commits.touch(partition);
-                true
-            }
             Verdict::Guilty(attempts) => {
                 self.records.entry_mut(record).attempts = attempts;
                 let message = format!("the node ended {attempts} times while it ran this record");

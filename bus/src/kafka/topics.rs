@@ -79,6 +79,15 @@ pub(super) fn batch_bytes_max(record_bytes_max: usize) -> usize {
     record_bytes_max.saturating_add(BATCH_HEAD_BYTES)
 }
 
+/// How large a segment is of a partition that may keep `bytes`: brokers let go of whole segments, and
+/// never of the newest. Four of them, but none that a few of its batches fill; `None` where that is
+/// the brokers' own size or more.
+fn segment_bytes(bytes: u64, batch_bytes_max: usize) -> Option<u64> {
+    const DEFAULT: u64 = 1 << 30;
+    let segment = (bytes / 4).max(4 * batch_bytes_max as u64);
+    (segment < DEFAULT).then_some(segment)
+}
+
 /// All topics that were seen.
 pub(super) struct Topics {
     pub(super) admin: Arc<AdminClient<Context>>,
@@ -308,13 +317,18 @@ impl Topics {
     pub(super) async fn create(&self, spec: &TopicSpec) -> Result<(), Error> {
         let age = spec.retention.age.map(|age| age.as_millis().to_string());
         let bytes = spec.retention.bytes.map(|bytes| bytes.to_string());
-        let batch = batch_bytes_max(spec.record_bytes_max).to_string();
+        let batch = batch_bytes_max(spec.record_bytes_max);
+        let segment = spec.retention.bytes.and_then(|bytes| segment_bytes(bytes, batch));
+        let (batch, segment) = (batch.to_string(), segment.map(|it| it.to_string()));
         // -1: the brokers' own default.
         let is_compacted = spec.cleanup == Cleanup::Compact;
         let mut topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(-1))
             .set("retention.ms", age.as_deref().unwrap_or("-1"))
             .set("retention.bytes", bytes.as_deref().unwrap_or("-1"))
             .set("max.message.bytes", &batch);
+        if let Some(segment) = &segment {
+            topic = topic.set("segment.bytes", segment);
+        }
         if is_compacted {
             // Mostly small: a segment is closed after an hour, so that it can be compacted, and a
             // fresh partition does not cost the broker two index files of 10 MB.
@@ -411,4 +425,17 @@ pub(super) async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(call).await.map_err(|_cancelled| Error::Closed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_that_may_keep_little_has_small_segments_that_hold_its_batches() {
+        let batch = batch_bytes_max(1 << 20);
+        assert_eq!(segment_bytes(64 << 20, batch), Some(16 << 20));
+        assert_eq!(segment_bytes(1 << 20, batch), Some(4 * batch as u64));
+        assert_eq!(segment_bytes(8 << 30, batch), None);
+    }
 }

@@ -87,7 +87,7 @@ pub struct TriggerAccount {
     pub next_try_at: Option<String>,
     /// Why it was given up, as the header `millrace-dead-cause` says it.
     pub cause: Option<String>,
-    /// The last failure: its name.
+    /// The last failure of one that has not succeeded: its name.
     pub error_type: Option<String>,
     /// Its account.
     pub error_message: Option<String>,

@@ -279,6 +279,8 @@ impl Node {
         match ending {
             Ending::Succeeded { at, appends } => {
                 it.state = RecordState::Succeeded;
+                // What failed before is in its history.
+                (it.error_type, it.error_message) = (None, None);
                 set_at(it, at);
                 let (outputs, all) =
                     self.outputs(&appends, place, offset, timestamp, false).await?;

@@ -11,13 +11,13 @@ use crate::harness::node::Node;
 use crate::promise::{During, NotShown};
 
 /// What is asked after.
-pub(super) const TOPICS: [&str; 5] = ["in", "sick", "late", "slow", "mid"];
+pub(super) const TOPICS: [&str; 6] = ["in", "sick", "late", "soon", "slow", "mid"];
 /// Who reads them, in the same order.
-pub(super) const FUNCTIONS: [&str; 5] = ["read", "heals", "stuck", "sleeps", "again"];
+pub(super) const FUNCTIONS: [&str; 6] = ["read", "heals", "stuck", "shaky", "sleeps", "again"];
 /// The bound of each history, as the node's file has it.
 pub(super) const BYTES_MAX: u64 = 8 << 20;
 /// All of them together.
-pub(super) const HISTORY_BYTES_MAX: u64 = 5 * BYTES_MAX;
+pub(super) const HISTORY_BYTES_MAX: u64 = 6 * BYTES_MAX;
 /// Records of a request.
 const BATCH: u64 = 250;
 /// Records of the key that parks and heals, of the one that stays parked, and of those that are held in
@@ -41,6 +41,8 @@ partitions = 3
 [topic.sick]
 partitions = 2
 [topic.late]
+partitions = 2
+[topic.soon]
 partitions = 2
 [topic.slow]
 partitions = 1
@@ -76,6 +78,16 @@ handler = "app.stuck"
 topics = ["late"]
 start  = "earliest"
 retry  = { attempts = 5, backoff = "1h..1h" }
+output = { topic = "out" }
+
+[function.shaky]
+runtime = "python3"
+path    = "read"
+handler = "app.stuck"
+[[function.shaky.trigger]]
+topics = ["soon"]
+start  = "earliest"
+retry  = { attempts = 1000, backoff = "8s..9s" }
 output = { topic = "out" }
 
 [function.sleeps]
@@ -209,7 +221,7 @@ impl Mill {
         few("sick", "sick", "sick", SICK)?;
         if phase == 0 {
             for key in 0..HELD_KEYS {
-                few("late", &format!("stuck-b{key}"), "stuck", HELD)?;
+                few("soon", &format!("stuck-b{key}"), "stuck", HELD)?;
             }
         }
         for number in 0..20 {

@@ -352,7 +352,7 @@ pub const PROMISES: &[Promise] = &[
         full: "2 min",
         ci: "the same",
         may_skip: false,
-        floors: &[("cases", 13)],
+        floors: &[("cases", 23)],
         run: crate::bad_input::run,
     },
     Promise {

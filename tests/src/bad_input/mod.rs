@@ -1,6 +1,7 @@
 //! The promise that bad input of every kind ends in a clear error by name while the rest keeps
 //! working, and that nothing acknowledged is lost. Each case is a run of the real binary.
 
+mod bodies;
 mod components;
 mod disk;
 mod files;
@@ -43,6 +44,7 @@ const CASES: &[Case] = &[
     Case { name: "garbage in the lock file", run: files::garbage_lock },
     Case { name: "a second process on the data directory", run: neighbours::second_process },
     Case { name: "a port in use", run: neighbours::port_in_use },
+    Case { name: "requests with nonsense in every place", run: bodies::nonsense },
     Case { name: "a full disk", run: disk::full },
 ];
 

@@ -1,7 +1,9 @@
 //! The promise that what a node does can be seen: Prometheus' own tool has nothing to say of its
-//! metrics and fires every alert rule, rules and dashboard name only what a node serves, and
-//! traces reach a real collector unbroken through two functions.
+//! metrics and fires every alert rule, rules and dashboard name only what a node serves, traces
+//! reach a real collector unbroken through two functions, and sums of metrics are those of the
+//! history.
 
+mod history;
 mod traces;
 
 use std::collections::BTreeSet;
@@ -44,6 +46,7 @@ output = { topic = "out" }
 pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     let mut figures = metrics(run)?;
     figures.extend("trace_", traces::run(run)?);
+    figures.extend("sum_", history::run(run)?);
     Ok(figures)
 }
 

@@ -100,10 +100,10 @@ fn request(batch_id: u64, records: usize) -> Invocation {
     Invocation {
         frame,
         batch_id,
-        name: None,
         records: records as u32,
         timeout: Duration::from_secs(30),
         calling: Calling::default(),
         is_risky: false,
+        named: runtime::Named::default(),
     }
 }

@@ -5,5 +5,6 @@ pub mod cli;
 pub mod client;
 pub mod commands;
 pub mod discovery;
+mod journal;
 pub mod node;
 pub mod output;

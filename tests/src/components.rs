@@ -204,11 +204,11 @@ impl Pair {
         let invocation = Invocation {
             frame: request.frame.clone(),
             batch_id: request.batch_id,
-            name: None,
             records: u32::try_from(request.records).unwrap_or(u32::MAX),
             timeout: Duration::from_millis(500),
             calling: Calling::default(),
             is_risky: false,
+            named: runtime::Named::default(),
         };
         let answer = pool.invoke(invocation).await;
         pool.drain().await;

@@ -14,7 +14,7 @@ use frame::{Context, RequestBuilder};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use runtime::{Answer, Calling, Failure, Invocation, Invoke};
+use runtime::{Answer, Calling, Failure, Invocation, Invoke, Named};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 
@@ -532,10 +532,11 @@ impl Driver {
         let records = self.core.records(id).len() as u32;
         let (timeout, calling) = (self.config.timeout, self.config.calling);
         let frame = frame.into();
-        let name = Some(self.noting.named(id).into());
         let is_risky = self.core.is_risky(id);
+        let trace = self.tracer.text(id).into();
+        let named = Named { invocation: self.noting.named(id).into(), trace };
         let batch_id = id.0;
-        let invocation = Invocation { frame, batch_id, name, records, timeout, calling, is_risky };
+        let invocation = Invocation { frame, batch_id, records, timeout, calling, is_risky, named };
         self.invoked.push(Box::pin(async move {
             let begun = Instant::now();
             let result = revision.invoke.invoke(invocation).await;

@@ -14,8 +14,6 @@ pub struct Invocation {
     pub frame: Bytes,
     /// The id inside it.
     pub batch_id: u64,
-    /// What it is called everywhere else; its log lines carry it.
-    pub name: Option<Arc<str>>,
     /// How many records it has.
     pub records: u32,
     /// How long it may run, from the moment an instance has it.
@@ -24,6 +22,17 @@ pub struct Invocation {
     pub calling: Calling,
     /// Whether it is part of a batch that took its instance with it, and may do so again.
     pub is_risky: bool,
+    /// What its log lines name it by.
+    pub named: Named,
+}
+
+/// What the lines of an invocation say it belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// The invocation, unique in the cluster.
+    pub invocation: Arc<str>,
+    /// Its W3C `traceparent`; empty unless it is traced.
+    pub trace: Arc<str>,
 }
 
 /// How a handler is called. WebAssembly functions are called in one way only.

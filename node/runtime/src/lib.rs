@@ -15,7 +15,7 @@ pub mod slots;
 mod wasm;
 
 pub use invocation::{
-    Answer, Calling, Decode, Event, Failure, FailureKind, Invocation, Invoke, PoolStats,
+    Answer, Calling, Decode, Event, Failure, FailureKind, Invocation, Invoke, Named, PoolStats,
 };
 pub use logs::{LogLine, LogSink};
 pub use metrics::describe_metrics;

@@ -3,6 +3,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::Named;
+
 /// What one invocation may write to its log, stdout and stderr together.
 pub(crate) const LOG_BYTES_MAX: usize = 64 << 10;
 
@@ -11,12 +13,12 @@ pub(crate) const LOG_BYTES_MAX: usize = 64 << 10;
 pub struct LogLine {
     /// Which function.
     pub function: Arc<str>,
-    /// In which invocation, where the function was in one.
-    pub invocation: Option<Arc<str>>,
     /// trace, debug, info, warn or error; stdout is info, stderr is warn.
     pub level: &'static str,
     /// The text, as one line: control characters are escaped.
     pub message: String,
+    /// What said it; nameless where it came while an instance started, or after its invocation.
+    pub named: Named,
 }
 
 /// Takes log lines; called from guests' tasks, so it must not block.
@@ -41,8 +43,7 @@ pub(crate) struct Output {
 
 #[derive(Default)]
 struct Written {
-    /// The invocation that runs.
-    invocation: Option<Arc<str>>,
+    named: Named,
     bytes: usize,
     /// Whether more was written than is shown, and that was said.
     cut: bool,
@@ -58,8 +59,8 @@ impl Output {
     }
 
     /// A new invocation starts.
-    pub(crate) fn reset(&self, invocation: Option<&Arc<str>>) {
-        *self.written() = Written { invocation: invocation.cloned(), ..Written::default() };
+    pub(crate) fn reset(&self, named: &Named) {
+        *self.written() = Written { named: named.clone(), ..Written::default() };
     }
 
     /// A line of the interface `logging`.
@@ -67,7 +68,7 @@ impl Output {
         let mut written = self.written();
         if let Some(message) = self.admit(&mut written, message.as_bytes()) {
             let message = String::from_utf8_lossy(message);
-            self.line(written.invocation.as_ref(), level, &message);
+            self.line(&written.named, level, &message);
         }
     }
 
@@ -75,11 +76,11 @@ impl Output {
     pub(crate) fn finish(&self) -> String {
         let mut written = self.written();
         let (out, err) = (std::mem::take(&mut written.stdout), std::mem::take(&mut written.stderr));
-        // What an instance says after its answer is still of that invocation.
-        let invocation = written.invocation.clone();
-        self.lines(invocation.as_ref(), "info", &out, &mut String::new());
-        self.lines(invocation.as_ref(), "warn", &err, &mut written.last_error);
-        std::mem::take(&mut written.last_error)
+        let (named, mut said) =
+            (std::mem::take(&mut written.named), std::mem::take(&mut written.last_error));
+        self.lines(&named, "info", &out, &mut String::new());
+        self.lines(&named, "warn", &err, &mut said);
+        said
     }
 
     /// Bytes of stdout, or of stderr.
@@ -93,7 +94,7 @@ impl Output {
             let whole: Vec<u8> = pending.drain(..=end).collect();
             let level = if error { "warn" } else { "info" };
             let mut last = String::new();
-            self.lines(written.invocation.as_ref(), level, &whole, &mut last);
+            self.lines(&written.named, level, &whole, &mut last);
             if error && !last.is_empty() {
                 if !written.last_error.is_empty() {
                     written.last_error.push_str("; ");
@@ -104,13 +105,7 @@ impl Output {
         }
     }
 
-    fn lines(
-        &self,
-        invocation: Option<&Arc<str>>,
-        level: &'static str,
-        bytes: &[u8],
-        all: &mut String,
-    ) {
+    fn lines(&self, named: &Named, level: &'static str, bytes: &[u8], all: &mut String) {
         // A carriage return folds lines into one: Python's tracebacks come so.
         let text = String::from_utf8_lossy(bytes);
         for line in text.split(['\n', '\r']).filter(|line| !line.is_empty()) {
@@ -118,16 +113,16 @@ impl Output {
                 all.push_str("; ");
             }
             all.push_str(line);
-            self.line(invocation, level, line);
+            self.line(named, level, line);
         }
     }
 
-    fn line(&self, invocation: Option<&Arc<str>>, level: &'static str, message: &str) {
+    fn line(&self, named: &Named, level: &'static str, message: &str) {
         let message = escaped(message);
         tracing::debug!(target: "millrace::guest", function = %self.function, level, message);
         if let Some(sink) = &self.sink {
-            let (function, invocation) = (Arc::clone(&self.function), invocation.cloned());
-            sink(LogLine { function, invocation, level, message });
+            let (function, named) = (Arc::clone(&self.function), named.clone());
+            sink(LogLine { function, level, message, named });
         }
     }
 
@@ -140,7 +135,7 @@ impl Output {
             written.cut = true;
             let text =
                 format!("more than {} KiB of log: the rest is left out", LOG_BYTES_MAX >> 10);
-            self.line(written.invocation.as_ref(), "warn", &text);
+            self.line(&written.named, "warn", &text);
         }
         (!taken.is_empty()).then_some(taken)
     }

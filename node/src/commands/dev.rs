@@ -37,7 +37,8 @@ pub fn run(args: &DevArgs, globals: &Globals) -> Result<(), CommandError> {
     // First of all: it must be there before the second thread is.
     let spawner = spawner()?;
     let settings = Settings::choose(&args.settings, true)?;
-    start_logging(globals, "warn");
+    // What functions say is shown in any case.
+    drop(start_logging(globals, "warn"));
     runtime()?.block_on(async {
         let started_at = Instant::now();
         let logs: runtime::LogSink = Arc::new(|line: runtime::LogLine| {

@@ -124,6 +124,7 @@ mod tests {
             function: "tell".into(),
             invocation: None,
             level: "warn".into(),
+            trace_id: String::new(),
             message: "slow\x1b[2J".into(),
         };
         let expected = "2013-01-02T03:04:05.000Z warn  tell  slow\\u{1b}[2J\n";

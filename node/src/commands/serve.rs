@@ -7,13 +7,14 @@ use std::sync::Arc;
 use function::Manifest;
 use gateway::{Gateway, GatewayConfig, NodeView as _};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use runtime::Spawner;
+use runtime::{LogSink, Spawner};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{CommandError, exit};
 use crate::cli::{Globals, SPAWNER, ServeArgs};
 use crate::discovery::{self, NodeFile, Registered};
+use crate::journal::{self, Journal};
 use crate::node::{Deployed, Node, Settings, describe_trace_metrics};
 
 /// Seconds; from a wasm call to a slow disk.
@@ -35,9 +36,10 @@ pub fn run(args: &ServeArgs, globals: &Globals) -> Result<(), CommandError> {
     // First of all: it must be there before the second thread is.
     let spawner = spawner()?;
     let settings = Settings::choose(&args.settings, false)?;
-    start_logging(globals, "info");
+    let journal = start_logging(globals, "info");
+    let logs = journal.map(|journal| -> LogSink { Arc::new(move |line| journal.line(&line)) });
     runtime()?.block_on(async {
-        let up = Up::start(&args.data, &name, args.listen, spawner, None, settings).await?;
+        let up = Up::start(&args.data, &name, args.listen, spawner, logs, settings).await?;
         tracing::info!(name, url = up.url, data = %args.data.display(), "the node listens");
         if let Err(error) = start(&up.node, &manifests).await {
             let was_asked_to_end = up.node.shutdown().is_cancelled();
@@ -98,7 +100,7 @@ impl Up {
         name: &str,
         listen: Option<SocketAddr>,
         spawner: Spawner,
-        logs: Option<runtime::LogSink>,
+        logs: Option<LogSink>,
         settings: Settings,
     ) -> Result<Self, CommandError> {
         let metrics = start_metrics();
@@ -167,9 +169,12 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
     })
 }
 
-pub(super) fn start_logging(globals: &Globals, level: &str) {
+/// To the system's journal where standard error is its, which is given back, else to standard error.
+pub(super) fn start_logging(globals: &Globals, level: &str) -> Option<Journal> {
     use std::io::IsTerminal as _;
     use tracing_subscriber::EnvFilter;
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
     let level = match globals.verbose {
         0 => level,
         1 => "debug",
@@ -177,12 +182,19 @@ pub(super) fn start_logging(globals: &Globals, level: &str) {
     };
     let filter = EnvFilter::try_from_env("MILLRACE_LOG")
         .unwrap_or_else(|_| EnvFilter::new(format!("warn,millrace={level}")));
+    let journal = Journal::of_this_process();
+    if let Some(journal) = &journal {
+        let subscriber = tracing_subscriber::registry().with(filter).with(journal.clone());
+        drop(subscriber.try_init());
+        return Some(journal.clone());
+    }
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     // A second start in one process keeps the first one's.
     drop(subscriber.try_init());
+    None
 }
 
 fn start_metrics() -> Option<PrometheusHandle> {
@@ -194,5 +206,6 @@ fn start_metrics() -> Option<PrometheusHandle> {
     dispatch::describe_metrics();
     runtime::describe_metrics();
     describe_trace_metrics();
+    journal::describe_metrics();
     Some(handle)
 }

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::status::rfc3339;
 use crate::commands::error::{CommandError, exit};
+use crate::journal::trace_id;
 
 /// What is remembered at most.
 const LINES_MAX: usize = 10_000;
@@ -56,8 +57,7 @@ impl Lines {
         let is_meant = |(number, (_, line)): &(u64, &(Timestamp, LogLine))| {
             asked.from.is_none_or(|from| from <= *number)
                 && asked.function.as_ref().is_none_or(|it| **it == *line.function)
-                && (asked.invocation.is_none()
-                    || asked.invocation.as_deref() == line.invocation.as_deref())
+                && asked.invocation.as_ref().is_none_or(|it| **it == *line.named.invocation)
                 && LEVELS.iter().position(|it| *it == line.level).is_none_or(|it| level <= it)
         };
         let meant: Vec<_> = numbered.filter(is_meant).collect();
@@ -66,8 +66,9 @@ impl Lines {
             number: *number,
             at: rfc3339(*at),
             function: line.function.to_string(),
-            invocation: line.invocation.as_deref().map(str::to_owned),
+            invocation: Some(line.named.invocation.to_string()).filter(|it| !it.is_empty()),
             level: line.level.to_owned(),
+            trace_id: trace_id(&line.named.trace).to_owned(),
             message: line.message.clone(),
         };
         newest.iter().map(entry).collect()
@@ -111,11 +112,14 @@ impl Logbook {
 
 #[cfg(test)]
 mod tests {
+    use runtime::Named;
+
     use super::*;
 
     fn line(function: &str, level: &'static str, message: &str) -> LogLine {
-        let invocation = Some("4-2-1".into()).filter(|_| function == "f");
-        LogLine { function: function.into(), invocation, level, message: message.to_owned() }
+        let invocation = if function == "f" { "4-2-1" } else { "" };
+        let named = Named { invocation: invocation.into(), ..Named::default() };
+        LogLine { function: function.into(), level, message: message.to_owned(), named }
     }
 
     async fn said(book: &Logbook, asked: LogQuestion) -> Vec<String> {

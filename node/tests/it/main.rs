@@ -8,6 +8,7 @@ mod deploys;
 mod doctor;
 mod filters;
 mod harness;
+mod journal;
 mod metrics;
 mod replay;
 mod statuses;

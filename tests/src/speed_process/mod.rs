@@ -234,11 +234,11 @@ async fn rate(pool: &Pool, outputs: usize) -> Result<f64, NotShown> {
     let invocation = Invocation {
         frame,
         batch_id: 7,
-        name: None,
         records: BATCH as u32,
         timeout: Duration::from_secs(30),
         calling,
         is_risky: false,
+        named: runtime::Named::default(),
     };
     // Warm: as the bare loop is when its turn is counted.
     let warm_until = Instant::now() + SPAN;

@@ -45,6 +45,9 @@ pub struct LogEntry {
     pub invocation: Option<String>,
     /// trace, debug, info, warn or error; stdout is info, stderr is warn.
     pub level: String,
+    /// The trace that it belongs to, 32 digits; empty unless it is traced.
+    #[serde(default)]
+    pub trace_id: String,
     /// One line.
     pub message: String,
 }

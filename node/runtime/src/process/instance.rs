@@ -95,7 +95,7 @@ impl Instance {
     /// Runs one batch.
     pub(crate) async fn call(&mut self, invocation: &Invocation, bytes_max: usize) -> Called {
         if self.freed(invocation.timeout).await {
-            self.worker.out.reset(invocation.name.as_ref());
+            self.worker.out.reset(&invocation.named);
             let called = self.call_free(invocation, bytes_max).await;
             self.worker.take_output();
             self.worker.out.finish();

@@ -81,7 +81,7 @@ impl Instance {
         invocation: &Invocation,
         answer_bytes_max: usize,
     ) -> Result<Bytes, Failure> {
-        self.store.data().out.reset(invocation.name.as_ref());
+        self.store.data().out.reset(&invocation.named);
         let until = Instant::now() + invocation.timeout;
         self.call_by(&invocation.frame, until, invocation.timeout, answer_bytes_max).await
     }
@@ -119,7 +119,7 @@ impl Instance {
         let mut response = ResponseBuilder::new(request.batch_id(), request.len());
         let mut held = Held::default();
         let mut bytes = 0;
-        self.store.data().out.reset(invocation.name.as_ref());
+        self.store.data().out.reset(&invocation.named);
         for (index, record) in request.iter().enumerate() {
             if held.holds(request.order(), &record) {
                 continue;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use frame::{Context, End, Order, RequestBuilder, Response};
 use millrace_runtime::{
     Answer, Calling, Engine, EngineConfig, Failure, FailureKind, Fresh, Invocation, Invoke,
-    LogLine, Pool, PoolConfig,
+    LogLine, Named, Pool, PoolConfig,
 };
 
 fn component(name: &str) -> Vec<u8> {
@@ -64,14 +64,15 @@ async fn call_within(timeout: Duration, pool: &Pool, values: &[&str]) -> Result<
     }
     let records = values.len() as u32;
     let frame = builder.finish().into();
+    let (calling, named) = (Calling::default(), Named::default());
     pool.invoke(Invocation {
         frame,
         batch_id: 7,
-        name: Some("1-1-7".into()),
         records,
         timeout,
-        calling: Calling::default(),
+        calling,
         is_risky: false,
+        named,
     })
     .await
 }

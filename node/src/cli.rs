@@ -11,7 +11,7 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 use crate::commands::error::{CommandError, exit};
 use crate::commands::{
     build, completions, consume, dead_letter, deploy, describe, dev, doctor, event, explain, lag,
-    logs, new, plan, produce, record, replay, revisions, serve, status, tail, topic, trigger,
+    logs, new, plan, produce, ps, record, replay, revisions, serve, status, tail, topic, trigger,
 };
 use crate::node::NodeFlags;
 use crate::output::{ColorChoice, Format};
@@ -148,6 +148,8 @@ pub enum Command {
     Describe(describe::DescribeArgs),
     /// Show invocations as they end.
     Tail(tail::TailArgs),
+    /// Show the instances of functions that there are now.
+    Ps(ps::PsArgs),
     /// Show what functions said.
     Logs(logs::LogsArgs),
     /// Examine a node and its machine, with a remedy for what is not well.
@@ -264,6 +266,7 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Invocation(args) => record::invocation(args, globals),
         Command::Describe(args) => describe::run(args, globals),
         Command::Tail(args) => tail::run(args, globals),
+        Command::Ps(args) => ps::run(args, globals),
         Command::Logs(args) => logs::run(args, globals),
         Command::Doctor(args) => doctor::run(args, globals),
         Command::Explain(args) if globals.output == Format::Json => explain::run_json(args),

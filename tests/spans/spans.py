@@ -134,6 +134,7 @@ def hop(spans, source, output, name, figures):
     demand(span["kind"] == 5 and 0 <= span["took"], f"{where}: kind {span['kind']}, {span['took']} ns")
     demand(span["resource"].get("service.name") == "millrace", f"{where}: {span['resource']}")
     for needed in ("faas.version", "faas.trigger", "faas.invocation_id", "faas.coldstart",
+                   "faas.instance",
                    "messaging.system", "messaging.operation.name", "messaging.destination.name",
                    "messaging.destination.partition.id", "messaging.consumer.group.name",
                    "messaging.batch.message_count", "messaging.kafka.offset"):

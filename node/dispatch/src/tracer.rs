@@ -56,6 +56,8 @@ pub struct Times {
     pub run: Duration,
     /// Whether an instance was started for it.
     pub is_cold: bool,
+    /// The place of its instance in the pool.
+    pub slot: u64,
 }
 
 /// Takes spans away. Called in the shard's task: it must not wait.
@@ -153,6 +155,7 @@ impl Tracer {
             start: it.start,
             run: it.run,
             is_cold: it.cold,
+            slot: it.slot,
         });
     }
 

@@ -6,6 +6,7 @@ mod apps;
 mod dead_letters;
 mod doctor;
 mod history;
+mod instances;
 mod logs;
 mod replays;
 mod triggers;
@@ -30,6 +31,7 @@ pub use history::{
     AttemptInfo, FailedRecord, InvocationError, InvocationInfo, OriginStep, OutputPlace,
     RecordAccount, RecordState, TailLine, TailLines, TailQuestion, TriggerAccount,
 };
+pub use instances::{InstanceInfo, InstanceList, InstanceState};
 pub use logs::{LogEntry, LogLines, LogQuestion};
 pub use replays::{Replay, ReplayState, ReplayStatus, ReplayedPartition};
 pub use triggers::{Seek, Sought, SoughtPartition, TriggerInfo, TriggerList};

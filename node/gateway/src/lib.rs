@@ -23,6 +23,7 @@
 //! | `POST /v1/apps/{a}:deploy` | [`Proposal`](api::Proposal), with the plan's version in `If-Match` |
 //! | `DELETE /v1/apps/{a}` | ends it; topics stay |
 //! | `GET /v1/doctor` | [`Examination`](api::Examination) |
+//! | `GET /v1/instances` | [`InstanceList`](api::InstanceList) |
 //! | `GET /v1/logs` | [`LogQuestion`](api::LogQuestion): what functions said; waits for more |
 //! | `GET /v1/triggers` | [`TriggerList`](api::TriggerList) |
 //! | `POST /v1/triggers/{a}/{f}/{t}:pause`, `:resume` | takes no records any more, or goes on |

@@ -11,7 +11,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
-use crate::api::{Examination, LogLines, LogQuestion, Replay, ReplayStatus, Seek, TriggerList};
+use crate::api::{
+    Examination, InstanceList, LogLines, LogQuestion, Replay, ReplayStatus, Seek, TriggerList,
+};
 use crate::problem::Refusal;
 use crate::read::Begin;
 use crate::routes::{App, question};
@@ -24,6 +26,7 @@ const QUESTION_BYTES_MAX: usize = 4 << 10;
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/v1/doctor", get(doctor))
+        .route("/v1/instances", get(instances))
         .route("/v1/logs", get(logs))
         .route("/v1/triggers", get(list))
         .route("/v1/triggers/{app}/{function}/{trigger}", post(verb))
@@ -43,6 +46,10 @@ pub(crate) fn no_such() -> Refusal {
 
 async fn doctor(State(app): State<Arc<App>>) -> Result<Json<Examination>, Refusal> {
     Ok(Json(node(&app)?.examine().await))
+}
+
+async fn instances(State(app): State<Arc<App>>) -> Result<Json<InstanceList>, Refusal> {
+    Ok(Json(node(&app)?.instances().await))
 }
 
 async fn logs(

@@ -7,9 +7,9 @@ use bytes::Bytes;
 
 use crate::api::{
     AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Examination,
-    FunctionList, InvocationInfo, LogLines, LogQuestion, Plan, Proposal, RecordAccount, Redrive,
-    RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, Seek, ShardStatus, Sought,
-    Status, TailLines, TailQuestion, Target, TriggerInfo, TriggerList,
+    FunctionList, InstanceList, InvocationInfo, LogLines, LogQuestion, Plan, Proposal,
+    RecordAccount, Redrive, RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, Seek,
+    ShardStatus, Sought, Status, TailLines, TailQuestion, Target, TriggerInfo, TriggerList,
 };
 use crate::data::Data;
 use crate::read::Begin;
@@ -185,6 +185,9 @@ pub trait Operations: Send + Sync + Debug {
     ///
     /// When there is no such level.
     async fn logs(&self, asked: LogQuestion) -> Result<LogLines, Refused>;
+
+    /// Every instance of its functions that there is now.
+    async fn instances(&self) -> InstanceList;
 
     /// Every trigger. `lag` is left to the gateway, which asks the bus.
     fn triggers(&self) -> TriggerList;

@@ -90,6 +90,8 @@ pub struct Answer {
     pub start: Duration,
     /// How long it ran.
     pub run: Duration,
+    /// The place of its instance, never reused within the pool.
+    pub slot: u64,
 }
 
 /// An invocation without an answer.

@@ -1,5 +1,6 @@
 //! What a pool's instances are: components or processes. Everything that a pool asks of either.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,6 +60,14 @@ impl Instance {
             }
             (Self::Process(instance), _) => instance.call(invocation, limit).await,
             (Self::Wasm(_), Template::Process(_)) => unreachable!("a pool has one template"),
+        }
+    }
+
+    /// The process that watches over its own, once there is one; `None` for a component.
+    pub(crate) fn guardian(&self) -> Option<Arc<OnceLock<u32>>> {
+        match self {
+            Self::Wasm(_) => None,
+            Self::Process(instance) => Some(instance.guardian()),
         }
     }
 

@@ -19,9 +19,10 @@ pub use invocation::{
 };
 pub use logs::{LogLine, LogSink};
 pub use metrics::describe_metrics;
-pub use pool::{Fresh, Pool, PoolConfig};
+pub use pool::{Fresh, InstanceFigures, Pool, PoolConfig, instance_name};
 pub use process::{
     Language, Missing, Program, Spawner, WorkerSpec, Workers, WorkersConfig, WorkersError,
     spawner_main,
 };
+pub use slots::InstanceState;
 pub use wasm::{Engine, EngineConfig, EngineError, LoadError, Module};

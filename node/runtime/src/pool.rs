@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,8 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::kind::{Called, Instance, Template};
 use crate::metrics::PoolMetrics;
-use crate::slots::{Command, RequestId, SlotId, Slots, SlotsConfig};
+use crate::process::{guarded, resident_bytes};
+use crate::slots::{Command, InstanceState, RequestId, SlotId, Slots, SlotsConfig};
 use crate::{Answer, Failure, FailureKind, Invocation, Invoke, PoolStats};
 
 /// How long a process may take, at least, from its answer to its question for more.
@@ -78,6 +79,37 @@ impl PoolConfig {
     }
 }
 
+/// What is known of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InstanceFigures {
+    /// Its place, never reused within its pool.
+    pub slot: SlotId,
+    /// How it is.
+    pub state: InstanceState,
+    /// Since it was begun.
+    pub age: Duration,
+    /// Batches that it has run to their end.
+    pub invocations: u64,
+    /// Its process, where it has one.
+    pub pid: Option<u32>,
+    /// What that and all it started have in memory.
+    pub memory_bytes: Option<u64>,
+}
+
+impl InstanceFigures {
+    /// How people call it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        instance_name(self.slot.0)
+    }
+}
+
+/// How people call the instance of this slot.
+#[must_use]
+pub fn instance_name(slot: u64) -> String {
+    format!("i-{slot}")
+}
+
 /// A pool. Cheap when idle: no thread, no task, no timer of its own.
 #[derive(Debug)]
 pub struct Pool {
@@ -100,6 +132,8 @@ pub(crate) struct Shared {
 struct Inner {
     slots: Slots,
     instances: HashMap<SlotId, Instance>,
+    /// Of those that are processes, busy ones too.
+    guardians: HashMap<SlotId, Arc<OnceLock<u32>>>,
     waiting: HashMap<RequestId, Request>,
     next_request: u64,
 }
@@ -212,8 +246,8 @@ impl Pool {
             invocations_max,
             age_max: config.age_max,
         });
-        let (instances, waiting) = (HashMap::new(), HashMap::new());
-        let inner = Inner { slots, instances, waiting, next_request: 0 };
+        let (instances, guardians) = (HashMap::new(), HashMap::new());
+        let inner = Inner { slots, instances, guardians, waiting: HashMap::new(), next_request: 0 };
         let shared = Arc::new(Shared {
             metrics: PoolMetrics::new(&config.name),
             template,
@@ -239,6 +273,24 @@ impl Pool {
         let Some(slot) = shared.inner().slots.on_try(Instant::now()) else { return Ok(()) };
         let started = shared.start().await;
         shared.prepared(slot, started)
+    }
+
+    /// The instances that there are now, the oldest first. Reads `/proc` for each process.
+    #[must_use]
+    pub fn instances(&self) -> Vec<InstanceFigures> {
+        let now = Instant::now();
+        let taken: Vec<_> = {
+            let inner = self.shared.inner();
+            let guardian = |slot: &SlotId| inner.guardians.get(slot)?.get().copied();
+            inner.slots.taken().map(|it| (it, guardian(&it.0))).collect()
+        };
+        let figures = |((slot, state, since, invocations), guardian): (_, Option<u32>)| {
+            let age = now.saturating_duration_since(since);
+            let (pid, memory_bytes) =
+                (guardian.and_then(guarded), guardian.and_then(resident_bytes));
+            InstanceFigures { slot, state, age, invocations, pid, memory_bytes }
+        };
+        taken.into_iter().map(figures).collect()
     }
 
     /// Takes no more invocations, lets those that run end, and ends idle instances.
@@ -389,6 +441,7 @@ async fn call(
                     Ok(instance) => instance,
                     Err(failure) => return (Err(failure), None),
                 };
+                shared.watch(granted.slot, &instance);
                 (cold, start) = (true, started_at.elapsed());
                 shared.metrics.cold_starts.increment(1);
                 shared.metrics.start_seconds.record(start.as_secs_f64());
@@ -412,7 +465,8 @@ async fn call(
         }
     };
     granted.keep = usable && shared.config.fresh == Fresh::Never;
-    (result.map(|frame| Answer { frame, cold, queue, start, run }), Some(instance))
+    let at = granted.slot.0;
+    (result.map(|frame| Answer { frame, cold, queue, start, run, slot: at }), Some(instance))
 }
 
 /// Pools that are told the time: expiry and warm instances are nobody else's business.
@@ -444,12 +498,22 @@ impl Shared {
         self.template.start().await
     }
 
+    /// Remembers which process an instance is.
+    fn watch(&self, slot: SlotId, instance: &Instance) {
+        if let Some(guardian) = instance.guardian() {
+            self.inner().guardians.insert(slot, guardian);
+        }
+    }
+
     /// An instance that was started ahead of need is there, or is not.
     fn prepared(
         self: &Arc<Self>,
         slot: SlotId,
         started: Result<Instance, Failure>,
     ) -> Result<(), Failure> {
+        if let Ok(instance) = &started {
+            self.watch(slot, instance);
+        }
         let mut inner = self.inner();
         let (instance, result) = match started {
             Ok(instance) => (Some(instance), Ok(())),
@@ -508,7 +572,10 @@ impl Shared {
                         }
                     }));
                 }
-                Command::Retire(slot) => drop(inner.instances.remove(&slot)),
+                Command::Retire(slot) => {
+                    inner.guardians.remove(&slot);
+                    drop(inner.instances.remove(&slot));
+                }
                 Command::Refuse(request) => {
                     if let Some(request) = inner.waiting.remove(&request) {
                         let message = "every instance is busy and the queue is full";

@@ -71,6 +71,17 @@ pub enum Command {
     Refuse(RequestId),
 }
 
+/// How an instance is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstanceState {
+    /// Is being started ahead of need.
+    Starting,
+    /// Waits for work.
+    Warm,
+    /// Runs something, or starts to.
+    Busy,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Preparing,
@@ -272,6 +283,19 @@ impl Slots {
         let busy = self.slots.values().filter(|it| it.phase == Phase::Busy).count();
         let waiting = self.waiting.len() + self.risky.len();
         (self.idle.len() as u32, busy as u32, waiting as u32)
+    }
+
+    /// Every slot that is taken, the oldest first: its state, since when it has its instance, and
+    /// how many requests ended there.
+    pub fn taken(&self) -> impl Iterator<Item = (SlotId, InstanceState, Instant, u64)> {
+        self.slots.iter().map(|(id, it)| {
+            let state = match it.phase {
+                Phase::Preparing => InstanceState::Starting,
+                Phase::Idle { .. } => InstanceState::Warm,
+                Phase::Busy => InstanceState::Busy,
+            };
+            (*id, state, it.started_at, it.invocations)
+        })
     }
 
     /// Whether nothing runs or is being started.

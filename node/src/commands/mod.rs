@@ -19,6 +19,7 @@ pub mod new;
 pub mod plan;
 pub mod produce;
 pub mod program;
+pub mod ps;
 pub mod record;
 pub mod replay;
 pub mod revisions;

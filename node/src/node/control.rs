@@ -11,9 +11,9 @@ use function::{Manifest, Name, Package, PackageDigest};
 use gateway::api::{
     API, AliasInfo, AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList,
     Deployed as Answer, Examination, FunctionError, FunctionInfo, FunctionList, FunctionOutcome,
-    InvocationInfo, LogLines, LogQuestion, Outcome, Plan, Proposal, RecordAccount, Redrive,
-    RedriveStatus, Replay, ReplayStatus, RevisionInfo, RevisionList, RevisionName, RolledBack,
-    Seek, Sought, TailLines, TailQuestion, Target, TriggerInfo, TriggerList,
+    InstanceList, InvocationInfo, LogLines, LogQuestion, Outcome, Plan, Proposal, RecordAccount,
+    Redrive, RedriveStatus, Replay, ReplayStatus, RevisionInfo, RevisionList, RevisionName,
+    RolledBack, Seek, Sought, TailLines, TailQuestion, Target, TriggerInfo, TriggerList,
 };
 use gateway::{Applications, Begin, Data, Operations, Refused};
 
@@ -545,6 +545,10 @@ impl Operations for Node {
 
     async fn examine(&self) -> Examination {
         Self::examine(self).await
+    }
+
+    async fn instances(&self) -> InstanceList {
+        self.list_instances().await
     }
 
     fn triggers(&self) -> TriggerList {

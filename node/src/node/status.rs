@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use dispatch::{ShardHandle, ShardStats, State, StopReason};
 use function::FunctionSpec;
 use gateway::api::{
-    API, FeedStatus, FunctionState, FunctionStatus, Health, HeldUp, InstanceCounts, LastError,
-    NodeInfo, PausedTrigger, ShardCounts, ShardState, ShardStatus, Status,
+    API, FeedStatus, FunctionState, FunctionStatus, Health, HeldUp, InstanceCounts, InstanceInfo,
+    InstanceList, InstanceState, LastError, NodeInfo, PausedTrigger, ShardCounts, ShardState,
+    ShardStatus, Status,
 };
 use gateway::{NodeView, ProcessFigures, Readiness};
 use runtime::{Invoke as _, Pool};
@@ -99,6 +100,40 @@ impl Node {
     pub(super) fn held_up(&self) -> Vec<HeldUp> {
         self.inner.shown.lock().expect("nothing panics while holding it").held_up()
     }
+}
+
+impl Node {
+    /// Every instance of its functions that there is now.
+    pub(super) async fn list_instances(&self) -> InstanceList {
+        let pools: Vec<(FunctionStatus, Arc<Pool>)> = {
+            let shown = self.inner.shown.lock().expect("nothing panics while holding it");
+            let functions = shown.functions.iter();
+            functions.filter_map(|it| Some((it.status.clone(), it.pool.clone()?))).collect()
+        };
+        // What processes have in memory is read from /proc.
+        let look = move || pools.iter().flat_map(|(it, pool)| instances(it, pool)).collect();
+        let instances = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+        InstanceList { api: API, instances }
+    }
+}
+
+fn instances(function: &FunctionStatus, pool: &Pool) -> Vec<InstanceInfo> {
+    let info = |it: runtime::InstanceFigures| InstanceInfo {
+        function: format!("{}/{}", function.app, function.name),
+        revision: function.revision.clone(),
+        runtime: function.runtime.clone(),
+        instance: it.name(),
+        pid: it.pid,
+        state: match it.state {
+            runtime::InstanceState::Starting => InstanceState::Starting,
+            runtime::InstanceState::Warm => InstanceState::Warm,
+            runtime::InstanceState::Busy => InstanceState::Busy,
+        },
+        age_ms: it.age.as_millis() as u64,
+        invocations: it.invocations,
+        memory_bytes: it.memory_bytes,
+    };
+    pool.instances().into_iter().map(info).collect()
 }
 
 impl Shown {

@@ -264,6 +264,7 @@ fn span_data(span: BatchSpan, system: &'static str) -> SpanData {
     }
     if let Some(times) = span.times {
         attributes.push(KeyValue::new("faas.coldstart", times.is_cold));
+        attributes.push(KeyValue::new("faas.instance", runtime::instance_name(times.slot)));
         for (name, time) in [
             ("millrace.queue.seconds", times.queue),
             ("millrace.start.seconds", times.start),
@@ -362,6 +363,7 @@ mod tests {
                 start: Duration::ZERO,
                 run: Duration::from_millis(3),
                 is_cold: true,
+                slot: 4,
             }),
         }
     }
@@ -379,6 +381,7 @@ mod tests {
             ("faas.trigger", "pubsub"),
             ("faas.invocation_id", "1-2-3"),
             ("faas.coldstart", "true"),
+            ("faas.instance", "i-4"),
             ("messaging.system", "kafka"),
             ("messaging.operation.name", "process"),
             ("messaging.destination.name", "in"),

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_gateway::api::{
     AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Examination,
-    FunctionList, InvocationInfo, LogLines, LogQuestion, Plan, Proposal, RecordAccount, Redrive,
-    RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, Seek, Sought, TailLines,
-    TailQuestion, Target, TriggerInfo, TriggerList,
+    FunctionList, InstanceList, InvocationInfo, LogLines, LogQuestion, Plan, Proposal,
+    RecordAccount, Redrive, RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, Seek,
+    Sought, TailLines, TailQuestion, Target, TriggerInfo, TriggerList,
 };
 use millrace_gateway::{Applications, Begin, Data, Operations, Refused};
 use serde_json::json;
@@ -124,6 +124,10 @@ impl Operations for Asked {
     async fn logs(&self, asked: LogQuestion) -> Result<LogLines, Refused> {
         self.note(format!("logs of {:?} from {:?}", asked.function, asked.from));
         Ok(LogLines { next: 8, ..LogLines::default() })
+    }
+
+    async fn instances(&self) -> InstanceList {
+        InstanceList { api: 1, ..InstanceList::default() }
     }
 
     async fn examine(&self) -> Examination {
@@ -304,6 +308,7 @@ fn what_an_operator_asks_reaches_the_node() {
     let list = served.get("/v1/triggers").ok();
     assert_eq!(list["triggers"][1]["lag"], json!(null), "unknown is not zero");
     assert_eq!(served.get("/v1/doctor").ok()["findings"], json!([]));
+    assert_eq!(served.get("/v1/instances").ok()["instances"], json!([]));
     assert_eq!(served.get("/v1/logs?function=f&from=7").ok()["next"], 8);
     served.get("/v1/logs?functions=f").refused(400, "E0513");
     served.post("/v1/triggers/a/f/f:pause", &json!({})).ok();

@@ -1,6 +1,7 @@
 //! One process as a pool's instance: starts it, runs batches in it in whatever form its function
 //! wants them, and says what went wrong in the words of the Runtime API.
 
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -301,6 +302,11 @@ impl Instance {
         let limit = self.memory_bytes_max >> 20;
         let message = format!("the process needed more than its {limit} MiB of memory");
         Failure::new(FailureKind::OutOfMemory, message)
+    }
+
+    /// The process that watches over it, once there is one.
+    pub(crate) fn guardian(&self) -> Arc<OnceLock<u32>> {
+        self.worker.guardian()
     }
 
     /// Whether the process is still there.

@@ -194,6 +194,12 @@ pub(crate) fn resident_bytes(root: u32) -> Option<u64> {
     (1 < at).then(|| pages * page_bytes())
 }
 
+/// The process that a guardian watches over, while it is there.
+pub(crate) fn guarded(guardian: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{guardian}/task/{guardian}/children"));
+    children.ok()?.split_whitespace().next()?.parse().ok()
+}
+
 fn page_bytes() -> u64 {
     nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
         .ok()

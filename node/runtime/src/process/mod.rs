@@ -18,4 +18,5 @@ pub use spawner::{Spawner, spawner_main};
 pub use workers::{WorkerSpec, Workers, WorkersConfig, WorkersError};
 
 pub(crate) use instance::Instance;
+pub(crate) use memory::{guarded, resident_bytes};
 pub(crate) use workers::Template;

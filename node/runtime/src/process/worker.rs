@@ -153,6 +153,11 @@ impl Worker {
         }
     }
 
+    /// The process that watches over it, once there is one.
+    pub(crate) fn guardian(&self) -> Arc<OnceLock<u32>> {
+        Arc::clone(&self.guardian)
+    }
+
     /// What it and all that it started have in memory; `None` while nobody knows.
     pub(crate) fn resident_bytes(&self) -> Option<u64> {
         resident_bytes(*self.guardian.get()?)

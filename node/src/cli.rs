@@ -11,7 +11,8 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 use crate::commands::error::{CommandError, exit};
 use crate::commands::{
     build, completions, consume, dead_letter, deploy, describe, dev, doctor, event, explain, lag,
-    logs, new, plan, produce, ps, record, replay, revisions, serve, status, tail, topic, trigger,
+    logs, new, plan, produce, ps, record, replay, revisions, serve, status, support_bundle, tail,
+    top, topic, trigger,
 };
 use crate::node::NodeFlags;
 use crate::output::{ColorChoice, Format};
@@ -148,12 +149,16 @@ pub enum Command {
     Describe(describe::DescribeArgs),
     /// Show invocations as they end.
     Tail(tail::TailArgs),
+    /// Show what a node does on a screen that is drawn anew every second.
+    Top(top::TopArgs),
     /// Show the instances of functions that there are now.
     Ps(ps::PsArgs),
     /// Show what functions said.
     Logs(logs::LogsArgs),
     /// Examine a node and its machine, with a remedy for what is not well.
     Doctor(doctor::DoctorArgs),
+    /// Put what somebody else needs to help with a node into one file, without secrets and records.
+    SupportBundle(support_bundle::SupportBundleArgs),
     /// Explain the code of an error.
     Explain(explain::ExplainArgs),
     /// Print a completion script for a shell.
@@ -266,9 +271,11 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Invocation(args) => record::invocation(args, globals),
         Command::Describe(args) => describe::run(args, globals),
         Command::Tail(args) => tail::run(args, globals),
+        Command::Top(args) => top::run(args, globals),
         Command::Ps(args) => ps::run(args, globals),
         Command::Logs(args) => logs::run(args, globals),
         Command::Doctor(args) => doctor::run(args, globals),
+        Command::SupportBundle(args) => support_bundle::run(args, globals),
         Command::Explain(args) if globals.output == Format::Json => explain::run_json(args),
         Command::Explain(args) => explain::run(args),
         Command::Completions(args) => completions::run(args),

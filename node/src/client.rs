@@ -166,6 +166,17 @@ impl Client {
         self.bytes(request.send(bytes)).map(drop).map_err(|refused| refused.error)
     }
 
+    /// Asks for text.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn text(&self, path: &str) -> Result<String, CommandError> {
+        let request = self.agent.get(self.url(path)).header("authorization", self.bearer());
+        let body = self.bytes(request.call()).map_err(|refused| refused.error)?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.node.url)
     }

@@ -29,6 +29,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("opentelemetry_http", &["node/src/node/traces.rs", "node/Cargo.toml"]),
     ("opentelemetry_otlp", &["node/src/node/traces.rs", "node/Cargo.toml"]),
     ("opentelemetry_sdk", &["node/src/node/traces.rs", "node/Cargo.toml"]),
+    ("ratatui", &["node/src/commands/top", "node/Cargo.toml"]),
     ("clap", &["node/src/", "node/tests/", "node/Cargo.toml"]),
     ("clap_complete", &["node/src/", "node/tests/", "node/Cargo.toml"]),
 ];

@@ -98,6 +98,12 @@ impl Ratio {
         (0.0..=1.0).contains(&ratio).then_some(Self(ratio))
     }
 
+    /// From 0 to 1.
+    #[must_use]
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+
     /// As OpenTelemetry's `TraceIdRatioBased`: every node decides alike on a trace.
     fn takes(self, trace: [u8; 16]) -> bool {
         let [.., a, b, c, d, e, f, g, h] = trace;

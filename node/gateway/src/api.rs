@@ -3,6 +3,7 @@
 //! within `api` 1.
 
 mod apps;
+mod config;
 mod dead_letters;
 mod doctor;
 mod history;
@@ -22,6 +23,7 @@ pub use apps::{
     FunctionOutcome, FunctionPlan, Outcome, Plan, Proposal, RevisionInfo, RevisionList,
     RevisionName, RolledBack, SettingPlan, Target, TopicChange, TopicPlan, TriggerPlan,
 };
+pub use config::{ClusterSummary, Effective, KafkaSettings, TracesSettings};
 pub use dead_letters::{
     DeadLetterCause, DeadLetterChoice, DeadLetterEdit, DeadLetterInfo, DeadLetterList, Redrive,
     RedriveState, RedriveStatus,

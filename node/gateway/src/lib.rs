@@ -22,6 +22,7 @@
 //! | `PUT /v1/packages/{digest}` | an archive, in the layout of node/function/src/archive.rs |
 //! | `POST /v1/apps/{a}:deploy` | [`Proposal`](api::Proposal), with the plan's version in `If-Match` |
 //! | `DELETE /v1/apps/{a}` | ends it; topics stay |
+//! | `GET /v1/config` | [`Effective`](api::Effective): settings, without secrets |
 //! | `GET /v1/doctor` | [`Examination`](api::Examination) |
 //! | `GET /v1/instances` | [`InstanceList`](api::InstanceList) |
 //! | `GET /v1/logs` | [`LogQuestion`](api::LogQuestion): what functions said; waits for more |

@@ -12,7 +12,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use crate::api::{
-    Examination, InstanceList, LogLines, LogQuestion, Replay, ReplayStatus, Seek, TriggerList,
+    Effective, Examination, InstanceList, LogLines, LogQuestion, Replay, ReplayStatus, Seek,
+    TriggerList,
 };
 use crate::problem::Refusal;
 use crate::read::Begin;
@@ -25,6 +26,7 @@ const QUESTION_BYTES_MAX: usize = 4 << 10;
 
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
+        .route("/v1/config", get(config))
         .route("/v1/doctor", get(doctor))
         .route("/v1/instances", get(instances))
         .route("/v1/logs", get(logs))
@@ -42,6 +44,10 @@ pub(crate) fn node(app: &App) -> Result<&dyn Operations, Refusal> {
 
 pub(crate) fn no_such() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, codes::NO_ROUTE, "there is nothing under this path")
+}
+
+async fn config(State(app): State<Arc<App>>) -> Result<Json<Effective>, Refusal> {
+    Ok(Json(node(&app)?.effective()))
 }
 
 async fn doctor(State(app): State<Arc<App>>) -> Result<Json<Examination>, Refusal> {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::api::{
-    AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Examination,
+    AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Effective, Examination,
     FunctionList, InstanceList, InvocationInfo, LogLines, LogQuestion, Plan, Proposal,
     RecordAccount, Redrive, RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, Seek,
     ShardStatus, Sought, Status, TailLines, TailQuestion, Target, TriggerInfo, TriggerList,
@@ -185,6 +185,9 @@ pub trait Operations: Send + Sync + Debug {
     ///
     /// When there is no such level.
     async fn logs(&self, asked: LogQuestion) -> Result<LogLines, Refused>;
+
+    /// Its settings in effect, without secrets.
+    fn effective(&self) -> Effective;
 
     /// Every instance of its functions that there is now.
     async fn instances(&self) -> InstanceList;

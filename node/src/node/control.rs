@@ -10,10 +10,11 @@ use cluster::{Command, History};
 use function::{Manifest, Name, Package, PackageDigest};
 use gateway::api::{
     API, AliasInfo, AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList,
-    Deployed as Answer, Examination, FunctionError, FunctionInfo, FunctionList, FunctionOutcome,
-    InstanceList, InvocationInfo, LogLines, LogQuestion, Outcome, Plan, Proposal, RecordAccount,
-    Redrive, RedriveStatus, Replay, ReplayStatus, RevisionInfo, RevisionList, RevisionName,
-    RolledBack, Seek, Sought, TailLines, TailQuestion, Target, TriggerInfo, TriggerList,
+    Deployed as Answer, Effective, Examination, FunctionError, FunctionInfo, FunctionList,
+    FunctionOutcome, InstanceList, InvocationInfo, LogLines, LogQuestion, Outcome, Plan, Proposal,
+    RecordAccount, Redrive, RedriveStatus, Replay, ReplayStatus, RevisionInfo, RevisionList,
+    RevisionName, RolledBack, Seek, Sought, TailLines, TailQuestion, Target, TriggerInfo,
+    TriggerList,
 };
 use gateway::{Applications, Begin, Data, Operations, Refused};
 
@@ -545,6 +546,10 @@ impl Operations for Node {
 
     async fn examine(&self) -> Examination {
         Self::examine(self).await
+    }
+
+    fn effective(&self) -> Effective {
+        Self::effective(self)
     }
 
     async fn instances(&self) -> InstanceList {

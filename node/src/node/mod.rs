@@ -5,6 +5,7 @@ mod control;
 mod dead_letters;
 mod deploy;
 mod doctor;
+mod effective;
 mod feed;
 mod figures;
 mod growth;
@@ -78,6 +79,7 @@ struct Inner {
     groups: Groups,
     /// Takes spans to a collector, if batches are traced.
     exporter: Option<Arc<traces::Exporter>>,
+    trace_settings: Option<TraceSettings>,
     /// What the shards are told of that.
     traces: Option<dispatch::Traces>,
     /// How the names of park topics begin: two installations on one Kafka have two.
@@ -183,6 +185,7 @@ impl Node {
         let system = if kafka.is_some() { "kafka" } else { "millrace" };
         let start = |it: &TraceSettings| traces::Exporter::start(it, name, system);
         let exporter = traces.as_ref().map(start).transpose()?;
+        let trace_settings = traces.clone();
         let traces = traces.zip(exporter.clone()).map(|(settings, spans)| {
             let ratio = settings.ratio;
             dispatch::Traces { ratio, spans }
@@ -196,6 +199,7 @@ impl Node {
             kafka,
             groups,
             exporter,
+            trace_settings,
             traces,
             park_prefix: format!("{prefix}.park"),
             history_prefix: format!("{prefix}.history"),

@@ -12,5 +12,7 @@ mod journal;
 mod metrics;
 mod replay;
 mod statuses;
+mod support;
+mod top;
 mod triggers;
 mod workers;

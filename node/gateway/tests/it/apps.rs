@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_gateway::api::{
-    AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Examination,
+    AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Effective, Examination,
     FunctionList, InstanceList, InvocationInfo, LogLines, LogQuestion, Plan, Proposal,
     RecordAccount, Redrive, RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, Seek,
     Sought, TailLines, TailQuestion, Target, TriggerInfo, TriggerList,
@@ -124,6 +124,10 @@ impl Operations for Asked {
     async fn logs(&self, asked: LogQuestion) -> Result<LogLines, Refused> {
         self.note(format!("logs of {:?} from {:?}", asked.function, asked.from));
         Ok(LogLines { next: 8, ..LogLines::default() })
+    }
+
+    fn effective(&self) -> Effective {
+        Effective { api: 1, ..Effective::default() }
     }
 
     async fn instances(&self) -> InstanceList {
@@ -308,6 +312,7 @@ fn what_an_operator_asks_reaches_the_node() {
     let list = served.get("/v1/triggers").ok();
     assert_eq!(list["triggers"][1]["lag"], json!(null), "unknown is not zero");
     assert_eq!(served.get("/v1/doctor").ok()["findings"], json!([]));
+    assert_eq!(served.get("/v1/config").ok()["functions"], json!({}));
     assert_eq!(served.get("/v1/instances").ok()["instances"], json!([]));
     assert_eq!(served.get("/v1/logs?function=f&from=7").ok()["next"], 8);
     served.get("/v1/logs?functions=f").refused(400, "E0513");

@@ -2,6 +2,7 @@
 //! Verdicts come from code of this crate alone: it reads journals with a decoder of its own.
 
 pub mod answers;
+pub mod backlog;
 pub mod bad_input;
 pub mod broker_faults;
 pub mod checker;
@@ -14,6 +15,7 @@ pub mod crash_store;
 pub mod delayed_retry;
 pub mod filters;
 pub mod first_alert;
+pub mod fuzz;
 pub mod harness;
 pub mod hidden;
 pub mod journal_reader;

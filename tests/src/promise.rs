@@ -449,6 +449,31 @@ pub const PROMISES: &[Promise] = &[
         run: crate::stubborn_key::run,
     },
     Promise {
+        name: "fuzz",
+        says: "no record, however strange its value and its headers, ends a node or is lost: each has one \
+               end at each function, unchanged where it was given up, and every failure has a name",
+        needs: "python3 and node (77 without)",
+        flags: &["records"],
+        full: "15 min: 1,000,000 records",
+        ci: "20 s: 20,000 records",
+        may_skip: false,
+        floors: &[("records", 20_000), ("python_dead", 1_000), ("red_controls", 4)],
+        run: crate::fuzz::run,
+    },
+    Promise {
+        name: "backlog",
+        says: "a function that is far behind costs only itself: the node's memory stays below 300 MiB, \
+               another function keeps 0.9 of its rate and 1.5 times its p99, and lag is what the \
+               journal says",
+        needs: "python3 (77 where there is none)",
+        flags: &["records", "seconds"],
+        full: "5 min: 2,000,000 records of 1 KB, 3 min",
+        ci: "40 s: 40,000 records, 12 s; a miss of the other function is printed, --full fails on it",
+        may_skip: false,
+        floors: &[("records", 40_000), ("lag", 20_000)],
+        run: crate::backlog::run,
+    },
+    Promise {
         name: "node-killer",
         says: "a record that ends the node which runs it is found by marks that are committed before \
                it runs, and is a dead letter within its attempts; a supervisor that starts the node \

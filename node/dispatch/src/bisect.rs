@@ -15,13 +15,20 @@ pub(crate) struct Halves {
     pub(crate) in_turn: bool,
 }
 
-/// Cuts `batch` in the middle, after putting the records of a strand and of a token side by side,
-/// so that at most one token has records in both halves. The order inside a token stays.
-pub(crate) fn halve(records: &Records, mut batch: Vec<RecordId>) -> Halves {
+/// Puts the records of a strand and of a token side by side, each token's in their order. Whatever is
+/// cut from the end of a batch then shares a token with what is right before the cut, or with nothing:
+/// a part may leave those behind it, but for the last.
+pub(crate) fn put_side_by_side(records: &Records, batch: &mut [RecordId]) {
     batch.sort_by_key(|&record| {
         let entry = records.entry(record);
         (entry.strand, entry.token)
     });
+}
+
+/// Cuts `batch` in the middle, after putting the records of a strand and of a token side by side,
+/// so that at most one token has records in both halves. The order inside a token stays.
+pub(crate) fn halve(records: &Records, mut batch: Vec<RecordId>) -> Halves {
+    put_side_by_side(records, &mut batch);
     let second = batch.split_off(batch.len().div_ceil(2));
     let in_turn = match (batch.last(), second.first()) {
         (Some(&last), Some(&first)) => {

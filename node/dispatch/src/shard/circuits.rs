@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Lineage, Part, ShardDispatch};
+use crate::bisect::put_side_by_side;
 use crate::circuit::Ends;
 use crate::command::{Blame, End, InvocationId, Outcome};
 
@@ -56,6 +57,8 @@ impl ShardDispatch {
         let most = self.circuit.admits(part.records.len());
         // One that keeps its strands busy is run as it was; it has not failed.
         if part.is_piece && most < part.records.len() {
+            // A half of what runs may leave the rest behind.
+            put_side_by_side(&self.records, &mut part.records);
             let behind = part.records.split_off(most);
             rest.push_front(Part { records: behind, strands: Vec::new(), ..part });
         }

@@ -8,9 +8,15 @@
 //! ```text
 //! attempt 2       all suspects run as records always do
 //! attempt 3, ...  in pieces, one after the other and alone on the node, each of them the suspects
-//!                 for as long as it runs; so small that the last attempt is of one record
-//! then            that record is a dead letter, and is not run
+//!                 for as long as it runs; so small that one record is left two attempts before
+//!                 the last
+//! the last two    that record alone, before anything else of its shard
+//! then            it is a dead letter, and is not run
 //! ```
+//!
+//! Nodes end for other reasons too, and somebody who kills one again and again always kills it in
+//! some piece. But a piece is over in milliseconds: nobody else ends two nodes more just while the one
+//! record runs that was left.
 //!
 //! A suspect that was in an invocation that ended is none any more, however that ended. What runs
 //! under attempt 2 waits while another shard of the node runs a piece, so that none is taken for the
@@ -18,7 +24,7 @@
 //!
 //! - **NK-1** No suspect is in an invocation before the commit that names it is durable.
 //! - **NK-2** A record is given up after `attempts_max` attempts that no node outlived, and at least
-//!   three, of which it was alone in the last.
+//!   seven, of which it was alone in the last three.
 //! - **NK-3** One that ends every node is given up after no more attempts than that. (Of several it
 //!   may take more: what one does is taken for another's.)
 //! - **NK-4** With nothing in flight after a drain no suspects are left.
@@ -37,6 +43,10 @@ pub(crate) const NODE_ENDED: &str = "Millrace.NodeEnded";
 
 /// The first attempt that is made piece by piece.
 const PIECEWISE: u32 = 3;
+/// Attempts of one record alone before it is given up, behind the one that found it.
+const CONFIRMED: u32 = 2;
+/// How many attempts it takes at least: three in pieces, of 16 records and more each.
+const ATTEMPTS_MIN: u32 = PIECEWISE + 2 + CONFIRMED;
 
 /// The suspects of a shard, by the index of the partition.
 #[derive(Debug, Default)]
@@ -271,9 +281,10 @@ impl Suspicion {
             }
             Some(it) => {
                 let open = open_in(&it);
-                let is_last = attempts_max.max(PIECEWISE) <= it.attempt;
+                let last = attempts_max.max(ATTEMPTS_MIN);
+                let is_last = last <= it.attempt;
                 guilty = (is_last && open == 1).then(|| first_open(position, it.from));
-                piece = piece_of(open, attempts_max.saturating_sub(it.attempt).max(1));
+                piece = piece_of(open, (last - CONFIRMED).saturating_sub(it.attempt).max(1));
                 Suspects { attempt: it.attempt.saturating_add(1), ..it }
             }
         };
@@ -374,9 +385,11 @@ mod tests {
         assert_eq!(plan(at(0, &[], Some((0, 64, 2))), 900), Some((0, 64, 3, Some(16), None)));
         assert_eq!(plan(at(0, &[], Some((0, 16, 3))), 900), Some((0, 16, 4, Some(4), None)));
         assert_eq!(plan(at(0, &[], Some((0, 4, 4))), 900), Some((0, 4, 5, Some(1), None)));
-        assert_eq!(plan(at(0, &[], Some((2, 3, 5))), 900), Some((2, 3, 6, Some(1), Some(2))));
+        assert_eq!(plan(at(0, &[], Some((2, 3, 5))), 900), Some((2, 3, 6, Some(1), None)));
+        assert_eq!(plan(at(0, &[], Some((2, 3, 6))), 900), Some((2, 3, 7, Some(1), None)));
+        assert_eq!(plan(at(0, &[], Some((2, 3, 7))), 900), Some((2, 3, 8, Some(1), Some(2))));
         // Several are left after the last attempt: there were gaps.
-        assert_eq!(plan(at(0, &[], Some((2, 4, 5))), 900), Some((2, 4, 6, Some(1), None)));
+        assert_eq!(plan(at(0, &[], Some((2, 4, 7))), 900), Some((2, 4, 8, Some(1), None)));
     }
 
     #[test]
@@ -405,11 +418,11 @@ mod tests {
 
     #[test]
     fn what_was_settled_since_is_not_suspected() {
-        let settled = at(10, &[(12, 30)], Some((5, 30, 5)));
-        assert_eq!(plan(settled, 900), Some((10, 30, 6, Some(1), None)));
-        let one = at(10, &[(11, 40)], Some((5, 30, 5)));
-        assert_eq!(plan(one, 900), Some((10, 30, 6, Some(1), Some(10))));
-        let all = at(10, &[(11, 40)], Some((5, 10, 5)));
+        let settled = at(10, &[(12, 30)], Some((5, 30, 7)));
+        assert_eq!(plan(settled, 900), Some((10, 30, 8, Some(1), None)));
+        let one = at(10, &[(11, 40)], Some((5, 30, 7)));
+        assert_eq!(plan(one, 900), Some((10, 30, 8, Some(1), Some(10))));
+        let all = at(10, &[(11, 40)], Some((5, 10, 7)));
         assert_eq!(
             plan(all, 50),
             Some((10, 50, 2, None, None)),

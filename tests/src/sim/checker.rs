@@ -352,7 +352,7 @@ impl Checker {
         let shard = self.lives.get(&life).expect("a life that began").shard;
         let before = self.lives.range(..life).filter(|(_, it)| it.shard == shard);
         let (nodes, (trigger, partition)) = (before.count(), self.shards[shard]);
-        let least = self.attempts_max[trigger].max(3);
+        let least = self.attempts_max[trigger].max(7);
         hold!(self, least <= attempts, "NK-2: {offset} is given up after {attempts} attempts");
         hold!(self, attempts as usize <= nodes, "NK-2: {attempts} attempts on {nodes} nodes");
         let it = self.lives.get_mut(&life).expect("a life that began");

@@ -202,7 +202,7 @@ impl World {
     }
 
     fn play(mut self, seed: u64) {
-        let attempts_max = self.config.retry.attempts_max.get().max(3);
+        let attempts_max = self.config.retry.attempts_max.get().max(7);
         let mut life = self.start();
         for _step in 0..100_000 {
             if self.settled.len() as i64 == RECORDS && life.sent.is_none() {

@@ -188,8 +188,8 @@ async def committed(admin, group):
 
 def note(text):
     """The epoch and the completion map that are committed beside an offset:
-    `1;shard;epoch;topic id;start-end,...`."""
-    _, _, epoch, _, ranges = text.split(";")
+    `1;shard;epoch;topic id;start-end,...`, and perhaps what may have ended a node."""
+    _, _, epoch, _, ranges, *_ = text.split(";")
     pairs = (it.split("-") for it in ranges.split(",") if it)
     return int(epoch), [(int(first), int(end)) for first, end in pairs]
 

@@ -23,8 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// How far behind the groups may be when there is nothing left to do, on a loaded machine.
 const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 /// Records of one shard that a life repeats at most: those of its window, which may all be in the
-/// commit that was on its way.
-const REPEATS_MAX: u64 = 4_096;
+/// commit that was on its way; and, where the position log was deleted, as many again of the second
+/// by which the group is behind.
+const REPEATS_MAX: u64 = 2 * 4_096;
 
 /// Kills a chain that begins with a Python function, and has it judged.
 pub(super) fn show(run: &Run, records: u64, kills: u64) -> Result<Shown, NotShown> {

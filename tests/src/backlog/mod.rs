@@ -10,7 +10,6 @@
 
 mod journal;
 
-use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,6 +21,7 @@ use serde_json::json;
 
 use crate::demand;
 use crate::harness::api::{Api, ToProduce};
+use crate::harness::processes::resident_kib;
 use crate::harness::wait;
 use crate::promise::{During, Figures, NotShown, Run, broken};
 
@@ -225,13 +225,4 @@ fn of_backlog(number: u64) -> ToProduce {
     let mut value = format!("{number} ").into_bytes();
     value.resize(RECORD_BYTES, b'x');
     ToProduce { key: format!("key-{}", number % 997).into_bytes(), value }
-}
-
-/// How much memory a process holds.
-fn resident_kib(pid: u32) -> Result<u64, NotShown> {
-    let path = Path::new("/proc").join(pid.to_string()).join("status");
-    let text = std::fs::read_to_string(path).during("look at the node")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|it| it.trim().trim_end_matches(" kB").parse().ok());
-    kib.ok_or_else(|| broken("no VmRSS"))
 }

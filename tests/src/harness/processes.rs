@@ -1,5 +1,7 @@
 //! Processes as `/proc` shows them.
 
+use crate::promise::{During, NotShown, broken};
+
 /// Every process below this one.
 #[must_use]
 pub fn below(pid: u32) -> Vec<u32> {
@@ -10,6 +12,18 @@ pub fn below(pid: u32) -> Vec<u32> {
         at += 1;
     }
     pids.split_off(1)
+}
+
+/// How much memory a process holds.
+///
+/// # Errors
+///
+/// When there is no such process.
+pub fn resident_kib(pid: u32) -> Result<u64, NotShown> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).during("look at the node")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|it| it.trim().trim_end_matches(" kB").parse().ok());
+    kib.ok_or_else(|| broken("no VmRSS"))
 }
 
 /// Those that any of its threads has started.

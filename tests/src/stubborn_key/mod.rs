@@ -25,6 +25,7 @@ use crate::demand;
 use crate::harness::api::Api;
 use crate::harness::binaries;
 use crate::harness::node::Node;
+use crate::harness::processes::resident_kib;
 use crate::harness::wait;
 use crate::promise::{During, Figures, NotShown, Run, broken};
 
@@ -295,12 +296,4 @@ fn window(bus: &mut impl Bus, length_s: u64) -> Result<(u64, u64), NotShown> {
 fn parked(api: &Api) -> Result<u64, NotShown> {
     let status = api.status().during("ask for the status")?;
     status["functions"][0]["parked"].as_u64().ok_or_else(|| broken("no count of parked records"))
-}
-
-/// How much memory a process holds.
-fn resident_kib(pid: u32) -> Result<u64, NotShown> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).during("look at the node")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|it| it.trim().trim_end_matches(" kB").parse().ok());
-    kib.ok_or_else(|| broken("no VmRSS"))
 }

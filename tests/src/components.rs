@@ -129,14 +129,16 @@ fn build(folder: &Path, into: &Path, more: &[&str]) -> Result<(), NotShown> {
     Ok(())
 }
 
-/// As `tests/components/make.sh`: without paths of the machine, so that bytes can be the same.
+/// As `tests/components/make.sh`: without paths of the machine, so that bytes can be the same, and
+/// with the memory of `millrace build`.
 fn remapped() -> String {
     let home = std::env::var_os("CARGO_HOME").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
         PathBuf::from,
     );
     format!(
-        "--remap-path-prefix={}=millrace --remap-path-prefix={}=registry",
+        "--remap-path-prefix={}=millrace --remap-path-prefix={}=registry \
+         -C link-arg=--initial-memory=2097152",
         binaries::root().display(),
         home.join("registry/src").display()
     )

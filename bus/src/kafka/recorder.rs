@@ -12,7 +12,7 @@ use super::topics::blocking;
 use crate::{Error, Position, PositionKey, PositionLog, metrics as names};
 
 /// From one write to the next at least. Who comes later than that after the last one never waits.
-const WRITE_EVERY: Duration = Duration::from_millis(5);
+const WRITE_EVERY: Duration = Duration::from_millis(10);
 
 type Rows = Vec<(PositionKey, Position)>;
 

@@ -32,6 +32,11 @@ pub struct BuildArgs {
 /// What functions are compiled for.
 const TARGET: &str = "wasm32-wasip2";
 
+/// A component's memory at its start, bytes: the stack (1 MiB), and room for a batch and its answer.
+/// Each time that memory grows, and each time that it is taken back for the next instance, is a call
+/// of the kernel that every core has to hear of.
+const MEMORY_BYTES: usize = 2 << 20;
+
 /// The first bytes of a component: the magic number, version 13, layer 1.
 const COMPONENT_HEAD: [u8; 8] = *b"\0asm\x0d\0\x01\0";
 
@@ -219,7 +224,10 @@ fn check_target(folder: &Path) -> Result<(), CommandError> {
 /// Runs cargo; gives the one component that it made.
 fn cargo_build(folder: &Path, function: &FunctionSpec) -> Result<PathBuf, CommandError> {
     let mut cargo = command("CARGO", "cargo", folder);
+    let memory = format!("link-arg=--initial-memory={MEMORY_BYTES}");
     cargo
+        .arg("--config")
+        .arg(format!("target.{TARGET}.rustflags = [\"-C\", \"{memory}\"]"))
         .args(["build", "--release", "--target", TARGET, "--target-dir", "target"])
         .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())

@@ -17,7 +17,7 @@ mod journal;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -27,7 +27,7 @@ use crate::harness::binaries;
 use crate::harness::node::Node;
 use crate::harness::processes::resident_kib;
 use crate::harness::wait;
-use crate::promise::{During, Figures, NotShown, Run, broken};
+use crate::promise::{During, Figures, NotShown, Run, broken, rounded};
 
 /// The stubborn key, which every hundredth record has.
 const HOT: &str = "hot";
@@ -37,6 +37,10 @@ const P99_FLOOR_MS: f64 = 50.0;
 /// How much the node may grow while the key fails: its journal's caches of 64 MiB each may only fill
 /// up meanwhile, and 32 MiB beside them.
 const GROWTH_KIB_MAX: u64 = (64 + 64 + 32) << 10;
+/// How much the node may grow in a minute once the first is over, a part of what it has.
+const SLOPE_MAX: f64 = 0.01;
+/// So long a slope has to be watched to be told from noise, seconds beyond the first minute.
+const SLOPE_AFTER_S: u64 = 120;
 
 const MANIFEST: &str = r#"
 [app]
@@ -209,13 +213,15 @@ fn play(run: &Run, app: &App, bus: &mut impl Bus, rate: u64) -> Result<Figures, 
     app.heal(false)?;
     wait::pause(Duration::from_secs(2));
     let held = resident_kib(node.pid())?;
-    let failing = window(bus, failing_s)?;
+    let (failing, slope) = watched_window(bus, failing_s, || resident_kib(node.pid()))?;
     let growth = resident_kib(node.pid())?.saturating_sub(held);
     // What the kill finds in flight runs again, and would count as slow.
     wait::pause(Duration::from_secs(1));
     let parked = parked(&api)?;
     demand!(0 < parked, "nothing is parked");
     demand!(growth <= GROWTH_KIB_MAX, "the node grew by {growth} KiB while the key failed");
+    let is_flat = slope.is_none_or(|slope| slope <= SLOPE_MAX);
+    demand!(is_flat, "the node grew by {slope:?} of its memory a minute while the key failed");
     let mut slowest = Duration::ZERO;
     for kill in 1..=2 {
         run.note(format!("SIGKILL {kill}, {parked} records parked"));
@@ -231,7 +237,7 @@ fn play(run: &Run, app: &App, bus: &mut impl Bus, rate: u64) -> Result<Figures, 
     let left = self::parked(&api)?;
     run.note(format!("the key heals, {left} records parked"));
     app.heal(true)?;
-    let healed_at = std::time::Instant::now();
+    let healed_at = Instant::now();
     let within = Duration::from_secs(60 + failing_s);
     let is_out = || {
         wait::pause(Duration::from_millis(100));
@@ -277,6 +283,7 @@ fn play(run: &Run, app: &App, bus: &mut impl Bus, rate: u64) -> Result<Figures, 
         .with("parked_max", parked.max(left))
         .with("kills", 2)
         .with("growth_kib", growth)
+        .with("growth_a_minute", slope.map_or_else(|| "not watched".into(), |it| rounded(it, 4)))
         .with("slowest_start_s", round(slowest.as_secs_f64()))
         .with("healed_after_s", round(healed_s))
         .with("p99_before_ms", round(before.p99_ms))
@@ -293,7 +300,49 @@ fn window(bus: &mut impl Bus, length_s: u64) -> Result<(u64, u64), NotShown> {
     Ok((from, bus.sent()?))
 }
 
+/// The same, and by what part of it the memory grows in a minute, where it is watched for long
+/// enough.
+fn watched_window(
+    bus: &mut impl Bus,
+    length_s: u64,
+    mut resident_kib: impl FnMut() -> Result<u64, NotShown>,
+) -> Result<((u64, u64), Option<f64>), NotShown> {
+    let (from, begun) = (bus.sent()?, Instant::now());
+    let mut samples = Vec::new();
+    while begun.elapsed() < Duration::from_secs(length_s) {
+        wait::pause(Duration::from_secs(1));
+        samples.push((begun.elapsed().as_secs_f64() / 60.0, resident_kib()? as f64));
+    }
+    samples.retain(|(minutes, _)| 1.0 <= *minutes);
+    let slope = (60 + SLOPE_AFTER_S <= length_s).then(|| relative_slope(&samples));
+    Ok(((from, bus.sent()?), slope))
+}
+
+/// The slope of the straight line through the points (least squares), as a part of their mean.
+fn relative_slope(points: &[(f64, f64)]) -> f64 {
+    let count = points.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
+    let (x, y) = (mean(|it| it.0), mean(|it| it.1));
+    let product = |it: &(f64, f64)| (it.0 - x) * (it.1 - y);
+    let square = |it: &(f64, f64)| (it.0 - x) * (it.0 - x);
+    points.iter().map(product).sum::<f64>() / points.iter().map(square).sum::<f64>() / y
+}
+
 fn parked(api: &Api) -> Result<u64, NotShown> {
     let status = api.status().during("ask for the status")?;
     status["functions"][0]["parked"].as_u64().ok_or_else(|| broken("no count of parked records"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slope_is_a_part_of_the_mean() {
+        let rising: Vec<(f64, f64)> =
+            (0..10).map(|it| (f64::from(it), 95.5 + f64::from(it))).collect();
+        assert!((relative_slope(&rising) - 0.01).abs() < 1e-9);
+        let swinging = [(0.0, 9.0), (1.0, 11.0), (2.0, 11.0), (3.0, 9.0)];
+        assert!(relative_slope(&swinging).abs() < 1e-9);
+    }
 }

@@ -176,6 +176,7 @@ fn shard(
         output_topic: Some("out".into()),
         allow_produce: Vec::new(),
         dead_letter: "dead".into(),
+        destinations: dispatch::Destinations::default(),
         park_topic: None,
         history_topic: plan.history.then(|| "history".into()),
         timeout: Duration::from_secs(30),

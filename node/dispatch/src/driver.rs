@@ -18,6 +18,7 @@ use runtime::{Answer, Calling, Failure, Invocation, Invoke, Named};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 
+use crate::destination::Destinations;
 use crate::gather::{Gathering, OUTPUT_TOO_LARGE, Routes, Unusable};
 use crate::history::Noted;
 use crate::metrics::ShardMetrics;
@@ -58,6 +59,8 @@ pub struct ShardConfig {
     pub allow_produce: Vec<Arc<str>>,
     /// Where records go that are given up.
     pub dead_letter: Arc<str>,
+    /// Where it tells what became of records that have their end.
+    pub destinations: Destinations,
     /// Where records wait that are parked, if they are: a compacted topic of the trigger's own.
     pub park_topic: Option<Arc<str>>,
     /// Where it tells what became of records, if it does: see [`history`](crate::history).
@@ -132,6 +135,9 @@ struct Held {
     records: usize,
     revision: Arc<str>,
 }
+
+/// What a message says beside its record and outputs, about.
+const MESSAGE_BYTES: usize = 1_024;
 
 /// As many shards as may run what may have ended a node, unless one does so alone.
 pub const TURNS: usize = 1 << 16;
@@ -321,6 +327,7 @@ impl Driver {
             }
             Report::Committed(id, Ok(appended)) => {
                 let sent = self.sent.take().map_or_else(Vec::new, |sent| sent.appends);
+                self.gathering.committed(&sent);
                 let parked = sent.iter().rposition(|it| self.park_place.as_ref() == Some(&it.to));
                 let parked_at = parked.and_then(|at| appended.get(at)).map(|it| it.base);
                 self.noting.committed(now, id, &sent, &appended);
@@ -368,6 +375,11 @@ impl Driver {
     fn give_up_outputs(&mut self, id: CommitId, error: &bus::Error) -> bool {
         let bus::Error::TooLarge { partition, bytes, limit_bytes } = error else { return false };
         let Some(commit) = &self.sent else { return false };
+        if let Some(commit) = self.gathering.shortened(commit, partition, *limit_bytes) {
+            self.sent = Some(commit.clone());
+            self.send(id, commit);
+            return true;
+        }
         let sources = self.gathering.over_limit(commit, partition, *limit_bytes);
         let topic = &partition.topic;
         let message = format!("an output of {bytes} bytes; {topic} takes {limit_bytes}");
@@ -417,7 +429,7 @@ impl Driver {
                     let (code, message) = (code.to_owned(), message.to_owned());
                     self.keeper(|stats| stats.failed(code, message));
                 }
-                let output_bytes = answer.frame.len();
+                let output_bytes = answer.frame.len() + self.told_bytes(id, answer.frame.len());
                 self.answers.insert(id, Held { frame: answer.frame, records, revision });
                 Outcome::Ended { exceptions, output_bytes }
             }
@@ -429,6 +441,17 @@ impl Driver {
                 self.failed(Blame::Nobody, reason.code().to_owned(), reason.to_string())
             }
         }
+    }
+
+    /// About how much the messages about an answer take until they are committed.
+    fn told_bytes(&self, id: InvocationId, answer: usize) -> usize {
+        if !self.gathering.tells_successes() {
+            return 0;
+        }
+        let records = self.core.records(id).iter();
+        let bytes = records.map(|it| MESSAGE_BYTES + self.core.record(*it).view.payload_bytes());
+        // In base64.
+        (answer + bytes.sum::<usize>()) / 3 * 4
     }
 
     fn failed(&self, blame: Blame, code: String, message: String) -> Outcome {
@@ -449,6 +472,11 @@ impl Driver {
                     let (bus, core) = (self.bus.as_ref(), &self.core);
                     let carried = self.tracer.carried(id);
                     self.gathering.outputs(bus, core, &answer, &kept, &revision, carried);
+                    if self.gathering.tells_successes() {
+                        let by = self.noting.named(id);
+                        let by = (&*revision, &*by);
+                        self.gathering.successes(bus, core, &answer, &kept, by, carried);
+                    }
                     self.noting.kept(core, &kept);
                 }
                 Command::DeadLetter(letter) => {
@@ -601,8 +629,8 @@ impl Driver {
     /// Brings stats and metrics up to date, once per turn.
     fn note(&mut self) {
         let counters = *self.core.counters();
-        let outputs = self.gathering.outputs_total();
-        self.metrics.note(&counters, outputs, self.core.parked_records());
+        let (outputs, told) = (self.gathering.outputs_total(), self.gathering.delivered_total());
+        self.metrics.note(&counters, (outputs, told), self.core.parked_records());
         self.metrics.note_circuit(self.core.is_circuit_open());
         let core = &self.core;
         let mut stats = self.stats.lock().expect("nothing panics while holding it");

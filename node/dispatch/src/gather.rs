@@ -1,5 +1,5 @@
-//! What a commit carries: outputs and dead letters, each with its origin, put into one batch per
-//! topic and partition as they are gathered.
+//! What a commit carries: outputs, dead letters and messages to destinations, each with its origin,
+//! put into one batch per topic and partition as they are gathered.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use bus::{
 use frame::{FrameError, Output, OutputKey, Response};
 
 use crate::dead_letter::{Cause, DEAD, DeadHead, ORIGIN, REPLAYED_TOPIC};
+use crate::destination::{self, Ended, Ending, Envelopes, Kind, Told};
 use crate::driver::ShardConfig;
 use crate::park_topic::Parker;
 use crate::trace;
@@ -184,11 +185,16 @@ pub(crate) struct Gathering {
     prefixes: Vec<String>,
     topics: Vec<Topic>,
     parker: Option<Parker>,
+    /// What destinations are told, and what of it waits for its commit.
+    envelopes: Envelopes,
+    told: Vec<Told>,
     headers: HeadersBuilder,
     origin: Vec<u8>,
     /// Where keyless outputs go: one partition per answer, in turn.
     turn: u32,
     outputs: u64,
+    /// Messages that are durable: of successes, of failures.
+    delivered: [u64; 2],
 }
 
 /// No partition of a topic has a builder until an output goes there: a shard writes to few of many.
@@ -249,10 +255,18 @@ impl Gathering {
             config: config.clone(),
             topics: Vec::new(),
             parker: None,
+            envelopes: Envelopes::new(
+                &config.function,
+                &config.cluster,
+                &config.destinations.brokers,
+                config.output_topic.as_ref(),
+            ),
+            told: Vec::new(),
             headers: HeadersBuilder::default(),
             origin: Vec::new(),
             turn: 0,
             outputs: 0,
+            delivered: [0; 2],
         }
     }
 
@@ -353,6 +367,89 @@ impl Gathering {
         self.outputs += 1;
     }
 
+    /// Whether successes have a destination.
+    pub(crate) const fn tells_successes(&self) -> bool {
+        self.config.destinations.on_success.is_some()
+    }
+
+    /// Adds the messages about the kept records of an answer.
+    pub(crate) fn successes(
+        &mut self,
+        bus: &dyn Bus,
+        core: &ShardDispatch,
+        answer: &Response<'_>,
+        kept: &Kept,
+        (revision, invocation): (&str, &str),
+        carried: Option<Carried<'_>>,
+    ) {
+        let outputs: Vec<Output<'_>> = answer.outputs().collect();
+        let mut rest = outputs.as_slice();
+        for (index, &record) in kept.records.iter().enumerate() {
+            let before = rest.partition_point(|it| (it.source as usize) < index);
+            rest = &rest[before..];
+            let mine = rest.partition_point(|it| it.source as usize == index);
+            if kept.keeps(index) {
+                let (record, ending) = (core.record(record), Ending::Success(&rest[..mine]));
+                let attempts = record.attempt;
+                self.tell(bus, record, (attempts, revision, Some(invocation)), ending, carried);
+            }
+        }
+    }
+
+    /// Adds a message about a record that has its end, if its kind of end has a destination.
+    fn tell(
+        &mut self,
+        bus: &dyn Bus,
+        record: RecordRef<'_>,
+        (attempts, revision, invocation): (u32, &str, Option<&str>),
+        ending: Ending<'_>,
+        carried: Option<Carried<'_>>,
+    ) {
+        let kind = ending.kind();
+        let Some(name) = self.config.destinations.of(kind).map(Arc::clone) else { return };
+        let topic = self.owed_topic(bus, &name);
+        let mut headers = HeadersBuilder::default();
+        if let Some(carried) = carried {
+            carried.write(Headers::default(), record.view.headers, &mut headers);
+        }
+        self.write_origin(record, kind.index(), revision, attempts);
+        headers.push(ORIGIN.as_bytes(), Some(&self.origin));
+        let key = record.view.key;
+        let beside = key.map_or(0, <[u8]>::len) + headers.headers().as_bytes().len();
+        let limit = bus.topic(&name).map_or(usize::MAX, |info| info.spec.record_bytes_max);
+        let place = &self.config.partitions[record.partition as usize];
+        let place = (&*place.topic, place.partition);
+        let at = Timestamp::now();
+        let ended = Ended { record, place, attempts, invocation, revision, ending, at };
+        self.told.push(Told {
+            topic,
+            partition: record.partition,
+            offset: record.view.offset,
+            timestamp: record.view.timestamp,
+            key: key.map(<[u8]>::to_vec),
+            value: self.envelopes.write(&ended, limit.saturating_sub(beside)),
+            headers,
+        });
+    }
+
+    /// The place of a topic that what is for it waits for: where it is gone the commit is refused, and
+    /// the shard says so.
+    fn owed_topic(&mut self, bus: &dyn Bus, name: &Arc<str>) -> usize {
+        topic_of(&mut self.topics, bus, name).unwrap_or_else(|| {
+            self.topics.push(Topic::new(Arc::clone(name), 1));
+            self.topics.len() - 1
+        })
+    }
+
+    /// Where a record goes that keeps its key.
+    fn partition_for(&self, topic: usize, key: Option<&[u8]>) -> usize {
+        let partitions = self.topics[topic].places.len();
+        key.map_or(self.turn as usize % partitions, |key| {
+            let count = i32::try_from(partitions).unwrap_or(i32::MAX);
+            bus::partition_for_key(key, count).cast_unsigned() as usize
+        })
+    }
+
     /// Adds a record that is given up: as it was, with why.
     pub(crate) fn dead_letter(
         &mut self,
@@ -362,24 +459,19 @@ impl Gathering {
         (revision, invocation): (&str, Option<&str>),
     ) {
         let record = core.record(letter.record);
+        let cause = self.cause(letter);
+        let ending = Ending::Failure(cause, &letter.code);
+        self.tell(bus, record, (letter.attempts, revision, invocation), ending, None);
         let name = Arc::clone(&self.config.dead_letter);
-        let topic = topic_of(&mut self.topics, bus, &name).unwrap_or_else(|| {
-            // The commit is then refused, and the shard says so: a dead letter is never dropped.
-            self.topics.push(Topic::new(name, 1));
-            self.topics.len() - 1
-        });
-        let partitions = self.topics[topic].places.len();
-        let partition = record.view.key.map_or(self.turn as usize % partitions, |key| {
-            let count = i32::try_from(partitions).unwrap_or(i32::MAX);
-            bus::partition_for_key(key, count).cast_unsigned() as usize
-        });
+        let topic = self.owed_topic(bus, &name);
+        let partition = self.partition_for(topic, record.view.key);
         self.headers.clear();
         self.headers.extend(record.view.headers);
         self.write_origin(record, DEAD, revision, letter.attempts);
         self.headers.push(ORIGIN.as_bytes(), Some(&self.origin));
         let place = &self.config.partitions[record.partition as usize];
         let head = DeadHead {
-            cause: self.cause(letter).as_str(),
+            cause: cause.as_str(),
             attempts: letter.attempts,
             topic: &place.topic,
             partition: place.partition,
@@ -419,6 +511,7 @@ impl Gathering {
     /// All that was gathered, with these positions. What comes next belongs to the next commit.
     pub(crate) fn commit(&mut self, positions: Vec<(u32, Position)>) -> Commit {
         let mut appends = Vec::new();
+        self.finish_told();
         self.topics.iter_mut().for_each(|topic| topic.finish(&mut appends));
         let parker = self.parker.as_mut();
         let settles = parker.map_or_else(Vec::new, |parker| parker.finish(&mut appends));
@@ -432,8 +525,70 @@ impl Gathering {
         Commit { shard: self.config.shard, epoch: self.config.epoch, appends, settles, positions }
     }
 
+    /// Puts the messages of this commit behind what their topics get besides.
+    fn finish_told(&mut self) {
+        if self.told.is_empty() {
+            return;
+        }
+        let mut told = std::mem::take(&mut self.told);
+        destination::in_order(&mut told);
+        for it in told {
+            let partition = self.partition_for(it.topic, it.key.as_deref());
+            let builder = self.topics[it.topic].builder(partition);
+            builder.push(it.timestamp, it.key.as_deref(), Some(&it.value), it.headers.headers());
+        }
+    }
+
+    /// A commit of this is durable.
+    pub(crate) fn committed(&mut self, sent: &[Append]) {
+        let destinations = &self.config.destinations;
+        let is_told = |topic: &Arc<str>| {
+            [Kind::Success, Kind::Failure].into_iter().any(|it| destinations.of(it) == Some(topic))
+        };
+        for record in sent.iter().filter(|it| is_told(&it.to.topic)).flat_map(|it| it.batch.iter())
+        {
+            match self.source_of(&record).and_then(|(_, index)| Kind::of_index(index)) {
+                Some(Kind::Success) => self.delivered[0] += 1,
+                Some(Kind::Failure) => self.delivered[1] += 1,
+                None => {}
+            }
+        }
+    }
+
+    /// How many messages are durable: of successes, of failures.
+    pub(crate) const fn delivered_total(&self) -> [u64; 2] {
+        self.delivered
+    }
+
+    /// The commit with short messages in place of those to `to` that are over a limit; `None` without
+    /// such messages.
+    pub(crate) fn shortened(
+        &self,
+        commit: &Commit,
+        to: &TopicPartition,
+        limit_bytes: usize,
+    ) -> Option<Commit> {
+        let mut commit = commit.clone();
+        let mut is_changed = false;
+        for append in commit.appends.iter_mut().filter(|append| append.to == *to) {
+            let mut builder = BatchBuilder::default();
+            for record in append.batch.iter() {
+                let kind = self.source_of(&record).and_then(|(_, index)| Kind::of_index(index));
+                let kind = kind.filter(|_| limit_bytes < record.payload_bytes());
+                let short = kind.zip(record.value);
+                let short = short.and_then(|(kind, value)| destination::shortened(value, kind));
+                is_changed |= short.is_some();
+                builder
+                    .push_view(RecordView { value: short.as_deref().or(record.value), ..record });
+            }
+            append.batch = builder.finish().unwrap_or_else(|| append.batch.clone());
+        }
+        is_changed.then_some(commit)
+    }
+
     /// The sources of a commit's outputs to `to` that are over a limit: index of the partition,
-    /// offset. A dead letter has no other form that it could be kept in, and is left out.
+    /// offset. A dead letter has no other form that it could be kept in, and is left out; so is a
+    /// message, which has a short one.
     pub(crate) fn over_limit(
         &self,
         commit: &Commit,
@@ -443,21 +598,24 @@ impl Gathering {
         let there = commit.appends.iter().filter(|append| append.to == *to);
         let records = there.flat_map(|append| append.batch.iter());
         let over = records.filter(|record| limit_bytes < record.payload_bytes());
-        over.filter_map(|record| self.source_of(&record)).collect()
+        let sources = over.filter_map(|record| self.source_of(&record));
+        let is_output = |index: &str| index != DEAD && Kind::of_index(index).is_none();
+        sources.filter(|(_, index)| is_output(index)).map(|(source, _)| source).collect()
     }
 
-    /// Where an output comes from, by its origin.
-    fn source_of(&self, output: &RecordView<'_>) -> Option<(u32, Offset)> {
+    /// Where a record of a commit comes from, by its origin, and which of that it is.
+    fn source_of<'a>(&self, output: &RecordView<'a>) -> Option<((u32, Offset), &'a str)> {
         let origin = output.headers.iter().find(|(name, _)| *name == ORIGIN.as_bytes())?.1?;
         let origin = std::str::from_utf8(origin).ok()?;
         (0..).zip(&self.prefixes).find_map(|(partition, prefix)| {
             let mut rest = origin.strip_prefix(prefix)?.split(';');
             let offset = rest.next()?.parse().ok()?;
-            (rest.next()? != DEAD).then_some((partition, Offset(offset)))
+            Some(((partition, Offset(offset)), rest.next()?))
         })
     }
 
-    /// The commit with dead letters in place of all outputs of their records.
+    /// The commit with dead letters in place of all outputs of their records, and of what was told of
+    /// their success.
     pub(crate) fn replace(
         &self,
         bus: &dyn Bus,
@@ -471,7 +629,10 @@ impl Gathering {
         for Append { to, batch } in &commit.appends {
             let mut builder = BatchBuilder::default();
             for record in batch.iter() {
-                if !self.source_of(&record).is_some_and(|source| sources.contains(&source)) {
+                let is_replaced = self
+                    .source_of(&record)
+                    .is_some_and(|(source, index)| index != DEAD && sources.contains(&source));
+                if !is_replaced {
                     builder.push_view(record);
                 }
             }

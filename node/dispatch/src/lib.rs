@@ -8,6 +8,7 @@ mod claims;
 mod command;
 mod commits;
 pub mod dead_letter;
+mod destination;
 mod driver;
 mod envelope;
 mod gather;
@@ -38,6 +39,7 @@ pub use command::{
     WindowLimits,
 };
 pub use dead_letter::{DeadHead, ORIGIN, REPLAYED_TOPIC};
+pub use destination::Destinations;
 pub use driver::{Replay, Revision, ShardConfig, TURNS};
 pub use history::InvocationName;
 pub use metrics::describe_metrics;

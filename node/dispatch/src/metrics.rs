@@ -1,4 +1,4 @@
-//! Names of what shards count: ten counters, a gauge and a histogram a trigger, brought up to date
+//! Names of what shards count: twelve counters, two gauges and a histogram a trigger, brought up to date
 //! once per turn.
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
@@ -7,8 +7,8 @@ use crate::Counters;
 
 /// Handles of one shard, looked up once, and what was added so far.
 pub(crate) struct ShardMetrics {
-    handles: [Counter; 10],
-    last: [u64; 10],
+    handles: [Counter; COUNTERS],
+    last: [u64; COUNTERS],
     /// Of all shards of the trigger together.
     parked: Gauge,
     last_parked: f64,
@@ -18,7 +18,9 @@ pub(crate) struct ShardMetrics {
     pub(crate) commit_seconds: Histogram,
 }
 
-const NAMES: [&str; 10] = [
+const COUNTERS: usize = 12;
+
+const NAMES: [&str; COUNTERS] = [
     "millrace_trigger_records_polled_total",
     "millrace_trigger_records_filtered_total",
     "millrace_trigger_invocations_total",
@@ -29,6 +31,8 @@ const NAMES: [&str; 10] = [
     "millrace_trigger_records_parked_total",
     "millrace_trigger_records_settled_total",
     "millrace_trigger_outputs_total",
+    "millrace_trigger_on_success_delivered_total",
+    "millrace_trigger_on_failure_delivered_total",
 ];
 
 /// Partitions whose circuit is open.
@@ -37,7 +41,7 @@ const OPEN: &str = "millrace_trigger_circuits_open";
 /// Records that lie in the park topic now.
 const PARKED: &str = "millrace_trigger_parked_records";
 
-const HELP: [&str; 10] = [
+const HELP: [&str; COUNTERS] = [
     "Records read and let in, or filtered.",
     "Records that the trigger's filter leaves out: they are settled without being run.",
     "Invocations started: each a batch.",
@@ -48,6 +52,8 @@ const HELP: [&str; 10] = [
     "Records put into the park topic, where they wait for the ones before them of their key.",
     "Records settled: their outputs or dead letters are durable.",
     "Outputs that records led to.",
+    "Messages to on-success that are durable: one for each record that succeeded.",
+    "Messages to on-failure that are durable: one for each record that was given up.",
 ];
 
 const COMMIT_SECONDS: &str = "millrace_trigger_commit_seconds";
@@ -81,7 +87,7 @@ impl ShardMetrics {
         let handles = NAMES.map(handle);
         Self {
             handles,
-            last: [0; 10],
+            last: [0; COUNTERS],
             parked,
             last_parked: 0.0,
             open,
@@ -90,7 +96,12 @@ impl ShardMetrics {
         }
     }
 
-    pub(crate) fn note(&mut self, counters: &Counters, outputs: u64, parked: usize) {
+    pub(crate) fn note(
+        &mut self,
+        counters: &Counters,
+        (outputs, [on_success, on_failure]): (u64, [u64; 2]),
+        parked: usize,
+    ) {
         self.note_parked(parked as f64);
         let now = [
             counters.admitted,
@@ -103,6 +114,8 @@ impl ShardMetrics {
             counters.parked,
             counters.settled,
             outputs,
+            on_success,
+            on_failure,
         ];
         for ((handle, last), now) in self.handles.iter().zip(&mut self.last).zip(now) {
             // Attempts go down again when a batch that was nobody's fault will be run once more.
@@ -149,7 +162,7 @@ mod tests {
     fn a_count_that_goes_down_is_not_counted_again_when_it_is_back() {
         let mut metrics = ShardMetrics::new("f", "a/f/f");
         for attempts in [5, 3, 5, 6] {
-            metrics.note(&Counters { attempts, ..Counters::default() }, 0, 0);
+            metrics.note(&Counters { attempts, ..Counters::default() }, (0, [0; 2]), 0);
         }
         assert_eq!(metrics.last[3], 6);
     }

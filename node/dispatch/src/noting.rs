@@ -10,6 +10,7 @@ use bus::{
 };
 use runtime::{Answer, Failure};
 
+use crate::destination::Destinations;
 use crate::driver::ShardConfig;
 use crate::gather::Gathering;
 use crate::history::{Dead, Noted, Parked, Scribe};
@@ -30,19 +31,22 @@ pub(crate) struct Noting {
     /// Where entries go; `None` tells nothing.
     place: Option<TopicPartition>,
     /// What the shard appends to that is nobody's output.
-    park_topic: Option<Arc<str>>,
+    apart: Vec<Arc<str>>,
 }
 
 impl Noting {
     pub(crate) fn new(bus: Arc<dyn Bus>, config: &ShardConfig) -> Self {
         let (shard, epoch) = (config.shard, config.epoch);
+        let Destinations { on_success, on_failure, .. } = config.destinations.clone();
+        let apart = [config.park_topic.clone(), on_success, on_failure];
+        let apart = apart.into_iter().flatten().collect();
         let topic = config.history_topic.as_ref().and_then(|topic| bus.topic(topic));
         Self {
             bus,
             name: InvocationName { shard, epoch, number: InvocationId(0) },
             scribe: Scribe::new(shard.0, epoch.0, &config.partitions),
             place: topic.map(|it| TopicPartition::new(it.spec.name, 0)),
-            park_topic: config.park_topic.clone(),
+            apart,
         }
     }
 
@@ -219,7 +223,7 @@ impl Noting {
         let own = self.place.as_ref().map(|it| &it.topic);
         let is_told = |at: &usize| {
             let topic = &appends[*at].to.topic;
-            Some(topic) != own && Some(topic) != self.park_topic.as_ref()
+            Some(topic) != own && !self.apart.contains(topic)
         };
         (0..appends.len()).filter(is_told).collect()
     }

@@ -13,8 +13,8 @@ use bus::{
     TopicSpec,
 };
 use millrace_dispatch::{
-    BatchLimits, DispatchConfig, ORIGIN, Order, ParkLimits, RetryPolicy, Revision, ShardConfig,
-    ShardHandle, State, dead_letter, start, start_or_wait,
+    BatchLimits, Destinations, DispatchConfig, ORIGIN, Order, ParkLimits, RetryPolicy, Revision,
+    ShardConfig, ShardHandle, State, dead_letter, start, start_or_wait,
 };
 use runtime::{Calling, Engine, EngineConfig, PoolConfig};
 
@@ -94,6 +94,7 @@ impl World {
             output_topic: Some("out".into()),
             allow_produce: Vec::new(),
             dead_letter: "dead".into(),
+            destinations: Destinations::default(),
             park_topic: None,
             history_topic: None,
             timeout: Duration::from_millis(300),
@@ -207,6 +208,55 @@ async fn a_failing_key_waits_alone_and_keeps_its_order() {
         dead.iter().map(|(.., headers)| &*headers[dead_letter::ERROR_TYPE]).collect();
     codes.sort_unstable();
     assert_eq!(codes, ["Millrace.OutputTooLarge", "Millrace.OutputTopic", "Test.Failed"]);
+    shard.drain(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn destinations_hear_once_of_every_record_in_the_order_of_keys() {
+    let mut world = World::new().await;
+    let mut config = world.config("misbehave");
+    config.dispatch.retry.attempts_max = NonZeroU32::MIN;
+    let both = Some("told".into());
+    let brokers = "b:9092".into();
+    config.destinations = Destinations { on_success: both.clone(), on_failure: both, brokers };
+    world.produce(&[("a", "one"), ("a", "fail"), ("b", "two"), ("a", "{}")]).await;
+    let bus = Arc::clone(&world.bus) as Arc<dyn Bus>;
+    // Nobody made the topic yet: nothing is left out, and nothing is repeated.
+    let shard = start(bus, config, world.revision("misbehave")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(shard.stats().counters.settled, 0);
+    let spec = TopicSpec { record_bytes_max: 1_500, ..TopicSpec::new("told", 1) };
+    world.bus.create_topic(spec).await.unwrap();
+    world.settled(4).await;
+    let long = "x".repeat(1_000);
+    world.produce(&[("c", &long)]).await;
+    world.settled(5).await;
+    let said = |(key, value, headers): &Out| {
+        let value: serde_json::Value = serde_json::from_str(value).unwrap();
+        let origin = headers[ORIGIN].split(';').nth(4).unwrap().to_owned();
+        let condition = value["requestContext"]["condition"].as_str().unwrap().to_owned();
+        let offset = value["KafkaBatchInfo"]["recordInfo"]["offset"].as_str().unwrap().to_owned();
+        (key.clone(), offset, origin, condition, value["responsePayload"].to_string())
+    };
+    let told: Vec<_> = world.read("told").await.iter().map(said).collect();
+    let row = |key: &str, offset: &str, origin: &str, condition: &str, payload: &str| {
+        (key.into(), offset.into(), origin.into(), condition.into(), payload.into())
+    };
+    let bytes = |text: &str| format!("[{{\"topic\":\"out\",\"value\":{{\"$bytes\":\"{text}\"}}}}]");
+    let mut expected: [(String, String, String, String, String); 5] = [
+        row("a", "0", "s", "Success", &bytes("b25l")),
+        row("a", "1", "f", "RetryAttemptsExhausted", "null"),
+        row("b", "2", "s", "Success", &bytes("dHdv")),
+        row("a", "3", "s", "Success", "[{\"topic\":\"out\",\"value\":{}}]"),
+        // DS-3: its topic does not take it whole.
+        row("c", "4", "s", "Success", "null"),
+    ];
+    let of_a = told.iter().filter(|it| it.0 == "a").map(|it| &*it.1);
+    assert_eq!(of_a.collect::<Vec<_>>(), ["0", "1", "3"], "DS-2");
+    let mut sorted = told.clone();
+    sorted.sort_by(|one, other| one.1.cmp(&other.1));
+    expected.sort_by(|one, other| one.1.cmp(&other.1));
+    assert_eq!(sorted, expected, "DS-1");
     shard.drain(Duration::from_secs(5)).await;
 }
 

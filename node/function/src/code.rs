@@ -39,6 +39,8 @@ pub(crate) const BAD_PATH: &str = "E0217";
 pub(crate) const MISSING_FILE: &str = "E0218";
 /// The file of the feed, or a column of it, that is not there.
 pub(crate) const MISSING_FEED: &str = "E0219";
+/// A destination that cannot be this topic.
+pub(crate) const BAD_DESTINATION: &str = "E0224";
 /// Several functions that write what each other read.
 pub(crate) const LOOP_OF_SEVERAL: &str = "W0201";
 /// A function that nothing starts.

@@ -64,6 +64,8 @@ impl TriggerSpec {
             circuit,
             dead_letter,
             output_topic,
+            on_success,
+            on_failure,
         } = self;
         let Batch { records, bytes, window } = batch;
         let Retry { attempts, backoff_min, backoff_max, pauses, age_max, bisect, no_retry } = retry;
@@ -100,6 +102,8 @@ impl TriggerSpec {
         set("circuit", circuit.as_ref().map_or_else(none, circuit_words));
         set("dead-letter", dead_letter.clone());
         set("output.topic", output_topic.clone().unwrap_or_else(none));
+        set("on-success", on_success.clone().unwrap_or_else(none));
+        set("on-failure", on_failure.clone().unwrap_or_else(none));
         out
     }
 }
@@ -165,6 +169,7 @@ filter = [{ value = { c = [{ numeric = [">", 30] }] } }, { key = ["a"] }]
 batch = { window = "200ms" }
 retry = { backoff = "1s..1m", no-retry = ["ValueError", "Sandbox.*"] }
 output = { topic = "alerts" }
+on-failure = "hot.failed"
 "#;
 
     fn lines(settings: Vec<Setting>) -> Vec<String> {
@@ -207,6 +212,8 @@ output = { topic = "alerts" }
             "circuit none",
             "dead-letter greenhouse.hot.dead",
             "output.topic alerts",
+            "on-success none",
+            "on-failure hot.failed",
         ];
         assert_eq!(lines(hot.triggers[0].settings()), expected);
         let expected = [

@@ -22,7 +22,7 @@ pub use metrics::describe_metrics;
 pub use pool::{Fresh, InstanceFigures, Pool, PoolConfig, instance_name};
 pub use process::{
     Language, Missing, Program, Spawner, WorkerSpec, Workers, WorkersConfig, WorkersError,
-    spawner_main,
+    function_arn, kafka_event, spawner_main,
 };
 pub use slots::InstanceState;
 pub use wasm::{Engine, EngineConfig, EngineError, LoadError, Module};

@@ -217,6 +217,10 @@ fn render(found: &Description, paint: Paint) -> String {
         line("reads", trigger.topics.join(", "));
         line("output", trigger.output.clone().unwrap_or_else(|| "-".to_owned()));
         line("dead", trigger.dead_letter.clone().unwrap_or_else(|| "unknown".to_owned()));
+        let told = [("on-success", &trigger.on_success), ("on-failure", &trigger.on_failure)];
+        for (name, topic) in told {
+            topic.iter().for_each(|topic| line(name, topic.clone()));
+        }
         for it in &trigger.held_up {
             line(
                 "held up",

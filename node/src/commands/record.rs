@@ -116,9 +116,10 @@ fn render_record(account: &RecordAccount, paint: Paint, program: &str) -> String
     let time = account.timestamp.as_deref().unwrap_or("not there any more");
     let mut out = format!("{}  {time}\n", paint.bold(&printable(&here)));
     for step in &account.origin {
-        let what = match step.index {
-            Some(index) => format!("output {index} of"),
-            None => "dead letter of".to_owned(),
+        let what = match (step.index, &step.destination) {
+            (Some(index), _) => format!("output {index} of"),
+            (None, Some(destination)) => format!("{destination} message of"),
+            (None, None) => "dead letter of".to_owned(),
         };
         let by = step.trigger.as_deref().map_or_else(String::new, |it| format!("  {it}"));
         let run = step.invocation.as_deref().map_or_else(String::new, |it| format!("  {it}"));
@@ -248,16 +249,26 @@ mod tests {
             partition: 2,
             offset: 18,
             timestamp: Some("2013-01-02T03:04:05Z".to_owned()),
-            origin: vec![OriginStep {
-                topic: "raw".to_owned(),
-                offset: 7,
-                index: Some(1),
-                revision: "aaaaaaaaaaaa".to_owned(),
-                attempt: 1,
-                trigger: Some("a/tidy/t".to_owned()),
-                invocation: Some("1-1-1".to_owned()),
-                ..OriginStep::default()
-            }],
+            origin: vec![
+                OriginStep {
+                    topic: "clean".to_owned(),
+                    offset: 9,
+                    destination: Some("on-failure".to_owned()),
+                    revision: "bbbbbbbbbbbb".to_owned(),
+                    attempt: 3,
+                    ..OriginStep::default()
+                },
+                OriginStep {
+                    topic: "raw".to_owned(),
+                    offset: 7,
+                    index: Some(1),
+                    revision: "aaaaaaaaaaaa".to_owned(),
+                    attempt: 1,
+                    trigger: Some("a/tidy/t".to_owned()),
+                    invocation: Some("1-1-1".to_owned()),
+                    ..OriginStep::default()
+                },
+            ],
             triggers: vec![
                 TriggerAccount {
                     trigger: "a/f/t".to_owned(),
@@ -282,6 +293,7 @@ mod tests {
     fn people_see_where_a_record_came_from_what_became_of_it_and_what_to_type_next() {
         let expected = "\
 readings[2]@18  2013-01-02T03:04:05Z
+  on-failure message of clean[0]@9  revision bbbbbbbbbbbb  attempt 3
   output 1 of raw[0]@7  a/tidy/t  revision aaaaaaaaaaaa  attempt 1  1-1-1
 a/f/t  succeeded, 2 attempts
   attempt 1   failed: KeyError  4-2-1  revision 3f2a1b4c5d6e  2013-01-02T03:04:05Z  100 rec  9.1 ms

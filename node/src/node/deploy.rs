@@ -569,6 +569,11 @@ pub(super) fn shard_config(
         output_topic: trigger.output_topic.as_deref().map(Into::into),
         allow_produce: spec.allow_produce.iter().map(|topic| topic.as_str().into()).collect(),
         dead_letter: trigger.dead_letter.as_str().into(),
+        destinations: dispatch::Destinations {
+            on_success: trigger.on_success.as_deref().map(Into::into),
+            on_failure: trigger.on_failure.as_deref().map(Into::into),
+            brokers: super::brokers_of(node.kafka.as_ref()).into(),
+        },
         park_topic: topics::park_of(node, &shard.trigger, trigger),
         history_topic: topics::history_of(node, &shard.trigger),
         timeout: spec.timeout,

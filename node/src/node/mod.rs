@@ -58,8 +58,10 @@ const WORKERS_PATIENCE: Duration = Duration::from_secs(1);
 /// How long it waits until the last spans are with their collector.
 const TRACES_PATIENCE: Duration = Duration::from_millis(500);
 
-/// What Kafka events of a node without Kafka name as their brokers.
-const EMBEDDED_BROKERS: &str = "embedded.millrace:9092";
+/// What Kafka events, and messages about them, name as their brokers.
+fn brokers_of(kafka: Option<&Kafka>) -> &str {
+    kafka.map_or("embedded.millrace:9092", |kafka| &kafka.brokers)
+}
 
 /// A running node. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -170,7 +172,7 @@ impl Node {
         let workers = WorkersConfig {
             dir: data_dir.join("workers"),
             path: std::env::var_os("PATH"),
-            brokers: EMBEDDED_BROKERS.to_owned(),
+            brokers: brokers_of(kafka.as_ref()).to_owned(),
             control_groups: true,
             logs,
         };

@@ -131,6 +131,7 @@ impl Node {
             shard_config(&self.inner, replayer.shard, &shard, &running.spec, trigger, false);
         config.partitions = ranges.iter().map(|it| it.0.clone()).collect();
         config.dead_letter = into.as_str().into();
+        config.destinations = dispatch::Destinations::default();
         config.park_topic = None;
         config.history_topic = None;
         config.dispatch.park = None;
@@ -183,8 +184,10 @@ impl Node {
     fn check_isolated(&self, into: &str) -> Result<(), CommandError> {
         let readers = self.trigger_list().triggers;
         let reader = readers.iter().find(|it| it.topics.iter().any(|topic| topic == into));
-        let writer =
-            readers.iter().find(|it| [&it.output, &it.dead_letter].contains(&&Some(into.into())));
+        let writer = readers.iter().find(|it| {
+            let written = [&it.output, &it.dead_letter, &it.on_success, &it.on_failure];
+            written.contains(&&Some(into.into()))
+        });
         let Some(other) = reader.or(writer) else { return Ok(()) };
         let message = format!("{into} is a topic of {}", other.trigger);
         Err(CommandError::new(exit::CONFLICT, "E0562", message)

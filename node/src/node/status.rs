@@ -183,6 +183,7 @@ impl ShownFunction {
             triggers.iter().filter_map(|it| it.output_topic.clone()).collect();
         writes.extend(spec.allow_produce.iter().cloned());
         writes.extend(triggers.iter().map(|it| it.dead_letter.clone()));
+        writes.extend(triggers.iter().flat_map(|it| it.destinations()).map(|it| it.1.to_owned()));
         let mut seen = std::collections::BTreeSet::new();
         writes.retain(|topic| seen.insert(topic.clone()));
         let status = FunctionStatus {

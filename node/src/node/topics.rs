@@ -11,7 +11,12 @@ use crate::commands::error::{CommandError, exit};
 /// Headers that a dead letter carries beyond its record.
 const DEAD_LETTER_BYTES: u64 = 16 << 10;
 
-/// All topics of an application. Those for dead letters take whatever the trigger may have read.
+/// What a message to a destination says beside its record and outputs.
+const MESSAGE_BYTES: u64 = 64 << 10;
+
+/// All topics of an application. Those for dead letters take whatever the trigger may have read. Those
+/// for messages take it in base64, with outputs; what is larger goes without, and a limit that the
+/// manifest declares stands.
 pub(super) fn needed(manifest: &Manifest) -> Vec<Topic> {
     let mut topics = manifest.all_topics();
     let limits: BTreeMap<String, u64> =
@@ -21,6 +26,17 @@ pub(super) fn needed(manifest: &Manifest) -> Vec<Topic> {
         for source in dead.flat_map(|(_, trigger)| &trigger.topics) {
             let limit = limits.get(source).copied().unwrap_or(Topic::RECORD_BYTES_MAX);
             topic.record_bytes_max = topic.record_bytes_max.max(limit + DEAD_LETTER_BYTES);
+        }
+        if manifest.topics.iter().any(|it| it.name == topic.name) {
+            continue;
+        }
+        let told = manifest
+            .triggers()
+            .filter(|(_, it)| it.destinations().any(|(_, name)| name == topic.name));
+        for source in told.flat_map(|(_, trigger)| &trigger.topics) {
+            let limit = limits.get(source).copied().unwrap_or(Topic::RECORD_BYTES_MAX);
+            let message = limit.saturating_mul(2).saturating_add(MESSAGE_BYTES);
+            topic.record_bytes_max = topic.record_bytes_max.max(message);
         }
     }
     topics
@@ -60,8 +76,7 @@ pub(super) fn history_of(node: &super::Inner, id: &str) -> Option<Arc<str>> {
 
 /// What a trigger reads and writes.
 pub(super) fn of_trigger(trigger: &TriggerSpec) -> impl Iterator<Item = &str> {
-    let written = trigger.output_topic.iter().chain(std::iter::once(&trigger.dead_letter));
-    trigger.topics.iter().chain(written).map(String::as_str)
+    trigger.topics.iter().map(String::as_str).chain(trigger.writes())
 }
 
 /// A topic of the bus, as a manifest says it.
@@ -224,12 +239,18 @@ path = "f"
 handler = "f.wasm"
 [[function.f.trigger]]
 topics = ["in"]
+on-success = "told"
+on-failure = "small"
+[topic.small]
 "#;
-        let topics = needed(&Manifest::parse(text, "millrace.toml").unwrap());
+        let mut topics = needed(&Manifest::parse(text, "millrace.toml").unwrap());
         let dead = topics.iter().find(|it| it.name == "a.f.dead").unwrap();
         assert_eq!((dead.partitions, dead.record_bytes_max), (3, (4 << 20) + DEAD_LETTER_BYTES));
+        let limit = |name: &str| topics.iter().find(|it| it.name == name).unwrap().record_bytes_max;
+        assert_eq!((limit("told"), limit("small")), ((8 << 20) + MESSAGE_BYTES, 1 << 20));
         let mut again = restored(&stored(&topics));
-        again.sort_by(|a, b| b.name.cmp(&a.name));
+        topics.sort_by(|a, b| a.name.cmp(&b.name));
+        again.sort_by(|a, b| a.name.cmp(&b.name));
         assert_eq!(again, topics);
         assert!(restored(&[("x".to_owned(), "{}".to_owned())].into()).is_empty());
     }

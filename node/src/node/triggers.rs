@@ -60,6 +60,8 @@ impl Node {
                         function: format!("{app}/{}", trigger.function),
                         topics: trigger.topics.keys().cloned().collect(),
                         output: spec.as_ref().and_then(|it| it.output_topic.clone()),
+                        on_success: spec.as_ref().and_then(|it| it.on_success.clone()),
+                        on_failure: spec.as_ref().and_then(|it| it.on_failure.clone()),
                         dead_letter: spec.map(|it| it.dead_letter),
                         partitions: trigger.topics.values().sum(),
                         state: worst(states),

@@ -5,6 +5,7 @@
 mod commands;
 mod dead_letters;
 mod deploys;
+mod destinations;
 mod doctor;
 mod filters;
 mod harness;

@@ -24,6 +24,8 @@ handler = "app.mark"
 topics = ["in"]
 retry  = { attempts = 2, backoff = "1ms..1ms" }
 output = { topic = "out" }
+on-success = "done"
+on-failure = "failed"
 "#;
 
 const CODE: &str = "\
@@ -92,6 +94,8 @@ fn rules_and_dashboard_use_what_a_node_serves() {
         ("millrace_trigger_records_dead_lettered_total", 1),
         ("millrace_trigger_records_polled_total", 2),
         ("millrace_trigger_outputs_total", 1),
+        ("millrace_trigger_on_success_delivered_total", 1),
+        ("millrace_trigger_on_failure_delivered_total", 1),
     ] {
         let line = format!("{name}{{function=\"mark\",trigger=\"mill/mark/mark\"}} {value}\n");
         assert!(text.contains(&line), "{line}: {text}");

@@ -7,7 +7,10 @@ use std::path::{Component, Path};
 use super::kinds::{Draft, FunctionDraft, nearest_topic};
 use super::log::{Log, Spanned};
 use super::trigger::TriggerDraft;
-use crate::code;
+use crate::{Cleanup, TriggerSpec, code};
+
+/// How the names of the node's own topics begin.
+const RESERVED: &str = "millrace.";
 
 /// Checks the whole.
 pub(super) fn check(log: &Log<'_>, draft: &Draft) {
@@ -25,6 +28,7 @@ pub(super) fn check(log: &Log<'_>, draft: &Draft) {
         }
         for trigger in &function.triggers {
             check_own_loop(log, function, trigger);
+            check_destinations(log, draft, function, trigger);
         }
     }
     check_undeclared(log, draft);
@@ -70,6 +74,43 @@ fn check_own_loop(log: &Log<'_>, function: &FunctionDraft, trigger: &TriggerDraf
             let one = log.warning(code::LOOP_OF_SEVERAL, &allowed.span, message);
             log.push(one.note("a record that leads to itself never ends"));
         }
+    }
+}
+
+/// What lies in a destination are messages about records: beside records of another kind nobody can
+/// read them, and the node's own topics are for the node.
+fn check_destinations(
+    log: &Log<'_>,
+    draft: &Draft,
+    function: &FunctionDraft,
+    trigger: &TriggerDraft,
+) {
+    let is_compacted = |name: &String| {
+        let mut topics = draft.topics.iter().map(|it| &it.value);
+        topics.any(|it| it.name == *name && it.cleanup == Cleanup::Compact)
+    };
+    for (key, topic) in &trigger.destinations {
+        if trigger.spec.topics.contains(&topic.value) {
+            report_loop(log, &topic.span, &topic.value, &format!("its `{key}` messages"));
+            continue;
+        }
+        let other = if trigger.spec.dead_letter == topic.value {
+            "the topic of its dead letters"
+        } else if trigger.spec.output_topic.as_ref() == Some(&topic.value) {
+            "the topic of its outputs"
+        } else if function.produce.iter().any(|it| it.value == topic.value) {
+            "a topic of `allow.produce`"
+        } else if topic.value.starts_with(RESERVED) {
+            "a topic of the node's own"
+        } else if is_compacted(&topic.value) {
+            "which is compacted: a record without a key has no place there"
+        } else {
+            continue;
+        };
+        let message = format!("`{key}` cannot be `{}`, {other}", topic.value);
+        let error = log.error(code::BAD_DESTINATION, &topic.span, message);
+        let error = error.note("a destination holds messages about records, and nothing else");
+        log.push(error.help("name another topic"));
     }
 }
 
@@ -134,39 +175,76 @@ fn check_feed(log: &Log<'_>, draft: &Draft) {
     }
 }
 
-/// Functions that write what each other read. They may know how to end, so this is a doubt.
-fn check_long_loops(log: &Log<'_>, draft: &Draft) {
-    // Who reads a topic, by the trigger's number: the graph goes from trigger to trigger.
-    let triggers: Vec<(&FunctionDraft, &TriggerDraft)> = draft
-        .functions
-        .iter()
-        .flat_map(|function| function.triggers.iter().map(move |trigger| (function, trigger)))
-        .collect();
-    let mut readers: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (number, (_, trigger)) in triggers.iter().enumerate() {
-        for topic in &trigger.spec.topics {
-            readers.entry(topic).or_default().push(number);
-        }
-    }
-    for (number, (function, trigger)) in triggers.iter().enumerate() {
-        let Some(output) = &trigger.output else { continue };
-        if trigger.spec.topics.contains(&output.value) {
-            continue;
-        }
-        let mut reached = BTreeSet::new();
-        let mut next: Vec<usize> = readers.get(output.value.as_str()).cloned().unwrap_or_default();
-        while let Some(at) = next.pop() {
-            if reached.insert(at) {
-                let onward = triggers[at].1.spec.output_topic.as_deref();
-                next.extend(onward.and_then(|topic| readers.get(topic)).into_iter().flatten());
+/// The triggers of an application, and who reads a topic, by the trigger's number: the graph goes from
+/// trigger to trigger.
+struct Graph<'a> {
+    triggers: Vec<(&'a FunctionDraft, &'a TriggerDraft)>,
+    readers: BTreeMap<&'a str, Vec<usize>>,
+}
+
+impl<'a> Graph<'a> {
+    fn of(draft: &'a Draft) -> Self {
+        let functions = draft.functions.iter();
+        let triggers: Vec<(&FunctionDraft, &TriggerDraft)> =
+            functions.flat_map(|it| it.triggers.iter().map(move |of| (it, of))).collect();
+        let mut readers: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (number, (_, trigger)) in triggers.iter().enumerate() {
+            for topic in &trigger.spec.topics {
+                readers.entry(topic).or_default().push(number);
             }
         }
-        // Said once a loop: at its first trigger in the file.
-        if reached.contains(&number) && reached.iter().all(|at| *at >= number) {
-            let name = &function.spec.name;
-            let message = format!("what `{name}` writes comes back to it");
-            let one = log.warning(code::LOOP_OF_SEVERAL, &output.span, message);
-            log.push(one.note("through the outputs of other functions"));
+        Self { triggers, readers }
+    }
+
+    /// The triggers that what is written to `topic` leads to, where each passes it on to the topics that
+    /// `onward` names.
+    fn reached(&self, topic: &str, onward: fn(&TriggerSpec) -> Vec<&str>) -> BTreeSet<usize> {
+        let mut reached = BTreeSet::new();
+        let mut next: Vec<usize> = self.readers.get(topic).cloned().unwrap_or_default();
+        while let Some(at) = next.pop() {
+            if reached.insert(at) {
+                let topics = onward(&self.triggers[at].1.spec).into_iter();
+                next.extend(topics.filter_map(|it| self.readers.get(it)).flatten());
+            }
+        }
+        reached
+    }
+}
+
+fn destinations(trigger: &TriggerSpec) -> Vec<&str> {
+    trigger.destinations().map(|it| it.1).collect()
+}
+
+fn outputs_and_destinations(trigger: &TriggerSpec) -> Vec<&str> {
+    trigger.output_topic.as_deref().into_iter().chain(destinations(trigger)).collect()
+}
+
+/// Functions that write what each other read. They may know how to end, so this is a doubt; messages
+/// about messages never do, and that is an error.
+fn check_long_loops(log: &Log<'_>, draft: &Draft) {
+    let graph = Graph::of(draft);
+    for (number, (function, trigger)) in graph.triggers.iter().enumerate() {
+        let name = &function.spec.name;
+        let is_own = |topic: &str| trigger.spec.topics.iter().any(|it| it == topic);
+        let mut written: Vec<&Spanned<String>> = trigger.output.iter().collect();
+        for (key, topic) in trigger.destinations.iter().filter(|it| !is_own(&it.1.value)) {
+            if !graph.reached(&topic.value, destinations).contains(&number) {
+                written.push(topic);
+                continue;
+            }
+            let message = format!("the `{key}` messages of `{name}` lead to messages to it");
+            let error = log.error(code::LOOP, &topic.span, message);
+            let error = error.note("through the destinations of other triggers, and without end");
+            log.push(error.help("name another topic"));
+        }
+        for topic in written.into_iter().filter(|it| !is_own(&it.value)) {
+            let reached = graph.reached(&topic.value, outputs_and_destinations);
+            // Said once a loop: at its first trigger in the file.
+            if reached.contains(&number) && reached.iter().all(|at| *at >= number) {
+                let message = format!("what `{name}` writes comes back to it");
+                let one = log.warning(code::LOOP_OF_SEVERAL, &topic.span, message);
+                log.push(one.note("through what other functions write"));
+            }
         }
     }
 }

@@ -524,3 +524,67 @@ fn a_list_of_pauses_says_how_often_a_record_is_tried() {
     let more = retry("retry = { attempts = 9, backoff = [\"5m\"] }");
     assert_eq!((more.attempts, more.pauses), (9, minutes(&[5])), "the last one repeats");
 }
+
+const ON_FAILURE: &str = "on-failure = \"readings.failed\"";
+
+#[test]
+fn destinations_are_read_and_become_topics() {
+    let both = format!("on-success = \"done\"\n{ON_FAILURE}");
+    let text = good_with("[[function.tidy.trigger]]", &both);
+    let manifest = Manifest::parse(&text, "millrace.toml").unwrap();
+    assert!(manifest.warnings.is_empty(), "{}", manifest.warnings);
+    let trigger = &manifest.function("tidy").unwrap().triggers[0];
+    let named: Vec<_> = trigger.destinations().collect();
+    assert_eq!(named, [("on-success", "done"), ("on-failure", "readings.failed")]);
+    for name in ["done", "readings.failed"] {
+        let topic = manifest.all_topics().into_iter().find(|it| it.name == name);
+        assert_eq!(topic.map(|it| it.partitions), Some(4), "as many as what is read");
+    }
+    let text = serde_json::to_string(&manifest).unwrap();
+    assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), manifest);
+    // Who has none keeps the name of its revision.
+    let without = Manifest::parse(GOOD, "millrace.toml").unwrap();
+    assert!(!serde_json::to_string(&without).unwrap().contains("on_"));
+}
+
+#[test]
+fn a_destination_that_cannot_be_is_refused_where_it_stands() {
+    let cases = [
+        ("on-success = \"readings\"", "E0215", "its `on-success` messages"),
+        ("on-failure = \"readings\"", "E0215", "its `on-failure` messages"),
+        ("on-success = \"readings.dead\"", "E0224", "its dead letters"),
+        ("on-failure = \"clean\"", "E0224", "its outputs"),
+        ("on-failure = \"side\"", "E0224", "`allow.produce`"),
+        ("on-failure = \"millrace.park.x\"", "E0224", "the node's own"),
+        ("on-failure = \"a b\"", "E0209", "cannot be the name"),
+        ("on-sucess = \"x\"", "E0203", "did you mean `on-success`"),
+    ];
+    for (line, code, says) in cases {
+        let found = errors(&good_with("[[function.tidy.trigger]]", line));
+        let one = found.iter().find(|one| one.code == code);
+        let one = one.unwrap_or_else(|| panic!("{line}\n{found}"));
+        assert!(one.render(false).contains(says), "{line}: {says}\n{found}");
+        assert_eq!(one.place.as_ref().unwrap().text, line);
+    }
+    let compacted = "[topic.told]\ncleanup = \"compact\"\n";
+    let text = good_with("[[function.tidy.trigger]]", "on-success = \"told\"");
+    let found = errors(&format!("{text}{compacted}"));
+    assert!(found.render(false).contains("E0224") && found.len() == 1, "{found}");
+}
+
+#[test]
+fn messages_about_messages_end_or_are_refused() {
+    let watch = "[function.watch]\nruntime = \"wasm\"\nhandler = \"x\"\npath = \"x\"\n\
+                 [[function.watch.trigger]]\ntopics = [\"readings.failed\"]\n";
+    let text = good_with("[[function.tidy.trigger]]", ON_FAILURE);
+    let warnings = Manifest::parse(&format!("{text}{watch}"), "m").unwrap().warnings;
+    assert!(warnings.is_empty(), "who reads them is no loop: {warnings}");
+    // A failure of the one is a failure of the other, for ever.
+    let found = errors(&format!("{text}{watch}on-failure = \"readings\"\n"));
+    let loops: Vec<_> = found.iter().filter(|one| one.code == "E0215").collect();
+    assert_eq!((loops.len(), found.error_count()), (2, 2), "{found}");
+    // An output of the one is a doubt: it may know when to stop.
+    let text = format!("{text}{watch}output = {{ topic = \"readings\" }}\n");
+    let warnings = Manifest::parse(&text, "m").unwrap().warnings;
+    assert_eq!((warnings.len(), warnings.0[0].code), (1, "W0201"), "{warnings}");
+}

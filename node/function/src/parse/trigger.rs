@@ -22,6 +22,8 @@ pub(super) struct TriggerDraft {
     pub(super) topics: Vec<Spanned<String>>,
     pub(super) output: Option<Spanned<String>>,
     pub(super) dead_letter: Option<Spanned<String>>,
+    /// By key.
+    pub(super) destinations: Vec<(&'static str, Spanned<String>)>,
 }
 
 /// Reads all triggers of a function.
@@ -94,6 +96,8 @@ fn read_trigger(
     let circuit = section.section("circuit", "circuit = { failures = \"50%\" }");
     let dead_letter = section.string("dead-letter", "dead-letter = \"readings.dead\"");
     let dead_letter = dead_letter.and_then(|topic| parse_topic(section.log, &topic));
+    let on_success = read_destination(section, "on-success", "on-success = \"readings.done\"");
+    let on_failure = read_destination(section, "on-failure", "on-failure = \"readings.failed\"");
     let output = section.section("output", "output = { topic = \"alerts\" }");
     let output = output.and_then(|section| read_output(&section));
     let batch = batch.map(|section| read_batch(&section)).unwrap_or_default();
@@ -116,8 +120,20 @@ fn read_trigger(
         circuit,
         dead_letter: dead.unwrap_or_else(|| format!("{app}.{function}.dead")),
         output_topic: output.as_ref().map(|topic| topic.value.clone()),
+        on_success: on_success.as_ref().map(|topic| topic.1.value.clone()),
+        on_failure: on_failure.as_ref().map(|topic| topic.1.value.clone()),
     };
-    TriggerDraft { spec, span: section.span.clone(), topics, output, dead_letter }
+    let destinations = on_success.into_iter().chain(on_failure).collect();
+    TriggerDraft { spec, span: section.span.clone(), topics, output, dead_letter, destinations }
+}
+
+fn read_destination(
+    section: &Section<'_>,
+    key: &'static str,
+    example: &str,
+) -> Option<(&'static str, Spanned<String>)> {
+    let topic = section.string(key, example)?;
+    parse_topic(section.log, &topic).map(|topic| (key, topic))
 }
 
 fn read_event(section: &Section<'_>, is_process: bool) -> Event {

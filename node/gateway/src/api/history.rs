@@ -31,8 +31,11 @@ pub struct OriginStep {
     pub partition: i32,
     /// In that partition.
     pub offset: i64,
-    /// Which of its outputs; `None` = it is its dead letter.
+    /// Which of its outputs; `None` = it is its dead letter, or a message to a destination.
     pub index: Option<u32>,
+    /// `on-success` or `on-failure`, for a message to that destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
     /// What ran.
     pub revision: String,
     /// The number of the attempt.

@@ -26,6 +26,12 @@ pub struct TriggerInfo {
     pub output: Option<String>,
     /// Where records go that are given up; `None` where the settings cannot be read.
     pub dead_letter: Option<String>,
+    /// Where a message goes for each record that succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_success: Option<String>,
+    /// Where a message goes for each record that was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<String>,
     /// How many partitions it reads.
     pub partitions: u32,
     /// The state of its partitions, the worst of them where they differ.

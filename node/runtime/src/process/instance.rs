@@ -53,6 +53,12 @@ impl Clock {
     }
 }
 
+/// What functions and messages call a function by, as AWS would.
+#[must_use]
+pub fn function_arn(function: &str) -> String {
+    format!("arn:aws:lambda:us-east-1:000000000000:function:{function}")
+}
+
 /// One round through the process.
 enum Round {
     Answered(Answered),
@@ -70,7 +76,7 @@ impl Instance {
         };
         let setup = template.setup().map_err(failed)?;
         let worker = Worker::start(template.spawner(), setup).await.map_err(failed)?;
-        let arn = format!("arn:aws:lambda:us-east-1:000000000000:function:{}", template.function);
+        let arn = function_arn(&template.function);
         let this = Self {
             worker,
             arn: HeaderValue::from_str(&arn).unwrap_or(HeaderValue::from_static("")),

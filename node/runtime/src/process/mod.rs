@@ -13,6 +13,8 @@ mod spawner;
 mod worker;
 mod workers;
 
+pub use events::kafka_event;
+pub use instance::function_arn;
 pub use program::{Language, Missing, Program};
 pub use spawner::{Spawner, spawner_main};
 pub use workers::{WorkerSpec, Workers, WorkersConfig, WorkersError};

@@ -18,7 +18,7 @@ use gateway::api::{
 };
 
 use self::library::{search, sweep, with_book};
-use self::origin::Origin;
+use self::origin::{Made, Origin};
 use super::status::rfc3339;
 use super::triggers::of_bus;
 use super::{Node, topics};
@@ -147,7 +147,8 @@ impl Node {
             topic: origin.place.topic.to_string(),
             partition: origin.place.partition,
             offset: origin.offset.0,
-            index: origin.index,
+            index: origin.made.index(),
+            destination: origin.made.destination().map(str::to_owned),
             revision: origin.revision.clone(),
             attempt: origin.attempt,
             ..OriginStep::default()
@@ -158,12 +159,11 @@ impl Node {
             // A dead letter was given up after the last attempt of its assignment.
             let is_it = |it: &&Attempt| {
                 it.invocation.epoch.0 == origin.epoch
-                    && match origin.index {
-                        Some(_) => {
-                            let made = (&it.revision, it.number);
-                            it.is_kept && made == (&origin.revision, origin.attempt)
-                        }
-                        None => it.failure.is_some(),
+                    && if origin.made.is_of_success() {
+                        let made = (&it.revision, it.number);
+                        it.is_kept && made == (&origin.revision, origin.attempt)
+                    } else {
+                        it.failure.is_some()
                     }
             };
             if let Some(found) = attempts.iter().rev().find(is_it) {
@@ -354,15 +354,19 @@ impl Node {
             let (mut found, told_where) = (Vec::new(), base.is_some());
             let searched = search(bus, &to, bounds, SEARCH_BYTES, |record| {
                 let is_it = Origin::of(record.headers).filter(|origin| {
-                    (&origin.place, origin.offset) == (place, offset)
-                        && origin.index.is_none() == is_dead
+                    let is_wanted = match origin.made {
+                        Made::Output(_) => !is_dead,
+                        Made::DeadLetter => is_dead,
+                        Made::OnSuccess | Made::OnFailure => false,
+                    };
+                    (&origin.place, origin.offset) == (place, offset) && is_wanted
                 });
                 if let Some(origin) = is_it {
                     found.push(OutputPlace {
                         topic: batch.topic.clone(),
                         partition: batch.partition,
                         offset: record.offset.0,
-                        index: origin.index,
+                        index: origin.made.index(),
                     });
                     return true;
                 }

@@ -1,4 +1,4 @@
-//! A pure core: where an output or a dead letter says that it comes from.
+//! A pure core: where an output, a dead letter or a message to a destination says that it comes from.
 
 use bus::{Headers, Offset, TopicPartition};
 
@@ -7,11 +7,47 @@ use bus::{Headers, Offset, TopicPartition};
 pub(super) struct Origin {
     pub(super) place: TopicPartition,
     pub(super) offset: Offset,
-    /// `None` for a dead letter.
-    pub(super) index: Option<u32>,
+    pub(super) made: Made,
     pub(super) revision: String,
     pub(super) attempt: u32,
     pub(super) epoch: u64,
+}
+
+/// What was made of the record that an origin names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    /// This one of its outputs.
+    Output(u32),
+    /// Its dead letter.
+    DeadLetter,
+    /// The message that it succeeded.
+    OnSuccess,
+    /// The message that it was given up.
+    OnFailure,
+}
+
+impl Made {
+    /// Which of the outputs.
+    pub(super) const fn index(self) -> Option<u32> {
+        match self {
+            Self::Output(index) => Some(index),
+            Self::DeadLetter | Self::OnSuccess | Self::OnFailure => None,
+        }
+    }
+
+    /// The key of the manifest that it was made for.
+    pub(super) const fn destination(self) -> Option<&'static str> {
+        match self {
+            Self::OnSuccess => Some("on-success"),
+            Self::OnFailure => Some("on-failure"),
+            Self::Output(_) | Self::DeadLetter => None,
+        }
+    }
+
+    /// Whether it was made by an attempt that ended well.
+    pub(super) const fn is_of_success(self) -> bool {
+        matches!(self, Self::Output(_) | Self::OnSuccess)
+    }
 }
 
 impl Origin {
@@ -20,14 +56,16 @@ impl Origin {
         let text = std::str::from_utf8(headers.last(dispatch::ORIGIN.as_bytes())?).ok()?;
         let [layout, topic, partition, offset, index, revision, attempt, epoch] =
             text.split(';').collect::<Vec<_>>().try_into().ok()?;
-        let index = match index {
-            "d" => None,
-            index => Some(index.parse().ok()?),
+        let made = match index {
+            "d" => Made::DeadLetter,
+            "s" => Made::OnSuccess,
+            "f" => Made::OnFailure,
+            index => Made::Output(index.parse().ok()?),
         };
         (layout == "1").then_some(Self {
             place: TopicPartition::new(topic, partition.parse().ok()?),
             offset: Offset(offset.parse().ok()?),
-            index,
+            made,
             revision: revision.to_owned(),
             attempt: attempt.parse().ok()?,
             epoch: epoch.parse().ok()?,
@@ -51,8 +89,11 @@ mod tests {
     fn the_last_origin_counts_and_what_is_none_is_none() {
         let found = read(&["1;raw;0;1;0;abc;1;1", "1;in;3;18;d;def;2;9"]).unwrap();
         assert_eq!((found.place, found.offset), (TopicPartition::new("in", 3), Offset(18)));
-        assert_eq!((found.index, found.attempt, found.epoch), (None, 2, 9));
-        assert_eq!(read(&["1;in;3;18;4;def;2;9"]).unwrap().index, Some(4));
+        assert_eq!((found.made, found.attempt, found.epoch), (Made::DeadLetter, 2, 9));
+        let made = |text: &str| read(&[text]).unwrap().made;
+        assert_eq!(made("1;in;3;18;4;def;2;9"), Made::Output(4));
+        assert_eq!(made("1;in;3;18;s;def;2;9"), Made::OnSuccess);
+        assert_eq!(made("1;in;3;18;f;def;2;9"), Made::OnFailure);
         for bad in
             ["", "2;in;3;18;4;def;2;9", "1;in;3;18;x;def;2;9", "1;in;3;18;4;def;2", "1;;;;;;;"]
         {

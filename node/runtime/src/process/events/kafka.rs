@@ -21,10 +21,7 @@ pub(crate) enum Part {
 
 /// The events of a batch: one, unless that would be larger than an event may be.
 pub(crate) fn kafka_events(request: &Request<'_>, brokers: &str) -> Vec<Part> {
-    let head = format!(
-        "{{\"eventSource\":\"SelfManagedKafka\",\"bootstrapServers\":{},\"records\":{{",
-        quoted(brokers)
-    );
+    let head = head(brokers);
     let mut parts = Vec::new();
     let mut event = Gathered::new(0);
     for (index, record) in request.iter().enumerate() {
@@ -44,6 +41,27 @@ pub(crate) fn kafka_events(request: &Request<'_>, brokers: &str) -> Vec<Part> {
     }
     event.end(request.len(), &head, &mut parts);
     parts
+}
+
+/// The event of one record alone, however large.
+#[must_use]
+pub fn kafka_event(record: &RequestRecord<'_>, brokers: &str) -> String {
+    let mut body = head(brokers);
+    write_group(&mut body, (record.topic, record.partition), &record_text(record));
+    body.push_str("}}");
+    body
+}
+
+fn head(brokers: &str) -> String {
+    format!(
+        "{{\"eventSource\":\"SelfManagedKafka\",\"bootstrapServers\":{},\"records\":{{",
+        quoted(brokers)
+    )
+}
+
+fn write_group(body: &mut String, (topic, partition): (&str, i32), texts: &str) {
+    let name = quoted(&format!("{topic}-{partition}"));
+    body.extend([&name, ":[", texts, "]"]);
 }
 
 struct Gathered<'a> {
@@ -75,12 +93,11 @@ impl<'a> Gathered<'a> {
         }
         let mut body = String::with_capacity(head.len() + self.bytes + 2);
         body.push_str(head);
-        for (number, ((topic, partition), text)) in self.groups.iter().enumerate() {
+        for (number, (of, text)) in self.groups.iter().enumerate() {
             if 0 < number {
                 body.push(',');
             }
-            let name = quoted(&format!("{topic}-{partition}"));
-            body.extend([&name, ":[", text, "]"]);
+            write_group(&mut body, *of, text);
         }
         body.push_str("}}");
         parts.push(Part::Event { range: self.start..end, body });
@@ -189,6 +206,17 @@ mod tests {
             "records": {"my-topic-0": [first], "my-topic-1": [record(1, 16)]},
         });
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn an_event_of_one_record_is_the_same() {
+        let table = [("my-topic", 3)];
+        let mut builder = RequestBuilder::new(1, Order::Key, &Context::default(), &table);
+        builder.push(0, 15, 7, 1, None, Some(b"Hello"), &[], 0);
+        let frame = builder.finish();
+        let request = Request::parse(&frame).unwrap();
+        let [Part::Event { body, .. }] = &kafka_events(&request, "b-1:9092")[..] else { panic!() };
+        assert_eq!(*body, kafka_event(&request.get(0), "b-1:9092"));
     }
 
     #[test]

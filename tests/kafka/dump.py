@@ -1,6 +1,7 @@
 """Tells what lies in topics of Kafka, whoever wrote it: `dump.py BROKERS`. Reads names of topics from
 its standard input, a line each, and answers each with a line of JSON: {"records": [[partition, key,
-value, {header: value}], ...]}, each partition in its order, texts where there are bytes.
+value, {header: value}, offset, timestamp], ...]}, each partition in its order, texts where there are
+bytes.
 """
 
 import asyncio
@@ -28,7 +29,8 @@ async def read(brokers, topic):
             for place, records in (await consumer.getmany(timeout_ms=1_000)).items():
                 for it in records:
                     headers = {name: text(value) for name, value in it.headers}
-                    found.append([place.partition, text(it.key), text(it.value), headers])
+                    said = [place.partition, text(it.key), text(it.value), headers]
+                    found.append([*said, it.offset, it.timestamp])
                 if ends[place] <= records[-1].offset + 1:
                     left.discard(place)
     finally:

@@ -13,6 +13,7 @@ pub mod conformance;
 pub mod crash_points;
 pub mod crash_store;
 pub mod delayed_retry;
+pub mod destinations;
 pub mod filters;
 pub mod first_alert;
 pub mod fuzz;

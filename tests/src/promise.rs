@@ -368,6 +368,26 @@ pub const PROMISES: &[Promise] = &[
         run: crate::partial::run,
     },
     Promise {
+        name: "destinations",
+        says: "on-success and on-failure get one message for every record that has its end, in the \
+               commit that settles it and the order of its key; all that it says is what lies in the \
+               topics, across a SIGKILL, on both buses",
+        needs: "python3 with venv and PyPI, Java 17 and Maven (77 without)",
+        flags: &["records"],
+        full: "2 min: 20,000 records on each bus",
+        ci: "30 s: 480 records on each bus",
+        may_skip: false,
+        floors: &[
+            ("embedded_successes", 900),
+            ("embedded_failures", 200),
+            ("kafka_successes", 900),
+            ("kafka_failures", 200),
+            ("embedded_red_controls", 13),
+            ("kafka_red_controls", 12),
+        ],
+        run: crate::destinations::run,
+    },
+    Promise {
         name: "clients",
         says: "the runtime clients that AWS publishes run handlers here unmodified, in both event \
                modes, and its helpers for Python accept our event",

@@ -8,6 +8,8 @@
 pub struct Record<'a> {
     /// Its offset.
     pub offset: i64,
+    /// Its timestamp, Unix ms.
+    pub timestamp: i64,
     /// Its key.
     pub key: Option<&'a [u8]>,
     /// Its value.
@@ -92,7 +94,8 @@ pub fn batch(bytes: &[u8], base: i64) -> Result<Vec<Record<'_>>, &'static str> {
         if records.last().is_some_and(|last: &Record<'_>| offset <= last.offset) {
             return Err("offsets of a batch that do not ascend");
         }
-        records.push(Record { offset, key, value, headers, header_count: word(28) });
+        let timestamp = i64::from(word(4)) << 32 | i64::from(word(0));
+        records.push(Record { offset, timestamp, key, value, headers, header_count: word(28) });
     }
     Ok(records)
 }

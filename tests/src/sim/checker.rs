@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use dispatch::Order;
 
 use super::bus::{Move, Place};
-use super::plan::{DEAD, Origin, PARK, Parked, Plan, Rec, is_unwanted, output_count, output_value};
+use super::plan::{
+    DEAD, Origin, PARK, Parked, Plan, Rec, TOLD, is_unwanted, output_count, output_value,
+};
 
 pub(super) use copies::{Tally, Wrote};
 
@@ -22,6 +24,7 @@ macro_rules! hold {
 
 mod copies;
 mod following;
+mod told;
 
 use copies::Copies;
 
@@ -38,10 +41,20 @@ struct Source {
     /// Durable outputs, a bit each.
     outputs: u32,
     dead: bool,
+    /// Whether a destination heard of its end.
+    told: bool,
     /// The epoch whose position settled it.
     settled: Option<u64>,
     /// Whether the park topic holds it.
     parked: bool,
+}
+
+impl Source {
+    /// Whether it ran, and all that it led to is durable: so many outputs or a dead letter, and the
+    /// message about it.
+    const fn has_end(&self, all: u32) -> bool {
+        self.delivered && self.told && (self.dead || self.outputs == all)
+    }
 }
 
 /// One assignment of one shard, while it runs.
@@ -69,6 +82,8 @@ pub(super) struct Checker {
     high: BTreeMap<(usize, usize), i64>,
     /// The last output by trigger, source partition, and key or output partition.
     last: BTreeMap<(usize, usize, usize), (i64, u32)>,
+    /// The last success told by trigger, source partition, and key or destination partition.
+    last_told: BTreeMap<(usize, usize, usize), i64>,
     inputs: BTreeSet<u64>,
     /// Acknowledged and not durable.
     owed: BTreeSet<u64>,
@@ -100,6 +115,7 @@ impl Checker {
             places: BTreeMap::new(),
             high: BTreeMap::new(),
             last: BTreeMap::new(),
+            last_told: BTreeMap::new(),
             inputs: BTreeSet::new(),
             owed: BTreeSet::new(),
             lives: BTreeMap::new(),
@@ -136,6 +152,7 @@ impl Checker {
     ) -> Result<(), String> {
         match rec.origin {
             Some(origin) if rec.park.is_some() => self.on_park(rec, origin)?,
+            Some(origin) if rec.told.is_some() => self.on_told(topic, partition, rec, origin)?,
             None => {
                 self.inputs.insert(rec.value);
                 self.owed.remove(&rec.value);
@@ -152,6 +169,7 @@ impl Checker {
                 delivered: false,
                 outputs: 0,
                 dead: false,
+                told: false,
                 settled: None,
                 parked: false,
             };
@@ -181,7 +199,7 @@ impl Checker {
             }
             _ => {
                 let all = (1_u32 << output_count(trigger, source.rec.value)) - 1;
-                let whole = source.delivered && (source.dead || source.outputs == all);
+                let whole = source.has_end(all);
                 hold!(self, whole, "DEL-1: {origin:?} is called settled in the park topic");
                 self.held.remove(&key);
                 // An older owner does not know of it.
@@ -219,7 +237,7 @@ impl Checker {
             hold!(self, index < output_count(trigger, value), "DEL-4: {origin:?} makes fewer");
             output_value(trigger, value, index)
         } else {
-            hold!(self, topic == DEAD + trigger && topic < PARK, "DEL-4: {origin:?} to {topic}");
+            hold!(self, topic == DEAD + trigger && topic < TOLD, "DEL-4: {origin:?} to {topic}");
             value
         };
         hold!(self, rec.value == expected, "DEL-4: {origin:?} has another value");
@@ -268,9 +286,7 @@ impl Checker {
                 let all = (1_u32 << output_count(trigger, source.rec.value)) - 1;
                 hold!(
                     self,
-                    source.unwanted
-                        || source.parked
-                        || (source.delivered && (source.dead || source.outputs == all)),
+                    source.unwanted || source.parked || source.has_end(all),
                     "DEL-7: offset {offset} of shard {} is not settled, but {place:?}",
                     moved.shard
                 );
@@ -419,7 +435,7 @@ impl Checker {
         for (&(trigger, ..), source) in &self.sources {
             let is_mute = output_count(trigger, source.rec.value) == 0;
             let all = (1_u32 << output_count(trigger, source.rec.value)) - 1;
-            let whole = source.delivered && (source.dead || source.outputs == all);
+            let whole = source.has_end(all);
             hold!(self, whole || source.unwanted, "DEL-1: {source:?} has no end");
             tally[match source {
                 Source { unwanted: true, .. } => 3,

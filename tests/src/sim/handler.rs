@@ -112,7 +112,13 @@ impl Handler {
         let outputs = 0..output_count(self.trigger, it.value);
         let value = |index| output_value(self.trigger, it.value, index);
         outputs
-            .map(|index| Rec { key: it.key, value: value(index), origin: None, park: None })
+            .map(|index| Rec {
+                key: it.key,
+                value: value(index),
+                origin: None,
+                park: None,
+                told: None,
+            })
             .collect()
     }
 }

@@ -59,10 +59,14 @@ pub(crate) enum Bug {
     TombstoneFirst,
     /// BUG-3, on Kafka: the epochs in the group's notes are not looked at.
     EpochsIgnored,
+    /// A destination is not told of a record.
+    MessageLeftOut,
+    /// It is told twice.
+    MessageTwice,
 }
 
 impl Bug {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 16] = [
         Self::PositionFirst,
         Self::OutputsFirst,
         Self::NoEpochCheck,
@@ -77,6 +81,8 @@ impl Bug {
         Self::EnvelopeLeftOut,
         Self::TombstoneLeftOut,
         Self::TombstoneFirst,
+        Self::MessageLeftOut,
+        Self::MessageTwice,
     ];
 
     const fn name(self) -> &'static str {
@@ -95,6 +101,8 @@ impl Bug {
             Self::EnvelopeLeftOut => "envelope_left_out",
             Self::TombstoneLeftOut => "tombstone_left_out",
             Self::TombstoneFirst => "tombstone_first",
+            Self::MessageLeftOut => "message_left_out",
+            Self::MessageTwice => "message_twice",
         }
     }
 
@@ -106,6 +114,8 @@ impl Bug {
             Self::EpochsIgnored => "OWN-5",
             Self::EnvelopeLeftOut => "DEL-7",
             Self::TombstoneFirst => "DEL-1",
+            Self::MessageLeftOut => "DEL-7",
+            Self::MessageTwice => "DEL-2",
             _ => "",
         }
     }

@@ -19,10 +19,12 @@ pub(super) const MID: usize = 1;
 pub(super) const OUT: usize = 2;
 /// Dead letters of the first trigger; those of the second follow.
 pub(super) const DEAD: usize = 3;
+/// What the first trigger tells of records that have their end; that of the second follows.
+pub(super) const TOLD: usize = 5;
 /// The park topic of the first trigger; that of the second follows.
-pub(super) const PARK: usize = 5;
+pub(super) const PARK: usize = 7;
 /// Topics in all.
-pub(super) const TOPICS: usize = 7;
+pub(super) const TOPICS: usize = 9;
 /// How long an invocation may run, in microseconds.
 pub(super) const TIMEOUT: u64 = 20_000;
 
@@ -34,6 +36,8 @@ pub(super) struct Rec {
     pub(super) origin: Option<Origin>,
     /// In a park topic, of the record that its origin names.
     pub(super) park: Option<Parked>,
+    /// In a destination: whether the record that its origin names succeeded.
+    pub(super) told: Option<bool>,
 }
 
 /// What a park topic says of a record.
@@ -108,7 +112,7 @@ impl Plan {
         let mut rng = Rng::new(seed, 1);
         let one_to = |rng: &mut Rng, most| 1 + rng.draw(most) as usize;
         let (inputs, middles) = (one_to(&mut rng, 3), one_to(&mut rng, 2));
-        let partitions = [inputs, middles, one_to(&mut rng, 2), 1, 1, inputs, middles];
+        let partitions = [inputs, middles, one_to(&mut rng, 2), 1, 1, 2, 2, inputs, middles];
         let kafka = seed.is_multiple_of(2).then(|| {
             let mut rng = Rng::new(seed, 7);
             let homes = 2 + rng.draw(2) as usize;

@@ -11,7 +11,7 @@ use super::Bug;
 use super::bus::{Place, SimCommit};
 use super::checker::Checker;
 use super::handler::{Answer, Given};
-use super::plan::{DEAD, Origin, PARK, Parked, Plan, Rec, is_unwanted};
+use super::plan::{DEAD, Origin, PARK, Parked, Plan, Rec, TOLD, is_unwanted};
 
 /// Why a record is given up that was in flight, alone in the end, whenever a node ended.
 const NODE_ENDED: &str = "Millrace.NodeEnded";
@@ -45,6 +45,8 @@ pub(super) struct Shell {
     running: BTreeMap<InvocationId, usize>,
     answers: BTreeMap<InvocationId, Rc<Answer>>,
     gathered: Vec<(usize, Rec)>,
+    /// What the destinations get with the next commit.
+    told: Vec<Rec>,
     settles: Vec<(usize, Rec)>,
     sent: Option<SimCommit>,
 }
@@ -80,6 +82,7 @@ impl Shell {
             running: BTreeMap::new(),
             answers: BTreeMap::new(),
             gathered: Vec::new(),
+            told: Vec::new(),
             settles: Vec::new(),
             sent: None,
         }
@@ -155,8 +158,10 @@ impl Shell {
                 }
                 Command::Gather { id, kept } => {
                     let answer = Rc::clone(self.answers.get(&id).ok_or("SD-2: an answer is over")?);
-                    let kept = (0..kept.records.len()).filter(|&index| kept.keeps(index));
-                    kept.for_each(|index| self.gather(&answer, index));
+                    for index in (0..kept.records.len()).filter(|&index| kept.keeps(index)) {
+                        self.gather(&answer, index);
+                        self.tell(kept.records[index], true);
+                    }
                 }
                 Command::DeadLetter(letter) => {
                     let Given { offset, key, value, .. } = self.read(letter.record);
@@ -165,9 +170,10 @@ impl Shell {
                     }
                     let origin = Some(self.origin(offset, None));
                     if self.bug != Some(Bug::DeadLetterLeftOut) {
-                        let rec = Rec { key, value, origin, park: None };
+                        let rec = Rec { key, value, origin, park: None, told: None };
                         self.gathered.push((DEAD + self.trigger, rec));
                     }
+                    self.tell(letter.record, false);
                 }
                 Command::Park(park) => {
                     let rec = self.parked(park.record, Parked::Envelope(park.attempts, park.due.0));
@@ -188,6 +194,7 @@ impl Shell {
                     };
                     let place = place(position);
                     checker.on_commit(self.life, position.epoch.0, &place)?;
+                    self.finish_told();
                     let commit = SimCommit {
                         life: self.life,
                         shard: self.shard,
@@ -224,9 +231,29 @@ impl Shell {
         }
     }
 
+    /// A record has its end: a message for the trigger's destinations.
+    fn tell(&mut self, record: dispatch::RecordId, succeeded: bool) {
+        let Given { offset, key, value, .. } = self.read(record);
+        let origin = Some(self.origin(offset, None));
+        let rec = Rec { key, value, origin, park: None, told: Some(succeeded) };
+        let times = match self.bug {
+            Some(Bug::MessageLeftOut) => 0,
+            Some(Bug::MessageTwice) => 2,
+            _ => 1,
+        };
+        self.told.extend(std::iter::repeat_n(rec, times));
+    }
+
+    /// As the real shell does: behind all outputs, in the order of their records.
+    fn finish_told(&mut self) {
+        self.told.sort_by_key(|rec| rec.origin.map(|origin| origin.offset));
+        let topic = TOLD + self.trigger;
+        self.gathered.extend(self.told.drain(..).map(|rec| (topic, rec)));
+    }
+
     fn parked(&self, record: dispatch::RecordId, park: Parked) -> Rec {
         let Given { offset, key, value, .. } = self.read(record);
-        Rec { key, value, origin: Some(self.origin(offset, None)), park: Some(park) }
+        Rec { key, value, origin: Some(self.origin(offset, None)), park: Some(park), told: None }
     }
 
     const fn origin(&self, offset: i64, index: Option<u32>) -> Origin {

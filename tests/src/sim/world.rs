@@ -338,7 +338,7 @@ impl World {
             self.next_value += 1;
             let key = (self.inputs.draw(8) != 0).then(|| self.inputs.draw(self.plan.keys) as u8);
             let value = (self.plan.seed << 20) + self.next_value;
-            appends.push((IN, Rec { key, value, origin: None, park: None }));
+            appends.push((IN, Rec { key, value, origin: None, park: None, told: None }));
             values.push(value);
         }
         let ack = Some(Ack::Produced(values));

@@ -61,6 +61,7 @@ impl Tally {
 struct Ends {
     outputs: u32,
     dead: bool,
+    told: bool,
 }
 
 /// An assignment that started.
@@ -80,6 +81,8 @@ pub(super) struct Owner {
     parked: BTreeSet<i64>,
     /// What such commits had in them.
     unsure: BTreeSet<(i64, Option<u32>)>,
+    /// Records that they told destinations of.
+    unsure_told: BTreeSet<i64>,
 }
 
 /// What an owner that recovers finds.
@@ -142,7 +145,7 @@ impl Copies {
 impl Source {
     fn is_whole(&self, trigger: usize, ends: Ends) -> bool {
         let all = (1_u32 << output_count(trigger, self.rec.value)) - 1;
-        ends.dead || ends.outputs == all
+        ends.told && (ends.dead || ends.outputs == all)
     }
 }
 
@@ -255,12 +258,32 @@ impl Checker {
         Ok(())
     }
 
+    /// A destination hears of a record under this epoch, for the first time or again.
+    pub(super) fn on_told_again(&mut self, origin: Origin, epoch: u64) -> Result<(), String> {
+        let Origin { trigger, partition: from, offset, .. } = origin;
+        let shard = self.shards.iter().position(|it| *it == (trigger, from)).expect("a shard");
+        let Some(owner) = self.copies.owners.get_mut(&(shard, epoch)) else {
+            return Err(format!("DEL-4: {origin:?} of an epoch that never started"));
+        };
+        let again = owner.place.tells(offset) && !owner.parked.contains(&offset);
+        hold!(self, !again, "DEL-7: {origin:?} is told of again, though its epoch has it settled");
+        let told = std::mem::replace(&mut owner.ends.entry(offset).or_default().told, true);
+        let known = owner.unsure_told.contains(&offset);
+        hold!(self, !told || known, "DEL-7: {origin:?} is told of again without a cause");
+        Ok(())
+    }
+
     /// Nobody knows what of this commit is in the topics: it will be tried again.
     pub(in crate::sim) fn on_unsure(&mut self, shard: usize, epoch: u64, appends: &[(usize, Rec)]) {
         let Some(owner) = self.copies.owners.get_mut(&(shard, epoch)) else { return };
         owner.run.clear();
-        let origins = appends.iter().filter_map(|(_, rec)| rec.origin);
-        owner.unsure.extend(origins.map(|it| (it.offset, it.index)));
+        for (rec, origin) in appends.iter().filter_map(|(_, rec)| Some((rec, rec.origin?))) {
+            if rec.told.is_some() {
+                owner.unsure_told.insert(origin.offset);
+            } else {
+                owner.unsure.insert((origin.offset, origin.index));
+            }
+        }
     }
 
     /// A row of a position log is durable.

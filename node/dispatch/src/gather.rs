@@ -70,7 +70,24 @@ impl Routes {
         records: usize,
         has_key: impl Fn(usize) -> bool,
     ) -> Result<Vec<(u32, End)>, Unusable> {
-        let answer = Response::parse(answer, id.0, records).map_err(Unusable::Broken)?;
+        let default = self.default.as_ref().and_then(|name| bus.topic(name));
+        let is_gone = self.default.is_some() && default.is_none();
+        let mut wants_gone = false;
+        let mut refused: Vec<(u32, End)> = Vec::new();
+        let answer = Response::parse_with(answer, id.0, records, |output| {
+            wants_gone |= is_gone && output.topic.is_none();
+            if wants_gone || refused.last().is_some_and(|(source, _)| *source == output.source) {
+                return;
+            }
+            if let Err(end) = self.check(bus, default.as_ref(), output, &has_key) {
+                refused.push((output.source, end));
+            }
+        });
+        let answer = answer.map_err(Unusable::Broken)?;
+        if let (Some(topic), true) = (&self.default, wants_gone) {
+            let gone = bus::Error::UnknownTopic { topic: topic.to_string() };
+            return Err(Unusable::TopicGone(StopReason::of(&gone)));
+        }
         let mut exceptions = Vec::new();
         if !answer.all_ok() {
             for index in 0..records {
@@ -87,22 +104,6 @@ impl Routes {
                         exceptions.push((index as u32, failed(code, message)));
                     }
                 }
-            }
-        }
-        let mut refused: Vec<(u32, End)> = Vec::new();
-        let default = self.default.as_ref().and_then(|name| bus.topic(name));
-        if let (Some(topic), None) = (&self.default, &default)
-            && answer.outputs().any(|output| output.topic.is_none())
-        {
-            let gone = bus::Error::UnknownTopic { topic: topic.to_string() };
-            return Err(Unusable::TopicGone(StopReason::of(&gone)));
-        }
-        for output in answer.outputs() {
-            if refused.last().is_some_and(|(source, _)| *source == output.source) {
-                continue;
-            }
-            if let Err(end) = self.check(bus, default.as_ref(), &output, &has_key) {
-                refused.push((output.source, end));
             }
         }
         if !refused.is_empty() {
@@ -145,12 +146,12 @@ impl Routes {
             let message = format!("topic {} has no partition {partition}", info.spec.name);
             return Err(failed("Millrace.OutputPartition", &message));
         }
-        let has_key = match output.key {
+        let has_key = || match output.key {
             OutputKey::Keep => has_key(output.source as usize),
             OutputKey::None => false,
             OutputKey::Bytes(_) => true,
         };
-        if info.spec.cleanup == bus::Cleanup::Compact && !has_key {
+        if info.spec.cleanup == bus::Cleanup::Compact && !has_key() {
             let message =
                 format!("an output without a key; {} is compacted by key", info.spec.name);
             return Err(failed("Millrace.OutputNoKey", &message));

@@ -246,8 +246,22 @@ impl<'a> Response<'a> {
     ///
     /// What is wrong with them (FC-3, FC-4, FC-5).
     pub fn parse(bytes: &'a [u8], batch_id: u64, records: usize) -> Result<Self, FrameError> {
+        Self::parse_with(bytes, batch_id, records, |_output| ())
+    }
+
+    /// The same, and shows each output while it is at hand, up to the first that is wrong.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse): then what was shown is worth nothing.
+    pub fn parse_with(
+        bytes: &'a [u8],
+        batch_id: u64,
+        records: usize,
+        each: impl FnMut(&Output<'a>),
+    ) -> Result<Self, FrameError> {
         let this = Self::parse_again(bytes, batch_id, records)?;
-        this.check_outputs()?;
+        this.check_outputs(each)?;
         Ok(this)
     }
 
@@ -316,7 +330,7 @@ impl<'a> Response<'a> {
             .map(|entry| output(entry, self.arena).expect("every entry was checked"))
     }
 
-    fn check_outputs(&self) -> Result<(), FrameError> {
+    fn check_outputs(&self, mut each: impl FnMut(&Output<'a>)) -> Result<(), FrameError> {
         let mut last = 0;
         // FC-5: what is left of the arena for the next entry to claim.
         let mut room = self.arena.len();
@@ -343,7 +357,7 @@ impl<'a> Response<'a> {
                 claim(key.len())?;
             }
             match self.ends.get(output.source as usize) {
-                Some(&OK) => {}
+                Some(&OK) => each(&output),
                 Some(_) => return Err(FrameError("an output of a record that did not end ok")),
                 None => return Err(FrameError("an output of a record that is not in the batch")),
             }

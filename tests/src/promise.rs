@@ -291,12 +291,12 @@ pub const PROMISES: &[Promise] = &[
     },
     Promise {
         name: "raft",
-        says: "a raft group keeps what it acknowledged, and never contradicts itself, whatever \
-               crashes at whichever step of its loop, in every seeded life, and each planted bug \
-               is noticed",
+        says: "a raft group keeps what it acknowledged, never contradicts itself and answers reads \
+               in time, whatever crashes at whichever step of its loop, while members join, are \
+               removed and lose their disks, in every seeded life, and each planted bug is noticed",
         needs: "nothing",
         flags: &["seeds"],
-        full: "2 min: 20,000 seeds",
+        full: "4 min: 20,000 seeds",
         ci: "20 s: 2,000 seeds",
         may_skip: false,
         floors: &[
@@ -306,9 +306,17 @@ pub const PROMISES: &[Promise] = &[
             ("after_persist", 1_000),
             ("at_install", 100),
             ("installs", 500),
+            ("disks_lost", 1_000),
+            ("joined", 3_000),
+            ("promoted", 3_000),
+            ("removed", 1_000),
+            ("refused", 1_000),
+            ("transfers", 500),
+            ("reads", 10_000),
+            ("reads_failed", 5_000),
             ("checks", 1_000_000),
             ("played_twice", 20),
-            ("red_controls", 6),
+            ("red_controls", 10),
         ],
         run: crate::raft_sim::run,
     },

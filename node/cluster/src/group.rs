@@ -2,21 +2,30 @@
 //! it safe.
 //!
 //! ```text
-//! inputs    tick | receive | propose | campaign | checkpoint | checkpoint_sent
-//! steps     Send -> Persist -> Send -> Restore | Apply -> Send -> Apply -> ...
+//! inputs    tick | receive | propose | change | read | transfer | campaign
+//!           | checkpoint | checkpoint_sent | unreachable
+//! steps     Send -> Persist -> Send -> Restore | Apply | Change -> Send -> Apply ... -> Reads
 //! ```
 //!
 //! The caller carries out each [`Step`] before it asks for the next, and gives no input before
 //! there is none left. [`Step::Persist`] is carried out when it is synced: votes and answers leave
 //! after it, commands are applied after it (Raft, figure 2; a process that answers first can vote
 //! twice in one term after a power cut).
+//!
+//! A change of the members takes effect where it is applied, and once: what a checkpoint holds of it
+//! came into that in the same write (CLU-7). A disk that lost what its member acknowledged is found
+//! by what the others still know of it ([`Forgot`], CLU-6).
 
-use std::collections::VecDeque;
+mod membership;
 
-use raft::eraftpb::{EntryType, Message, MessageType};
+use std::collections::{BTreeMap, VecDeque};
+
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, Ready, SnapshotStatus, StateRole};
 
 use crate::image::{Checkpoint, Cut, Image, Place, Write, from_snapshot, place_of};
+use crate::members::{Change, Members};
+use crate::reads::{ReadEnd, Reads};
 
 /// Ticks without a leader before an election: the least; the most is twice that. A tick is 50 ms.
 pub const ELECTION_TICKS: usize = 10;
@@ -25,6 +34,12 @@ pub const ELECTION_TICKS: usize = 10;
 #[must_use]
 pub fn carries_checkpoint(message: &Message) -> bool {
     message.get_msg_type() == MessageType::MsgSnapshot
+}
+
+/// Whether an entry changes who belongs to the group.
+#[must_use]
+pub fn changes_members(entry: &Entry) -> bool {
+    entry.get_entry_type() == EntryType::EntryConfChange
 }
 
 /// When a group makes a checkpoint, and what it keeps behind it.
@@ -44,12 +59,13 @@ impl Default for Limits {
     }
 }
 
-/// Who proposed a command: a member, and its count of proposals since it was made.
+/// Who asked for something: a member, and its count of requests. What was asked before a crash can
+/// be answered after it, so a process begins above what every one before it may have used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RequestId {
     /// The member.
     pub member: u64,
-    /// Unique within the life of the member's process.
+    /// Unique for this member, for ever.
     pub number: u64,
 }
 
@@ -76,6 +92,19 @@ pub struct Committed {
     pub command: Vec<u8>,
 }
 
+/// A change of the members that the group has agreed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// Where it is in the log.
+    pub place: Place,
+    /// Whose it is.
+    pub request: RequestId,
+    /// What it was.
+    pub change: Change,
+    /// Who belongs to the group from now on.
+    pub members: Members,
+}
+
 /// What has to be done next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
@@ -87,7 +116,18 @@ pub enum Step {
     Restore(Checkpoint),
     /// Apply these, in order.
     Apply(Vec<Committed>),
+    /// The members are others from now on.
+    Change(Changed),
+    /// These reads have ended.
+    Reads(Vec<(RequestId, ReadEnd)>),
 }
+
+/// This disk lacks what its member acknowledged, so it is another disk, or what it held was lost:
+/// the member must stop, and may join again under a new id (CLU-6). Going on, it could vote twice
+/// in a term, or let the group lose what was agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this member acknowledged more than its disk holds; it has to join under a new id")]
+pub struct Forgot;
 
 /// Why a proposal was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -120,6 +160,14 @@ pub struct Group {
     /// Of commands since the last checkpoint.
     bytes: u64,
     draws: u64,
+    /// As of the entry that was handed out last.
+    members: Members,
+    /// The index of that entry: none is handed out twice.
+    handed: u64,
+    reads: Reads,
+    ticks: u64,
+    /// At which tick each member was heard of last.
+    heard: BTreeMap<u64, u64>,
 }
 
 impl std::fmt::Debug for Group {
@@ -157,9 +205,33 @@ impl Group {
             ..Config::default()
         };
         let silent = slog::Logger::root(slog::Discard, slog::o!());
+        let (members, handed) = (image.checkpoint.members.clone(), image.checkpoint.place.index);
         let raw = RawNode::new(&config, image, &silent).map_err(|error| error.to_string())?;
-        let (stage, steps) = (Stage::Idle, VecDeque::new());
-        Ok(Self { raw, stage, steps, limits, bytes: 0, draws: seed })
+        Ok(Self {
+            raw,
+            stage: Stage::Idle,
+            steps: VecDeque::new(),
+            limits,
+            bytes: 0,
+            draws: seed,
+            members,
+            handed,
+            reads: Reads::default(),
+            ticks: 0,
+            heard: BTreeMap::new(),
+        })
+    }
+
+    /// Who belongs to the group, as of [`Group::applied`].
+    #[must_use]
+    pub const fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Who leads, as far as this member knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<u64> {
+        Some(self.raw.raft.leader_id).filter(|id| *id != raft::INVALID_ID)
     }
 
     /// Whether this member leads.
@@ -199,17 +271,39 @@ impl Group {
             self.raw.raft.set_randomized_election_timeout(ELECTION_TICKS + spread);
         }
         self.raw.tick();
+        self.ticks += 1;
+        let ended = self.reads.on_tick(self.ticks);
+        self.end_reads(ended);
     }
 
-    /// A message of another member. What it cannot use it ignores, as raft wants it.
+    /// A message of another member. What it cannot use it ignores, as raft wants it, and all that
+    /// comes from a former member. Who has a higher id than any member so far may have been added
+    /// where this log does not reach yet, and is heard where raft demands that: as a leader or a
+    /// candidate (Ongaro, section 4.1).
+    ///
+    /// # Errors
+    ///
+    /// [`Forgot`]: the member must stop.
     ///
     /// # Panics
     ///
     /// As [`Group::tick`].
-    pub fn receive(&mut self, message: Message) {
+    pub fn receive(&mut self, message: Message) -> Result<(), Forgot> {
         self.demand_idle();
+        let id = self.raw.raft.id;
+        if message.to != id || self.members.is_former(message.from) {
+            return Ok(());
+        }
+        if self.has_forgotten(&message) {
+            return Err(Forgot);
+        }
+        if carries_checkpoint(&message) && from_snapshot(message.get_snapshot()).is_none() {
+            return Ok(());
+        }
+        self.heard.insert(message.from, self.ticks);
         // Errors are of senders it does not know and of messages that only a member itself makes.
         drop(self.raw.step(message));
+        Ok(())
     }
 
     /// What became of a message that [carries a checkpoint](carries_checkpoint), always: until
@@ -222,6 +316,16 @@ impl Group {
         self.demand_idle();
         let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.raw.report_snapshot(to, status);
+    }
+
+    /// A message to this member was lost on the way, as far as anybody knows.
+    ///
+    /// # Panics
+    ///
+    /// As [`Group::tick`].
+    pub fn unreachable(&mut self, to: u64) {
+        self.demand_idle();
+        self.raw.report_unreachable(to);
     }
 
     /// Stands for election now, without waiting for its timeout.
@@ -254,11 +358,16 @@ impl Group {
         proposed.map_err(|_dropped| NotProposed::Dropped)
     }
 
-    /// Whether it is time for a checkpoint.
+    /// Whether it is time for a checkpoint: there is much behind the last one, or a member has
+    /// joined that the last one does not know and therefore cannot begin with.
     #[must_use]
     pub fn is_checkpoint_due(&self) -> bool {
-        let entries = self.applied() - self.image().checkpoint.place.index;
-        self.limits.entries <= entries || self.limits.bytes <= self.bytes
+        let last = &self.image().checkpoint;
+        let entries = self.applied() - last.place.index;
+        let mut learners = self.members.learners().iter().filter(|_| self.leads());
+        self.limits.entries <= entries
+            || self.limits.bytes <= self.bytes
+            || learners.any(|id| !last.members.contains(*id))
     }
 
     /// Takes the state as it is after [`Group::applied`], to be written as a checkpoint.
@@ -271,12 +380,14 @@ impl Group {
         let index = self.applied();
         let raft = &self.raw.raft;
         let term = raft.raft_log.term(index).expect("what was applied last is in the log");
-        let mut voters: Vec<u64> = raft.prs().conf().voters().ids().iter().collect();
-        voters.sort_unstable();
         let base = index.saturating_sub(self.limits.trailing).max(self.image().base.index);
         let base_term = raft.raft_log.term(base).expect("a base at or above the old one");
         let write = Write {
-            checkpoint: Some(Checkpoint { place: Place { term, index }, voters, state }),
+            checkpoint: Some(Checkpoint {
+                place: Place { term, index },
+                members: self.members.clone(),
+                state,
+            }),
             cut: Cut::Through(Place { term: base_term, index: base }),
             entries: Vec::new(),
             // The commit that raft reports after a write is not written before the next one, and
@@ -309,7 +420,11 @@ impl Group {
                     self.apply(light.take_committed_entries());
                     self.stage = Stage::Finishing;
                 }
-                Stage::Finishing => self.raw.advance_apply(),
+                Stage::Finishing => {
+                    self.raw.advance_apply();
+                    let ended = self.reads.on_applied(self.applied());
+                    self.end_reads(ended);
+                }
                 Stage::Checkpointing(write) => self.raw.mut_store().carry_out(&write),
             }
         }
@@ -318,8 +433,16 @@ impl Group {
     fn begin(&mut self) {
         let mut ready = self.raw.ready();
         self.send(ready.take_messages());
+        for read in ready.take_read_states() {
+            if let Some(request) = RequestId::of_bytes(&read.request_ctx) {
+                self.reads.on_index(request, read.index);
+            }
+        }
+        let ended = self.reads.on_leader((self.raw.raft.term, self.raw.raft.leader_id));
+        self.end_reads(ended);
         let snapshot = ready.snapshot();
-        let checkpoint = (!snapshot.is_empty()).then(|| from_snapshot(snapshot));
+        let checkpoint = (!snapshot.is_empty())
+            .then(|| from_snapshot(snapshot).expect("what is not ours was not received"));
         let cut = checkpoint.as_ref().map_or(Cut::Nothing, |it| Cut::All(it.place));
         let hard = ready.hs().cloned();
         let write = Write { checkpoint, cut, entries: ready.take_entries(), hard };
@@ -334,6 +457,8 @@ impl Group {
         self.send(ready.take_persisted_messages());
         if let Some(checkpoint) = &write.checkpoint {
             self.bytes = 0;
+            self.members.clone_from(&checkpoint.members);
+            self.handed = checkpoint.place.index;
             self.steps.push_back(Step::Restore(checkpoint.clone()));
         }
         self.apply(ready.take_committed_entries());
@@ -346,19 +471,37 @@ impl Group {
         }
     }
 
-    /// Leaders begin with an entry that has no command; it is nobody's.
-    fn apply(&mut self, entries: Vec<raft::eraftpb::Entry>) {
-        let committed: Vec<Committed> = entries
-            .into_iter()
-            .filter(|entry| entry.get_entry_type() == EntryType::EntryNormal)
-            .filter_map(|entry| {
-                let request = RequestId::of_bytes(&entry.context)?;
-                Some(Committed { place: place_of(&entry), request, command: entry.data.to_vec() })
-            })
-            .collect();
-        self.bytes += committed.iter().map(|it| it.command.len() as u64).sum::<u64>();
-        if !committed.is_empty() {
-            self.steps.push_back(Step::Apply(committed));
+    fn end_reads(&mut self, ended: Vec<(RequestId, ReadEnd)>) {
+        if !ended.is_empty() {
+            self.steps.push_back(Step::Reads(ended));
+        }
+    }
+
+    /// Hands out what was committed, each entry once. Leaders begin with one that has no command;
+    /// it is nobody's.
+    fn apply(&mut self, entries: Vec<Entry>) {
+        let mut commands = Vec::new();
+        for entry in entries {
+            if entry.index <= self.handed {
+                continue;
+            }
+            self.handed = entry.index;
+            let Some(request) = RequestId::of_bytes(&entry.context) else { continue };
+            if changes_members(&entry) {
+                self.hand_out(std::mem::take(&mut commands));
+                self.apply_change(&entry, request);
+            } else {
+                let command = entry.data.to_vec();
+                commands.push(Committed { place: place_of(&entry), request, command });
+            }
+        }
+        self.hand_out(commands);
+    }
+
+    fn hand_out(&mut self, commands: Vec<Committed>) {
+        self.bytes += commands.iter().map(|it| it.command.len() as u64).sum::<u64>();
+        if !commands.is_empty() {
+            self.steps.push_back(Step::Apply(commands));
         }
     }
 
@@ -376,3 +519,6 @@ impl Group {
         mixed ^ (mixed >> 31)
     }
 }
+
+#[cfg(test)]
+mod tests;

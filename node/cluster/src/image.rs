@@ -1,7 +1,7 @@
 //! A pure core: what of the log is durable, as raft reads it, and what one write makes of it.
 //!
 //! ```text
-//! checkpoint  the state at one index, with its voters       base <= checkpoint <= commit <= last
+//! checkpoint  the state at one index, with its members      base <= checkpoint <= commit <= last
 //! base        the place before the first entry kept; entries between it and the checkpoint are
 //!             for members that are a little behind
 //! entries     an unbroken run from base to last
@@ -9,10 +9,13 @@
 //! ```
 //!
 //! Invariant, checked at every start: **CLU-7** applied <= commit <= last on every disk at every
-//! moment. What is applied is durable as the checkpoint only; the rest is applied again.
+//! moment. What is applied is durable as the checkpoint only; the rest is applied again. Members are
+//! part of it: a change that is in the checkpoint is not applied again, one behind it is.
 
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::eraftpb::{Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+
+use crate::members::Members;
 
 /// A place in the log. A log whose last place is the greater one is the more complete one
 /// (Raft, section 5.4.1), hence the order of the fields.
@@ -29,8 +32,8 @@ pub struct Place {
 pub struct Checkpoint {
     /// Of the last command in it.
     pub place: Place,
-    /// Who votes at that place.
-    pub voters: Vec<u64>,
+    /// Who belongs to the group at that place.
+    pub members: Members,
     /// The state, as its owner encodes it.
     pub state: Vec<u8>,
 }
@@ -86,14 +89,32 @@ impl Image {
     /// has to begin with a checkpoint.
     #[must_use]
     pub fn founding(voters: Vec<u64>, state: Vec<u8>) -> Write {
+        let members = Members::founders(voters);
         let place = Place { term: 1, index: 1 };
         let hard = HardState { term: place.term, commit: place.index, ..HardState::default() };
         Write {
-            checkpoint: Some(Checkpoint { place, voters, state }),
+            checkpoint: Some(Checkpoint { place, members, state }),
             cut: Cut::All(place),
             entries: Vec::new(),
             hard: Some(hard),
         }
+    }
+
+    /// The write that a new member begins with: nothing, until the leader sends it a checkpoint.
+    #[must_use]
+    pub fn joining() -> Write {
+        Write {
+            checkpoint: Some(Checkpoint::default()),
+            cut: Cut::All(Place::default()),
+            entries: Vec::new(),
+            hard: Some(HardState::default()),
+        }
+    }
+
+    /// Whether nothing of the group has reached this disk yet. It belongs to no voter.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        self.checkpoint.place == Place::default()
     }
 
     /// The place of the last entry, or the base.
@@ -142,7 +163,10 @@ impl Image {
         if self.term_at(applied.index) != Some(applied.term) {
             return Err(format!("the checkpoint at {applied:?} is of another log"));
         }
-        if self.checkpoint.voters.is_empty() {
+        if self.is_blank() && last != Place::default() {
+            return Err(format!("entries up to {}, and no checkpoint before them", last.index));
+        }
+        if self.checkpoint.members.voters().is_empty() != self.is_blank() {
             return Err("nobody votes".to_owned());
         }
         Ok(())
@@ -194,8 +218,7 @@ pub const fn place_of(entry: &Entry) -> Place {
 
 impl Storage for Image {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        let conf = ConfState::from((self.checkpoint.voters.clone(), Vec::new()));
-        Ok(RaftState::new(self.hard.clone(), conf))
+        Ok(RaftState::new(self.hard.clone(), self.checkpoint.members.to_conf_state()))
     }
 
     fn entries(
@@ -229,31 +252,39 @@ impl Storage for Image {
         Ok(self.last().index)
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        if self.checkpoint.place.index < request_index {
+    /// A member that the checkpoint does not know would refuse it: it waits for the next one.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let checkpoint = &self.checkpoint;
+        if checkpoint.place.index < request_index || !checkpoint.members.contains(to) {
             return Err(StorageError::SnapshotTemporarilyUnavailable.into());
         }
         Ok(to_snapshot(&self.checkpoint))
     }
 }
 
+/// raft's own form has no place for the newest id: it goes in front of the state.
 fn to_snapshot(checkpoint: &Checkpoint) -> Snapshot {
-    let mut snapshot = Snapshot { data: checkpoint.state.clone().into(), ..Snapshot::default() };
+    let newest = checkpoint.members.newest().to_le_bytes();
+    let data = [newest.as_slice(), &checkpoint.state].concat();
+    let mut snapshot = Snapshot { data: data.into(), ..Snapshot::default() };
     let metadata = snapshot.mut_metadata();
     metadata.index = checkpoint.place.index;
     metadata.term = checkpoint.place.term;
-    metadata.set_conf_state(ConfState::from((checkpoint.voters.clone(), Vec::new())));
+    metadata.set_conf_state(checkpoint.members.to_conf_state());
     snapshot
 }
 
-/// What another node sent.
-pub(crate) fn from_snapshot(snapshot: &Snapshot) -> Checkpoint {
+/// What another node sent; `None` when it is none of ours.
+pub(crate) fn from_snapshot(snapshot: &Snapshot) -> Option<Checkpoint> {
     let metadata = snapshot.get_metadata();
-    Checkpoint {
+    let (newest, state) = snapshot.data.split_first_chunk::<8>()?;
+    let conf = metadata.get_conf_state();
+    let (voters, learners) = (conf.voters.iter().copied(), conf.learners.iter().copied());
+    Some(Checkpoint {
         place: Place { term: metadata.term, index: metadata.index },
-        voters: metadata.get_conf_state().voters.clone(),
-        state: snapshot.data.to_vec(),
-    }
+        members: Members::new(voters, learners, u64::from_le_bytes(*newest)),
+        state: state.to_vec(),
+    })
 }
 
 #[cfg(test)]
@@ -305,5 +336,31 @@ mod tests {
         let mut other = founded();
         other.checkpoint.place.term = 2;
         assert!(other.check().is_err());
+    }
+
+    #[test]
+    fn a_disk_that_waits_for_its_first_checkpoint_has_neither_voters_nor_entries() {
+        let mut blank = Image::default();
+        blank.carry_out(&Image::joining());
+        assert_eq!((blank.check(), blank.is_blank()), (Ok(()), true));
+        let mut with_entries = blank.clone();
+        with_entries.entries.push(entry(1, 1));
+        assert!(with_entries.check().is_err());
+        blank.checkpoint.members = Members::founders([1]);
+        assert!(blank.check().is_err());
+        let mut nobody = founded();
+        nobody.checkpoint.members = Members::default();
+        assert!(nobody.check().is_err());
+    }
+
+    #[test]
+    fn a_checkpoint_is_sent_whole_and_only_to_those_it_knows() {
+        let mut image = founded();
+        image.checkpoint.members = Members::new([1, 3], [4], 9);
+        image.checkpoint.state = vec![7; 3];
+        let sent = image.snapshot(0, 4).unwrap();
+        assert_eq!(from_snapshot(&sent), Some(image.checkpoint.clone()));
+        assert!(image.snapshot(0, 2).is_err());
+        assert_eq!(from_snapshot(&Snapshot::default()), None);
     }
 }

@@ -168,8 +168,8 @@ impl CommandLog {
         let mut answer = None;
         while let Some(step) = self.group.step() {
             match step {
-                // There is nobody else.
-                Step::Send(_) => {}
+                // There is nobody else, and nobody asks to join or to read.
+                Step::Send(_) | Step::Change(_) | Step::Reads(_) => {}
                 Step::Persist(write) => self.persist(&write)?,
                 Step::Restore(checkpoint) => self.state = self.decode(&checkpoint.state)?,
                 Step::Apply(commands) => {

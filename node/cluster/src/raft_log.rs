@@ -1,8 +1,12 @@
 //! The raft log on redb: one write transaction for each [`Write`], synced before it returns.
 //!
 //! ```text
-//! entries   index (u64) -> a checked row          meta  "checkpoint", "base", "hard" -> checked
+//! entries   index (u64) -> a checked row
+//! meta      "checkpoint", "members", "base", "hard" -> a checked row
 //! ```
+//!
+//! "members" is written with each checkpoint and says what that row has no place for; logs of before
+//! there were learners lack it.
 //!
 //! A small file beside it, written after each sync, holds the last place: redb goes back by one
 //! commit when the pages of the newest are damaged, and a log that ends before what was synced
@@ -19,10 +23,12 @@ use storage::codec;
 
 use crate::image::{Checkpoint, Cut, Image, Place, Write};
 use crate::log::Error;
+use crate::members::Members;
 
 const ENTRIES: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("entries");
 const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
 const CHECKPOINT: &str = "checkpoint";
+const MEMBERS: &str = "members";
 const BASE: &str = "base";
 const HARD: &str = "hard";
 
@@ -41,6 +47,12 @@ struct CheckpointRow {
     index: u64,
     voters: Vec<u64>,
     state: Vec<u8>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct MembersRow {
+    learners: Vec<u64>,
+    newest: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -140,9 +152,13 @@ impl Rows {
     fn of(write: &Write) -> Result<Self, Error> {
         let mut meta = Vec::new();
         if let Some(checkpoint) = &write.checkpoint {
-            let Checkpoint { place, voters, state } = checkpoint.clone();
+            let Checkpoint { place, members, state } = checkpoint.clone();
+            let voters = members.voters().iter().copied().collect();
             let row = CheckpointRow { term: place.term, index: place.index, voters, state };
             meta.push((CHECKPOINT, codec::encode_snapshot(&row)?));
+            let learners = members.learners().iter().copied().collect();
+            let row = MembersRow { learners, newest: members.newest() };
+            meta.push((MEMBERS, codec::encode(&row)?));
         }
         if let Cut::Through(base) | Cut::All(base) = write.cut {
             meta.push((BASE, codec::encode(&(base.term, base.index))?));
@@ -200,6 +216,9 @@ fn read(database: &Database) -> Result<Option<Image>, String> {
         Err(error) => return Err(error.to_string()),
     };
     let checkpoint: CheckpointRow = row(&meta, CHECKPOINT, codec::decode_snapshot)?;
+    let has_members = meta.get(MEMBERS).map_err(|error| error.to_string())?.is_some();
+    let more: MembersRow =
+        if has_members { row(&meta, MEMBERS, codec::decode)? } else { MembersRow::default() };
     let (term, index) = row(&meta, BASE, codec::decode)?;
     let hard: HardRow = row(&meta, HARD, codec::decode)?;
     let table = read.open_table(ENTRIES).map_err(|error| error.to_string())?;
@@ -209,7 +228,7 @@ fn read(database: &Database) -> Result<Option<Image>, String> {
         entries.push(entry(index.value(), bytes.value())?);
     }
     let place = Place { term: checkpoint.term, index: checkpoint.index };
-    let (voters, state) = (checkpoint.voters, checkpoint.state);
+    let members = Members::new(checkpoint.voters, more.learners, more.newest);
     Ok(Some(Image {
         hard: HardState {
             term: hard.term,
@@ -217,7 +236,7 @@ fn read(database: &Database) -> Result<Option<Image>, String> {
             commit: hard.commit,
             ..HardState::default()
         },
-        checkpoint: Checkpoint { place, voters, state },
+        checkpoint: Checkpoint { place, members, state: checkpoint.state },
         base: Place { term, index },
         entries,
     }))
@@ -279,7 +298,8 @@ mod tests {
         let hard = |term, commit| Some(HardState { term, vote: 1, commit, ..HardState::default() });
         let at = |term, index| Place { term, index };
         let checkpoint = |term, index| {
-            Some(Checkpoint { place: at(term, index), voters: vec![1, 2], state: vec![7; 100] })
+            let members = Members::new([1, 2], [7], 9);
+            Some(Checkpoint { place: at(term, index), members, state: vec![7; 100] })
         };
         follow(
             &dir.path().join("raft.redb"),
@@ -304,6 +324,34 @@ mod tests {
                 },
             ],
         );
+    }
+
+    #[test]
+    fn a_log_of_before_there_were_learners_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft.redb");
+        let founding = Image::founding(vec![1, 3], vec![7]);
+        let (log, image) = RaftLog::open(&path, &founding).unwrap();
+        let write = log.database.begin_write().unwrap();
+        assert!(write.open_table(META).unwrap().remove(MEMBERS).unwrap().is_some());
+        write.commit().unwrap();
+        drop(log);
+        let (_log, read) = RaftLog::open(&path, &founding).unwrap();
+        assert_eq!((read.checkpoint.members.newest(), &read), (3, &image));
+    }
+
+    #[test]
+    fn a_new_member_begins_with_nothing_and_starts_again_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft.redb");
+        let (log, blank) = RaftLog::open(&path, &Image::joining()).unwrap();
+        assert!(blank.is_blank());
+        // A term that it heard of comes before its first checkpoint.
+        let hard = Some(HardState { term: 5, ..HardState::default() });
+        log.write(&Write { hard, ..Write::default() }, blank.last()).unwrap();
+        drop(log);
+        let (_log, read) = RaftLog::open(&path, &Image::joining()).unwrap();
+        assert_eq!((read.is_blank(), read.hard.term), (true, 5));
     }
 
     #[test]

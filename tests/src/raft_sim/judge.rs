@@ -2,16 +2,40 @@
 //! no code with the core.
 //!
 //! - **CLU-1** one leader in a term; an entry of one place is the same everywhere, with the same
-//!   before it; a leader has every command that was ever applied; one command at one index.
-//! - **CLU-2** what was acknowledged is in every later read.
-//! - **CLU-7** on every disk, applied <= commit <= last, in an unbroken run.
+//!   before it; a leader has every command that was ever applied; one command at one index, and
+//!   one set of members.
+//! - **CLU-2** what was acknowledged is in every later read through the log.
+//! - **CLU-4** it is in every later read by read index, and no read goes back behind an earlier one.
+//! - **CLU-5** a read ends by its deadline.
+//! - **CLU-6** an id is used once, and votes only when its disk has what was committed.
+//! - **CLU-7** on every disk, applied <= commit <= last, in an unbroken run, and the members of a
+//!   checkpoint are those of its place.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster::{Committed, Image, Write};
+use cluster::{Change, Changed, Committed, Image, Write};
+
+use super::member::AskedRead;
 
 /// Reads go through the log like commands; their numbers have this bit.
 pub(super) const READ: u64 = 1 << 63;
+
+/// Who belongs to the group, by an account of our own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Group {
+    pub(super) voters: BTreeSet<u64>,
+    pub(super) learners: BTreeSet<u64>,
+}
+
+impl Group {
+    pub(super) fn contains(&self, id: u64) -> bool {
+        self.voters.contains(&id) || self.learners.contains(&id)
+    }
+
+    fn is(&self, members: &cluster::Members) -> bool {
+        self.voters == *members.voters() && self.learners == *members.learners()
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Judge {
@@ -21,6 +45,11 @@ pub(super) struct Judge {
     /// By index: term and number of what was applied.
     agreed: BTreeMap<u64, (u64, u64)>,
     acknowledged: Vec<u64>,
+    /// By the index of the change: its term, what it was, and who belongs to the group from then.
+    changes: BTreeMap<u64, (u64, Option<Change>, Group)>,
+    used: BTreeSet<u64>,
+    /// The highest index at which a read by read index was answered.
+    read_at: u64,
     pub(super) checks: u64,
 }
 
@@ -30,6 +59,94 @@ pub(super) fn number_of(command: &[u8]) -> u64 {
 }
 
 impl Judge {
+    pub(super) fn new(founders: &[u64]) -> Self {
+        let group = Group { voters: founders.iter().copied().collect(), learners: BTreeSet::new() };
+        let (changes, used) = ([(0, (0, None, group.clone()))].into(), group.voters);
+        Self { changes, used, ..Self::default() }
+    }
+
+    /// Who belongs to the group now, and since which index.
+    pub(super) fn group(&self) -> (u64, &Group) {
+        let (index, (_, _, group)) = self.changes.last_key_value().expect("the founders are there");
+        (*index, group)
+    }
+
+    /// Whether this id ever belonged to the group.
+    pub(super) fn was_used(&self, id: u64) -> bool {
+        self.used.contains(&id)
+    }
+
+    pub(super) const fn read_at(&self) -> u64 {
+        self.read_at
+    }
+
+    /// A member applies a change of the members. Whether it is the first that does.
+    pub(super) fn changed(&mut self, changed: &Changed) -> Result<bool, String> {
+        self.checks += 1;
+        let (index, change) = (changed.place.index, changed.change);
+        let (newest, group) = self.group();
+        let first = newest < index;
+        if first {
+            let mut group = group.clone();
+            match change {
+                Change::AddLearner(id) => {
+                    group.learners.insert(id);
+                    if !self.used.insert(id) {
+                        return Err(format!("CLU-6: {id} is used again"));
+                    }
+                }
+                Change::Promote(id) => {
+                    group.voters.insert(id);
+                    if !group.learners.remove(&id) {
+                        return Err(format!("CLU-6: {id} votes and never learned"));
+                    }
+                }
+                Change::Remove(id) => {
+                    group.voters.remove(&id);
+                    group.learners.remove(&id);
+                }
+            }
+            self.changes.insert(index, (changed.place.term, Some(change), group));
+        }
+        let is = |(term, what, group): &(u64, Option<Change>, Group)| {
+            (*term, *what) == (changed.place.term, Some(change)) && group.is(&changed.members)
+        };
+        match self.changes.get(&index).is_some_and(is) {
+            true => Ok(first),
+            false => Err(format!("CLU-1: {change:?} at {index} is not what others applied there")),
+        }
+    }
+
+    /// A leader proposes to let a learner vote: what it knows to be committed, and the learner's
+    /// disk.
+    pub(super) fn promoted(&mut self, id: u64, leader: &Image, disk: &Image) -> Result<(), String> {
+        self.checks += 1;
+        let (committed, last) = (leader.hard.commit, disk.last().index);
+        match committed <= last {
+            true => Ok(()),
+            false => Err(format!("CLU-6: {id} has {last} of {committed} entries, and may vote")),
+        }
+    }
+
+    /// A read by read index is answered from the state at an index.
+    pub(super) fn answered(
+        &mut self,
+        asked: &AskedRead,
+        index: u64,
+        state: &BTreeSet<u64>,
+    ) -> Result<(), String> {
+        self.checks += 1;
+        let mut before = self.acknowledged[..asked.before].iter();
+        if let Some(number) = before.find(|number| !state.contains(number)) {
+            return Err(format!("CLU-4: a read lacks {number}, which was acknowledged"));
+        }
+        if index < asked.floor {
+            return Err(format!("CLU-4: a read at {index} after one at {}", asked.floor));
+        }
+        self.read_at = self.read_at.max(index);
+        Ok(())
+    }
+
     pub(super) fn terms_led(&self) -> u64 {
         self.leaders.len() as u64
     }
@@ -61,6 +178,13 @@ impl Judge {
         for (index, (of, number)) in self.agreed.range(begins + 1..) {
             if held.get(index) != Some(of) {
                 return Err(format!("CLU-1: the leader of term {term} lacks {number} at {index}"));
+            }
+        }
+        for (index, (of, change, _)) in self.changes.range(begins + 1..) {
+            if held.get(index) != Some(of) {
+                return Err(format!(
+                    "CLU-1: the leader of term {term} lacks {change:?} at {index}"
+                ));
             }
         }
         Ok(())
@@ -99,6 +223,13 @@ impl Judge {
         }
         if write.checkpoint.is_some() {
             self.restored(applied, &disk.checkpoint.state)?;
+            let mut until = self.changes.range(..=applied);
+            let group = until.next_back().map(|(_, (_, _, group))| group);
+            if !group.is_some_and(|group| group.is(&disk.checkpoint.members)) {
+                return Err(format!(
+                    "CLU-7: the members of the checkpoint at {applied} are others"
+                ));
+            }
         }
         Ok(())
     }

@@ -16,6 +16,17 @@ pub(super) struct Asked {
     pub(super) before: usize,
 }
 
+/// A read that a member waits for.
+#[derive(Debug)]
+pub(super) struct AskedRead {
+    /// How many commands had been acknowledged by then.
+    pub(super) before: usize,
+    /// Up to which index somebody had read by then.
+    pub(super) floor: u64,
+    /// The last tick of its process at which it may end.
+    pub(super) until: u64,
+}
+
 /// What ends with the process.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -23,10 +34,17 @@ pub(super) struct Process {
     pub(super) state: Vec<u8>,
     pub(super) numbers: BTreeSet<u64>,
     pub(super) asked: BTreeMap<RequestId, Asked>,
-    pub(super) proposals: u64,
+    pub(super) reads: BTreeMap<RequestId, AskedRead>,
+    pub(super) requests: u64,
+    pub(super) ticks: u64,
 }
 
 impl Process {
+    pub(super) fn next_request(&mut self, member: u64) -> RequestId {
+        self.requests += 1;
+        RequestId { member, number: self.requests }
+    }
+
     pub(super) fn restore(&mut self, state: &[u8]) {
         self.state = state.to_vec();
         self.numbers = state.chunks(8).map(number_of).collect();
@@ -55,9 +73,9 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn new(id: u64, voters: &[u64]) -> Self {
+    pub(super) fn new(id: u64, first: &Write) -> Self {
         let mut disk = Image::default();
-        disk.carry_out(&Image::founding(voters.to_vec(), Vec::new()));
+        disk.carry_out(first);
         Self { id, disk, unsynced: Vec::new(), process: None, starts: 0 }
     }
 
@@ -72,8 +90,10 @@ impl Member {
             state: Vec::new(),
             numbers: BTreeSet::new(),
             asked: BTreeMap::new(),
+            reads: BTreeMap::new(),
             // A number is unique in a group for ever.
-            proposals: self.starts << 32,
+            requests: self.starts << 32,
+            ticks: 0,
         };
         process.restore(&state);
         self.process = Some(process);
@@ -100,6 +120,13 @@ impl Member {
             }
             Some(Bug::CheckpointAlone) if matches!(write.cut, Cut::Through(_)) => {
                 self.disk.carry_out(&Write { hard: None, ..write.clone() });
+            }
+            Some(Bug::MembersApart) if write.checkpoint.is_some() => {
+                let mut write = write.clone();
+                if let Some(checkpoint) = &mut write.checkpoint {
+                    checkpoint.members = self.disk.checkpoint.members.clone();
+                }
+                self.disk.carry_out(&write);
             }
             Some(Bug::SuffixKept) => {
                 let before = self.disk.entries.clone();

@@ -1,5 +1,6 @@
 //! The promise that a raft group keeps its word whatever crashes at whichever step: the real core of
-//! node/cluster over simulated disks, clocks and a network, one seed a life. Faults planted in what
+//! node/cluster over simulated disks, clocks and a network, one seed a life. Members join, are
+//! promoted and removed, hand over the lead, and lose their disks meanwhile. Faults planted in what
 //! surrounds the core have to be noticed, each by the invariant that names it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,6 +12,7 @@ use crate::promise::{During, Figures, NotShown, Run, broken};
 
 mod judge;
 mod member;
+mod operator;
 mod world;
 
 use world::{Life, World};
@@ -35,16 +37,28 @@ enum Bug {
     SuffixKept,
     /// A command is acknowledged when it is proposed.
     AnsweredEarly,
+    /// BUG-7: a member answers a read from the state that it has.
+    StaleRead,
+    /// Nobody is told that a read has failed.
+    ReadForgotten,
+    /// BUG-8: a member comes back under its old id without its disk.
+    OldId,
+    /// The members are no part of the write of a checkpoint.
+    MembersApart,
 }
 
 impl Bug {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 10] = [
         Self::SkippedSync,
         Self::SentBeforeSync,
         Self::InstallInTwo,
         Self::CheckpointAlone,
         Self::SuffixKept,
         Self::AnsweredEarly,
+        Self::StaleRead,
+        Self::ReadForgotten,
+        Self::OldId,
+        Self::MembersApart,
     ];
 
     /// How it is called, and the invariant that it breaks.
@@ -56,6 +70,10 @@ impl Bug {
             Self::CheckpointAlone => ("checkpoint_alone", "CLU-7"),
             Self::SuffixKept => ("suffix_kept", "CLU-1"),
             Self::AnsweredEarly => ("answered_early", "CLU-2"),
+            Self::StaleRead => ("stale_read", "CLU-4"),
+            Self::ReadForgotten => ("read_forgotten", "CLU-5"),
+            Self::OldId => ("old_id", "CLU-6"),
+            Self::MembersApart => ("members_apart", "CLU-7"),
         }
     }
 }
@@ -146,9 +164,25 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
         .with("before_apply", sum(|it| it.before_apply))
         .with("checkpoints", sum(|it| it.checkpoints))
         .with("installs", sum(|it| it.installs))
+        .with("disks_lost", sum(|it| it.disks_lost))
+        .with("joined", sum(|it| it.joined))
+        .with("promoted", sum(|it| it.promoted))
+        .with("removed", sum(|it| it.removed))
+        .with("refused", sum(|it| it.refused))
+        .with("transfers", sum(|it| it.transfers))
+        .with("reads", sum(|it| it.reads))
+        .with("reads_failed", sum(|it| it.reads_failed))
         .with("checks", sum(|it| it.checks))
         .with("played_twice", twice);
-    let rarest = sum(|it| it.at_install).min(sum(|it| it.before_apply));
+    let rarest = [
+        sum(|it| it.at_install),
+        sum(|it| it.before_apply),
+        sum(|it| it.disks_lost),
+        sum(|it| it.removed),
+        sum(|it| it.transfers),
+        sum(|it| it.reads_failed),
+    ];
+    let rarest = rarest.into_iter().min().unwrap_or_default();
     demand!(0 < rarest || seeds < 1_000, "some fault never struck: {figures}");
     figures.set("red_controls", Bug::ALL.len());
     // raft-rs panics at some of what is planted; that is no news.

@@ -10,6 +10,7 @@ mod group;
 mod image;
 mod log;
 mod members;
+pub mod placement;
 mod raft_log;
 mod reads;
 pub mod state;

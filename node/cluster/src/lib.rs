@@ -26,6 +26,6 @@ pub use members::{Change, Members, NotChanged};
 pub use raft::eraftpb::{Entry, Message};
 pub use reads::{ReadEnd, Unavailable};
 pub use state::{
-    App, Applied, Command, Function, History, Kept, REVISIONS_MAX, Redriver, Refused, Shard, State,
-    Trigger,
+    App, Applied, Command, Function, History, Kept, Member, MemberChange, REVISIONS_MAX, Redriver,
+    Refused, Role, Roster, Shard, State, Trigger,
 };

@@ -11,7 +11,7 @@ use storage::codec;
 use crate::group::{Committed, Group, Limits, RequestId, Step};
 use crate::image::{Image, Write};
 use crate::raft_log::RaftLog;
-use crate::state::{Applied, Command, Former, Refused, State};
+use crate::state::{Alone, Applied, Command, Former, Refused, State};
 
 /// The member of a group of one.
 const FOUNDER: u64 = 1;
@@ -205,11 +205,12 @@ impl CommandLog {
     }
 }
 
-/// A checkpoint's state, also in the form of versions that could not pause.
+/// A checkpoint's state, also in the forms of versions without members, and without pauses.
 fn decode_state(bytes: &[u8]) -> Result<State, codec::CodecError> {
     codec::decode_snapshot(bytes).or_else(|error| {
-        let former = codec::decode_snapshot::<Former>(bytes);
-        former.map_or(Err(error), |former| Ok(former.into()))
+        let alone = codec::decode_snapshot::<Alone>(bytes).map(State::from);
+        let former = || codec::decode_snapshot::<Former>(bytes).map(State::from);
+        alone.or_else(|_| former()).map_err(|_| error)
     })
 }
 
@@ -261,16 +262,19 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_was_stored_before_triggers_could_be_paused_is_read() {
+    fn a_state_that_was_stored_before_there_were_members_or_pauses_is_read() {
         let mut state = State::default();
         state.apply(&deploy(7)).unwrap();
         let mut bytes = codec::encode_snapshot(&state).unwrap();
         assert_eq!(decode_state(&bytes).unwrap(), state);
-        // Two empty maps are two counts; the head holds a version and a checksum.
-        bytes.truncate(bytes.len() - 2 * size_of::<u64>());
-        let checksum = crc32c::crc32c(&bytes[5..]);
-        bytes[1..5].copy_from_slice(&checksum.to_le_bytes());
-        assert_eq!(decode_state(&bytes).unwrap(), state);
+        // An empty map is a count; the head holds a version and a checksum. First the members go,
+        // then pauses and redrivers.
+        for maps in [1, 2] {
+            bytes.truncate(bytes.len() - maps * size_of::<u64>());
+            let checksum = crc32c::crc32c(&bytes[5..]);
+            bytes[1..5].copy_from_slice(&checksum.to_le_bytes());
+            assert_eq!(decode_state(&bytes).unwrap(), state);
+        }
         bytes.pop();
         assert!(decode_state(&bytes).is_err());
     }

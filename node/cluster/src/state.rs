@@ -18,8 +18,10 @@
 //! - **RS-8** only a trigger that exists is paused, and it stays so until it is resumed or gone.
 //! - **RS-9** redrives of a topic have one shard id, never a trigger's, and each gets an epoch
 //!   above the one before.
+//! - **RS-10**, **RS-11** about members: roster.rs.
 
 mod history;
+mod roster;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +29,7 @@ use bus::{Epoch, ShardId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use history::{History, Kept, REVISIONS_MAX};
+pub use roster::{Member, MemberChange, Role, Roster};
 
 /// One function of an application, at one revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,6 +150,13 @@ pub enum Command {
         /// The topic of dead letters, or `replay/` and the trigger.
         topic: String,
     },
+    /// A node of the cluster comes, changes or goes.
+    Member {
+        /// Its id.
+        member: u64,
+        /// How.
+        change: MemberChange,
+    },
 }
 
 /// Who puts back the dead letters of a topic: its position there says which are done.
@@ -206,6 +216,22 @@ pub enum Refused {
         /// The version there is; 0 = none.
         found: u64,
     },
+    /// The id of a member that there is or was.
+    #[error("the id {0} was given to a member before")]
+    UsedMember(u64),
+    /// No such member, or it was removed.
+    #[error("no member {0}")]
+    UnknownMember(u64),
+    /// A start that is not newer than one that is known.
+    #[error("start {incarnation} of member {member}, which has started as {newest}")]
+    StaleStart {
+        /// Whose.
+        member: u64,
+        /// Which start.
+        incarnation: u64,
+        /// The newest start that is known.
+        newest: u64,
+    },
     /// A revision's name with other content than before.
     #[error("revision {revision} of {function} exists with another content")]
     Revision {
@@ -250,6 +276,29 @@ pub struct State {
     paused: BTreeMap<String, Timestamp>,
     /// By topic of dead letters.
     redrivers: BTreeMap<String, Redriver>,
+    roster: Roster,
+}
+
+/// The state as it was stored before it had members.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Alone {
+    apps: BTreeMap<String, App>,
+    versions: BTreeMap<String, u64>,
+    version: u64,
+    histories: BTreeMap<(String, String), History>,
+    shards: BTreeMap<ShardId, Shard>,
+    next_shard: u64,
+    paused: BTreeMap<String, Timestamp>,
+    redrivers: BTreeMap<String, Redriver>,
+}
+
+impl From<Alone> for State {
+    fn from(alone: Alone) -> Self {
+        let Alone { apps, versions, version, histories, shards, next_shard, paused, redrivers } =
+            alone;
+        let roster = Roster::default();
+        Self { apps, versions, version, histories, shards, next_shard, paused, redrivers, roster }
+    }
 }
 
 /// The state as it was stored before triggers could be paused.
@@ -337,7 +386,17 @@ impl State {
                 }
                 Ok(Applied::default())
             }
+            Command::Member { member, change } => {
+                self.roster.apply(*member, change)?;
+                Ok(Applied::default())
+            }
         }
+    }
+
+    /// The nodes that the cluster has and had.
+    #[must_use]
+    pub const fn roster(&self) -> &Roster {
+        &self.roster
     }
 
     /// Triggers that take no records, by id, with when they were paused.

@@ -486,7 +486,12 @@ pub(super) fn refused(error: &cluster::Error) -> CommandError {
             "E0408",
             "a topic keeps its partitions: name that many in the manifest, or delete the topic first",
         ),
-        R::UnknownShard(_) | R::Revision { .. } | R::Dangling { .. } => return failed(error),
+        R::UnknownShard(_)
+        | R::Revision { .. }
+        | R::Dangling { .. }
+        | R::UsedMember(_)
+        | R::UnknownMember(_)
+        | R::StaleStart { .. } => return failed(error),
     };
     CommandError::new(exit, code, chain(error)).help(help)
 }

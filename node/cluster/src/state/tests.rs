@@ -168,7 +168,8 @@ impl Model {
             Command::Assign { .. }
             | Command::Pause { .. }
             | Command::Resume { .. }
-            | Command::Redrive { .. } => {}
+            | Command::Redrive { .. }
+            | Command::Member { .. } => {}
         }
     }
 

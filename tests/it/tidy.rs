@@ -13,6 +13,11 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("redb", &["bus/", "node/cluster/", "tests/"]),
     ("raft", &["node/cluster/"]),
     ("slog", &["node/cluster/"]),
+    // The bench's peer and the stranger of the promise are QUIC without anything of ours.
+    ("quinn", &["node/exchange/", "bench/", "tests/src/exchange/", "tests/Cargo.toml"]),
+    ("rustls", &["node/exchange/", "bench/", "tests/src/exchange/", "tests/Cargo.toml"]),
+    ("rcgen", &["node/exchange/", "bench/", "tests/src/exchange/", "tests/Cargo.toml"]),
+    ("webpki", &["node/exchange/"]),
     // The bench's peer, its load and its counts are rdkafka as people use it: none of ours.
     ("rdkafka", &["bus/", "bench/"]),
     ("rdkafka_ffi", &["bus/"]),
@@ -40,7 +45,7 @@ const FLOORS: &[&[&str]] = &[
     &["rdkafka-ffi", "iot"],
     &["bus", "frame", "filter"],
     &["storage", "guest"],
-    &["function"],
+    &["function", "exchange"],
     &["cluster", "runtime"],
     &["dispatch"],
     &["gateway"],
@@ -54,6 +59,9 @@ const STRANGERS: &[(&str, &str, &str)] = &[
     ("runtime", "storage", "a runtime keeps nothing"),
     ("runtime", "cluster", "a runtime does not know who owns what"),
     ("cluster", "runtime", "a cluster does not run anything"),
+    ("exchange", "bus", "what crosses between nodes is bytes to it"),
+    ("exchange", "storage", "what crosses between nodes is bytes to it"),
+    ("exchange", "frame", "what crosses between nodes is bytes to it"),
     ("storage", "frame", "a store does not know what a function is"),
 ];
 
@@ -69,6 +77,7 @@ const CRATES: &[(&str, &str)] = &[
     ("runtime", "node/runtime"),
     ("dispatch", "node/dispatch"),
     ("cluster", "node/cluster"),
+    ("exchange", "node/exchange"),
     ("gateway", "node/gateway"),
     ("millrace", "node"),
     ("tests", "tests"),
@@ -101,6 +110,9 @@ const CORES: &[&str] = &[
     "node/dispatch/src/offset_tracker.rs",
     "node/dispatch/src/shard.rs",
     "node/cluster/",
+    "node/exchange/src/backoff.rs",
+    "node/exchange/src/frame.rs",
+    "node/exchange/src/token.rs",
 ];
 
 /// Files are split before they get longer.

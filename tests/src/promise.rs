@@ -340,6 +340,18 @@ pub const PROMISES: &[Promise] = &[
         run: crate::conformance::run,
     },
     Promise {
+        name: "exchange",
+        says: "between nodes whoever is no member is refused, counted and logged by name, renewals \
+               and a CA rotation under load drop no request, and 100 cut connections no answer",
+        needs: "nothing",
+        flags: &["cuts"],
+        full: "1 min: 1,000 cuts",
+        ci: "15 s: 100 cuts",
+        may_skip: false,
+        floors: &[("refused", 24), ("reconnects", 100), ("renewals", 12), ("red_controls", 100)],
+        run: crate::exchange::run,
+    },
+    Promise {
         name: "first-alert",
         says: "the README's first command shows an alert within 5 s, and over ten stops (five by \
                SIGKILL) each reading has its output exactly once",

@@ -4,6 +4,7 @@
 
 mod cold;
 mod environment;
+mod exchange;
 mod figures;
 mod kafka;
 mod mill;
@@ -29,6 +30,7 @@ usage: millrace-bench embedded [--records N] [--partitions N] [--functions N] [-
        millrace-bench scale [--records N]
        millrace-bench history [--records N] [--partitions N] [--rate N] [--backlog]
        millrace-bench cold
+       millrace-bench exchange
        millrace-bench kafka --brokers HOST:PORT [--broker-pid N] [--records N] [--order WORD]
                             [--before PROGRAM] [--only WORD]
        millrace-bench kafka-idle --brokers HOST:PORT [--broker-pid N] [--triggers N] [--seconds N]
@@ -120,6 +122,7 @@ fn measure(asked: &Asked) -> Result<Value, Failed> {
             "history" => history(dir.path(), asked).await,
             "scale" => scale(dir.path(), asked).await,
             "cold" => cold::run(dir.path()).await,
+            "exchange" => exchange::run(asked.rounds).await,
             "kafka" => kafka::run(dir.path(), &asked.kafka).await,
             "kafka-idle" => kafka::idle(dir.path(), &asked.kafka).await,
             other => Err(format!("there is no bench {other:?}\n{USAGE}").into()),

@@ -22,6 +22,9 @@ use crate::{Cleanup, Error, ShardId, Timestamp, TopicInfo, TopicSpec, metrics as
 
 /// The mark is synced at most this often: it may lag.
 const MARK_SYNC_EVERY: Duration = Duration::from_secs(5);
+/// What a batch that is kept for readers costs in memory beyond its bytes, about: the batch, the count
+/// of who shares its bytes, its place in two queues, and what the allocator rounds up.
+const CACHED_OVERHEAD: usize = 160;
 /// How long a journal that failed is given to open again.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -331,7 +334,7 @@ impl Writer {
         metrics::counter!(names::APPENDED_BYTES).increment(plan.bytes);
         for appends in std::mem::take(&mut plan.appends).into_values() {
             for batch in &appends.batches {
-                let bytes = batch.as_bytes().len();
+                let bytes = batch.as_bytes().len() + CACHED_OVERHEAD;
                 self.cached_bytes += bytes;
                 self.cached.push_back((Arc::clone(&appends.partition), bytes));
             }

@@ -338,17 +338,17 @@ impl Expected {
     }
 }
 
-/// Abuses both functions, the last time with what ends their processes; then gives each a good
-/// record, alone, so that a fresh process is what each of them is left with.
+/// Abuses both functions; then ends their processes, with what those have forked, and gives each a
+/// good record, so that a fresh process is what each of them is left with. Each waits for the one
+/// before: what is halved with others may run after them.
 fn round(
     api: &Api,
     expected: &mut Expected,
-    mut python: Vec<&'static str>,
-    mut client: Vec<&'static str>,
+    python: Vec<&'static str>,
+    client: Vec<&'static str>,
 ) -> Result<(), NotShown> {
-    python.push("exit");
-    client.push("exit after");
-    for (python, client) in [(python, client), (vec!["good"], vec!["good"])] {
+    let last = [(vec!["exit"], vec!["exit after"]), (vec!["good"], vec!["good"])];
+    for (python, client) in std::iter::once((python, client)).chain(last) {
         for (function, abuses) in [("python", python), ("client", client)] {
             let records = expected.records(function, &abuses);
             api.produce(&format!("{function}.in"), &records)?;

@@ -375,7 +375,7 @@ impl ShardDispatch {
             return;
         }
         let Some(Done { records, filtered, parked }) = self.commits.committed(id) else { return };
-        self.suspicions.committed(id);
+        self.suspicions.committed(now, id);
         self.counters.commits += 1;
         self.counters.settled += records.len() as u64 + filtered;
         self.are_parked(&parked, parked_at);
@@ -446,6 +446,7 @@ impl ShardDispatch {
         }
         self.holds.ripen(now);
         self.free_strands(now);
+        self.suspicions.outlive(now);
         if self.wait.as_ref().is_some_and(|wait| wait.until <= now) {
             self.wait = None;
         }
@@ -501,7 +502,7 @@ impl ShardDispatch {
             }
             _ => [None; 5],
         };
-        work.into_iter().chain([commit]).flatten().min()
+        work.into_iter().chain([commit, self.suspicions.turn_ends_at()]).flatten().min()
     }
 
     /// The records of an invocation, in the order they are run; empty when it is over.

@@ -18,9 +18,11 @@
 //! some piece. But a piece is over in milliseconds: nobody else ends two nodes more just while the one
 //! record runs that was left.
 //!
-//! A suspect that was in an invocation that ended is none any more, however that ended. What runs
-//! under attempt 2 waits while another shard of the node runs a piece, so that none is taken for the
-//! other ([`Turn`]); a shard that waits leaves its position as it found it.
+//! A suspect that was in an invocation that ended is none any more, however that ended; nor is one
+//! that the node has outlived for [`TURN`], so that a function that takes its time, or hangs, holds
+//! up nobody else's. What runs under attempt 2 waits while another shard of the node runs a piece, so
+//! that none is taken for the other ([`Turn`]); a shard that waits leaves its position as it found
+//! it.
 //!
 //! - **NK-1** No suspect is in an invocation before the commit that names it is durable.
 //! - **NK-2** A record is given up after `attempts_max` attempts that no node outlived, and at least
@@ -28,9 +30,11 @@
 //! - **NK-3** One that ends every node is given up after no more attempts than that. (Of several it
 //!   may take more: what one does is taken for another's.)
 //! - **NK-4** With nothing in flight after a drain no suspects are left.
+//! - **NK-5** A turn ends, at the latest so long after what has it was named durably.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use bus::{Offset, Position, Suspects};
 
@@ -41,6 +45,8 @@ use crate::shard::PartitionStart;
 /// The failure of a record that ended the node.
 pub(crate) const NODE_ENDED: &str = "Millrace.NodeEnded";
 
+/// What runs for so long has not ended its node. A record that takes longer to do so is not found.
+const TURN: Duration = Duration::from_secs(10);
 /// The first attempt that is made piece by piece.
 const PIECEWISE: u32 = 3;
 /// Attempts of one record alone before it is given up, behind the one that found it.
@@ -54,6 +60,8 @@ pub(crate) struct Suspicions {
     partitions: Vec<Option<Suspicion>>,
     /// How many partitions have some.
     count: usize,
+    /// When the turn is over, once what has it is named durably.
+    turn_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -108,7 +116,7 @@ impl Suspicions {
         let of = |it: &PartitionStart| Suspicion::new(it, window, attempts_max);
         let partitions: Vec<_> = starts.iter().map(of).collect();
         let count = partitions.iter().flatten().count();
-        Self { partitions, count }
+        Self { partitions, count, turn_until: None }
     }
 
     /// Whether there are none (any more).
@@ -208,10 +216,32 @@ impl Suspicions {
     }
 
     /// A commit is durable.
-    pub(crate) fn committed(&mut self, id: CommitId) {
+    pub(crate) fn committed(&mut self, now: Instant, id: CommitId) {
         for it in self.partitions.iter_mut().flatten() {
             if it.named == Named::With(id) {
                 it.named = Named::Durably;
+                self.turn_until = Some(now + TURN);
+            }
+        }
+    }
+
+    /// When the turn that somebody has is over, if it does not end before.
+    pub(crate) fn turn_ends_at(&self) -> Option<Instant> {
+        self.turn_until.filter(|_| self.has_turn())
+    }
+
+    /// Takes note of the time: what was named and has had its turn is outlived (NK-5).
+    pub(crate) fn outlive(&mut self, now: Instant) {
+        if self.turn_ends_at().is_none_or(|at| now < at) {
+            return;
+        }
+        self.turn_until = None;
+        let is_named = |it: &&mut Suspicion| it.has_turn && it.named == Named::Durably;
+        for it in self.partitions.iter_mut().flatten().filter(is_named) {
+            it.open.clear();
+            if it.rest.is_none() {
+                // What is let in later waits for a turn of its own; of a piece the sweep sees to it.
+                (it.named, it.has_turn) = (Named::No, false);
             }
         }
     }
@@ -408,12 +438,36 @@ mod tests {
         let piece = Suspects { until: Offset(16), attempt: 3, ..before };
         assert_eq!((them.told(0), them.may_start()), (Some(piece), false), "NK-1");
         them.commits(CommitId(7), &[0]);
-        them.committed(CommitId(7));
+        them.committed(Instant::now(), CommitId(7));
         assert!(them.may_start());
         them.clear(&(0..16).map(RecordId).collect::<Vec<_>>());
         assert_eq!(them.sweep(|_| Offset(16)), [0]);
         let rest = Suspects { from: Offset(16), ..before };
         assert_eq!((them.told(0), them.has_turn()), (Some(rest), false), "the next piece waits");
+    }
+
+    #[test]
+    fn what_takes_its_time_is_outlived_and_lets_others_go_on() {
+        let now = Instant::now();
+        for before in [None, Some((0, 64, 2))] {
+            let start =
+                PartitionStart { position: at(0, &[], before), fresh: false, end: Offset(64) };
+            let mut them = Suspicions::new(&[start], 100, 5);
+            (0..16).for_each(|it| drop(them.admitted(0, RecordId(it), Offset(it.into()))));
+            them.on_turn();
+            them.commits(CommitId(7), &[0]);
+            assert_eq!(them.turn_ends_at(), None, "it is not named yet");
+            them.committed(now, CommitId(7));
+            let ends_at = them.turn_ends_at().unwrap();
+            them.outlive(ends_at - Duration::from_millis(1));
+            assert!(them.sweep(|_| Offset(16)).is_empty() && them.has_turn());
+            them.outlive(ends_at);
+            them.sweep(|_| Offset(16));
+            assert_eq!((them.has_turn(), them.turn_ends_at()), (false, None), "NK-5");
+            assert_eq!(them.wants_turn(), None, "what runs still is no suspect");
+            them.admitted(0, RecordId(16), Offset(16));
+            assert!(them.wants_turn().is_some() && !them.may_start(), "NK-1 of those behind it");
+        }
     }
 
     #[test]

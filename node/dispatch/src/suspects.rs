@@ -453,7 +453,9 @@ mod tests {
             let start =
                 PartitionStart { position: at(0, &[], before), fresh: false, end: Offset(64) };
             let mut them = Suspicions::new(&[start], 100, 5);
-            (0..16).for_each(|it| drop(them.admitted(0, RecordId(it), Offset(it.into()))));
+            for it in 0..16 {
+                them.admitted(0, RecordId(it), Offset(it.into()));
+            }
             them.on_turn();
             them.commits(CommitId(7), &[0]);
             assert_eq!(them.turn_ends_at(), None, "it is not named yet");

@@ -77,7 +77,7 @@ impl EmbeddedConfig {
         Self {
             dir,
             reserve_bytes: 256 << 20,
-            cache_bytes: 64 << 20,
+            cache_bytes: 48 << 20,
             page_cache_bytes: 64 << 20,
             queue_bytes_max: 64 << 20,
             group_bytes_max: 8 << 20,

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The caller carries out each [`Step`] before it asks for the next, and gives no input before
-//! there is none left. [`Step::Persist`] is carried out when it is synced: votes and answers leave
+//! there is none left; then it may give several at once, whose entries are one write. [`Step::Persist`] is carried out when it is synced: votes and answers leave
 //! after it, commands are applied after it (Raft, figure 2; a process that answers first can vote
 //! twice in one term after a power cut).
 //!
@@ -252,6 +252,28 @@ impl Group {
         self.raw.store()
     }
 
+    /// What is known to be agreed on, up to which index.
+    #[must_use]
+    pub fn committed(&self) -> u64 {
+        self.raw.raft.raft_log.committed
+    }
+
+    /// How often [`Group::tick`] was called.
+    #[must_use]
+    pub const fn ticks(&self) -> u64 {
+        self.ticks
+    }
+
+    /// For how many ticks each other member was not heard of, counted from tick `from` at the
+    /// earliest.
+    #[must_use]
+    pub fn unheard(&self, from: u64) -> BTreeMap<u64, u64> {
+        let others = self.members.voters().iter().chain(self.members.learners());
+        let others = others.filter(|id| **id != self.raw.raft.id);
+        let since = |id: &u64| self.heard.get(id).copied().unwrap_or_default().max(from);
+        others.map(|id| (*id, self.ticks.saturating_sub(since(id)))).collect()
+    }
+
     /// The index of the last command that was applied.
     #[must_use]
     pub fn applied(&self) -> u64 {
@@ -377,6 +399,8 @@ impl Group {
     /// As [`Group::tick`].
     pub fn checkpoint(&mut self, state: Vec<u8>) {
         self.demand_idle();
+        // What is not written yet must not be in what is written now (CLU-7).
+        assert!(!self.raw.has_ready(), "a checkpoint before what came last was carried out");
         let index = self.applied();
         let raft = &self.raw.raft;
         let term = raft.raft_log.term(index).expect("what was applied last is in the log");
@@ -507,7 +531,7 @@ impl Group {
 
     fn demand_idle(&self) {
         let idle = self.steps.is_empty() && matches!(self.stage, Stage::Idle);
-        assert!(idle && !self.raw.has_ready(), "an input before every step was carried out");
+        assert!(idle, "an input before every step was carried out");
     }
 
     /// `SplitMix64` (Steele, Lea, Flood 2014).

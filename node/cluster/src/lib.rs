@@ -1,20 +1,28 @@
 //! What a cluster agrees on: applications, revisions, triggers, shards and their epochs.
 //!
-//! [`State`] is a pure core fed by commands. [`CommandLog`] has a raft group agree on them and
-//! keeps them in a synced log: [`Group`] is a pure core around raft-rs that says what has to be
-//! done in which order, [`Members`] who belongs to it, [`Image`] what is durable, and raft_log.rs
-//! writes it. A node alone is a group of one; no network carries a larger one yet. The crate runs
-//! nothing, and its log never holds a record, a payload or a package.
+//! [`State`] is a pure core fed by commands. A raft group agrees on them: [`Group`] is a pure core
+//! around raft-rs that says what has to be done in which order, [`Members`] who belongs to it,
+//! [`Image`] what is durable, and raft_log.rs writes it. [`Cluster`] is one member of it that runs:
+//! a thread carries out the steps, a [`Transport`] carries what members say to each other. A node
+//! alone is a group of one, by the same steps. The crate runs no function, and its log never holds
+//! a record, a payload or a package.
 
+mod cluster;
 mod group;
 mod image;
 mod log;
 mod members;
 pub mod placement;
+mod proposals;
 mod raft_log;
 mod reads;
 pub mod state;
+mod wire;
 
+pub use cluster::{
+    Cluster, Config, Ended, Forwarded, Inbox, Leadership, Letter, NoTransport, Transport, Vitals,
+    describe_metrics,
+};
 pub use group::{
     Changed, Committed, ELECTION_TICKS, Forgot, Group, Limits, NotProposed, RequestId, Step,
     carries_checkpoint, changes_members,
@@ -26,6 +34,7 @@ pub use members::{Change, Members, NotChanged};
 pub use raft::eraftpb::{Entry, Message};
 pub use reads::{ReadEnd, Unavailable};
 pub use state::{
-    App, Applied, Command, Function, History, Kept, Member, MemberChange, REVISIONS_MAX, Redriver,
-    Refused, Role, Roster, Shard, State, Trigger,
+    Answered, App, Applied, Command, Function, History, Kept, Member, MemberChange, REVISIONS_MAX,
+    Redriver, Refused, Role, Roster, Shard, Spent, State, Tokens, Trigger,
 };
+pub use wire::{Proposal, Want};

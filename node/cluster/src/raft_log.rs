@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! entries   index (u64) -> a checked row
-//! meta      "checkpoint", "members", "base", "hard" -> a checked row
+//! meta      "checkpoint", "members", "base", "hard", "starts" -> a checked row
 //! ```
+//!
+//! "starts" counts the processes that opened the log: what this one asks for is above what every
+//! one before it can have asked for.
 //!
 //! "members" is written with each checkpoint and says what that row has no place for; logs of before
 //! there were learners lack it.
@@ -31,6 +34,7 @@ const CHECKPOINT: &str = "checkpoint";
 const MEMBERS: &str = "members";
 const BASE: &str = "base";
 const HARD: &str = "hard";
+const STARTS: &str = "starts";
 
 #[derive(Serialize, Deserialize)]
 struct EntryRow {
@@ -116,6 +120,36 @@ impl RaftLog {
         rows.write(&self.database).map_err(|error| self.failed(&error))?;
         self.note(last);
         Ok(())
+    }
+
+    /// Counts this process, durably, before it does anything; the first one gets 1.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`], [`Error::Write`].
+    pub(crate) fn count_start(&self) -> Result<u64, Error> {
+        let count = || -> Result<u64, redb::Error> {
+            let mut write = self.database.begin_write()?;
+            write.set_durability(Durability::Immediate)?;
+            write.set_quick_repair(true);
+            let starts = {
+                let mut meta = write.open_table(META)?;
+                let before = meta.get(STARTS)?.map(|row| codec::decode::<u64>(row.value()));
+                let Some(Ok(before)) = before.or(Some(Ok(0))) else { return Ok(0) };
+                let row = codec::encode(&(before + 1)).expect("a number fits into a row");
+                meta.insert(STARTS, row.as_slice())?;
+                before + 1
+            };
+            write.commit()?;
+            Ok(starts)
+        };
+        match count().map_err(|error| self.failed(&error))? {
+            0 => {
+                let reason = "its count of starts cannot be read".to_owned();
+                Err(Error::Damaged { path: self.path.clone(), reason })
+            }
+            starts => Ok(starts),
+        }
     }
 
     fn failed(&self, error: &redb::Error) -> Error {

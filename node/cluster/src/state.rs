@@ -18,18 +18,26 @@
 //! - **RS-8** only a trigger that exists is paused, and it stays so until it is resumed or gone.
 //! - **RS-9** redrives of a topic have one shard id, never a trigger's, and each gets an epoch
 //!   above the one before.
-//! - **RS-10**, **RS-11** about members: roster.rs.
+//! - **RS-10**, **RS-11** about members: roster.rs; **RS-12** about join tokens: tokens.rs;
+//!   **RS-13** about what is proposed twice: answered.rs.
 
+mod answered;
 mod history;
 mod roster;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bus::{Epoch, ShardId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+pub use answered::Answered;
 pub use history::{History, Kept, REVISIONS_MAX};
-pub use roster::{Member, MemberChange, Role, Roster};
+pub use roster::{Member, MemberChange, Role, Roster, Spent};
+pub use tokens::Tokens;
+
+use crate::group::RequestId;
+use crate::members::Change;
 
 /// One function of an application, at one revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,6 +165,15 @@ pub enum Command {
         /// How.
         change: MemberChange,
     },
+    /// A join token was made.
+    Token {
+        /// What is kept of it.
+        hash: [u8; 32],
+        /// When it was made, Unix seconds.
+        at: u64,
+        /// When it is of no use any more.
+        until: u64,
+    },
 }
 
 /// Who puts back the dead letters of a topic: its position there says which are done.
@@ -219,6 +236,21 @@ pub enum Refused {
     /// The id of a member that there is or was.
     #[error("the id {0} was given to a member before")]
     UsedMember(u64),
+    /// The name of a member that there is.
+    #[error("a member is called {0} already")]
+    UsedName(String),
+    /// A join token that was never made here.
+    #[error("no such join token was made here")]
+    UnknownToken,
+    /// A join token that let somebody in.
+    #[error("the join token was used")]
+    UsedToken,
+    /// A join token whose time is over.
+    #[error("the join token's time is over")]
+    ExpiredToken,
+    /// More join tokens than are kept.
+    #[error("too many join tokens wait to be used")]
+    ManyTokens,
     /// No such member, or it was removed.
     #[error("no member {0}")]
     UnknownMember(u64),
@@ -277,6 +309,31 @@ pub struct State {
     /// By topic of dead letters.
     redrivers: BTreeMap<String, Redriver>,
     roster: Roster,
+    tokens: Tokens,
+    answered: Answered,
+}
+
+/// The state as it was stored before anybody could join.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Closed {
+    apps: BTreeMap<String, App>,
+    versions: BTreeMap<String, u64>,
+    version: u64,
+    histories: BTreeMap<(String, String), History>,
+    shards: BTreeMap<ShardId, Shard>,
+    next_shard: u64,
+    paused: BTreeMap<String, Timestamp>,
+    redrivers: BTreeMap<String, Redriver>,
+    roster: Roster,
+}
+
+impl From<Closed> for State {
+    fn from(closed: Closed) -> Self {
+        let Closed { apps, versions, version, histories, shards, next_shard, .. } = closed;
+        let (paused, redrivers, roster) = (closed.paused, closed.redrivers, closed.roster);
+        let before = Self { apps, versions, version, histories, shards, ..Self::default() };
+        Self { next_shard, paused, redrivers, roster, ..before }
+    }
 }
 
 /// The state as it was stored before it had members.
@@ -296,8 +353,8 @@ impl From<Alone> for State {
     fn from(alone: Alone) -> Self {
         let Alone { apps, versions, version, histories, shards, next_shard, paused, redrivers } =
             alone;
-        let roster = Roster::default();
-        Self { apps, versions, version, histories, shards, next_shard, paused, redrivers, roster }
+        let before = Self { apps, versions, version, histories, shards, ..Self::default() };
+        Self { next_shard, paused, redrivers, ..before }
     }
 }
 
@@ -387,10 +444,55 @@ impl State {
                 Ok(Applied::default())
             }
             Command::Member { member, change } => {
+                let spent = match change {
+                    MemberChange::Join { token, .. } => token.as_ref(),
+                    _ => None,
+                };
+                spent.map_or(Ok(()), |token| self.tokens.check(token))?;
                 self.roster.apply(*member, change)?;
+                if let Some(token) = spent {
+                    self.tokens.spend(token);
+                }
+                Ok(Applied::default())
+            }
+            Command::Token { hash, at, until } => {
+                self.tokens.mint(*hash, *at, *until)?;
                 Ok(Applied::default())
             }
         }
+    }
+
+    /// Applies a command that was asked for by `request`; `None` if it was applied before (RS-13).
+    pub fn apply_once(
+        &mut self,
+        request: RequestId,
+        command: &Command,
+    ) -> Option<Result<Applied, Refused>> {
+        self.answered.note(request).then(|| self.apply(command))
+    }
+
+    /// The group has agreed on this change of who belongs to it. What it tells of a member that
+    /// there is not, or not any more, changes nothing.
+    pub fn change_members(&mut self, change: Change) {
+        let (member, change) = match change {
+            // It learns since it joined.
+            Change::AddLearner(_) => return,
+            Change::Promote(id) => (id, MemberChange::Promote),
+            Change::Remove(id) => (id, MemberChange::Remove),
+        };
+        drop(self.roster.apply(member, &change));
+    }
+
+    /// Which requests were applied.
+    #[must_use]
+    pub const fn answered(&self) -> &Answered {
+        &self.answered
+    }
+
+    /// The join tokens that were made.
+    #[must_use]
+    pub const fn tokens(&self) -> &Tokens {
+        &self.tokens
     }
 
     /// The nodes that the cluster has and had.

@@ -203,6 +203,7 @@ fn start_metrics() -> Option<PrometheusHandle> {
         .ok()?;
     let handle = builder.install_recorder().ok()?;
     bus::describe_metrics();
+    cluster::describe_metrics();
     dispatch::describe_metrics();
     runtime::describe_metrics();
     describe_trace_metrics();

@@ -217,7 +217,7 @@ impl Node {
     /// Looks at the cluster's state.
     pub(super) fn state<T>(&self, look: impl FnOnce(&cluster::State) -> T) -> T {
         let cluster = self.inner.cluster.lock().expect("nothing panics while holding it");
-        look(cluster.state())
+        look(&cluster.state())
     }
 
     pub(super) fn functions_of(&self, app: &str) -> Vec<String> {
@@ -445,8 +445,8 @@ impl Node {
             let id = |trigger: &TriggerSpec| format!("{app}/{}/{}", spec.name, trigger.name);
             spec.triggers.iter().find(|trigger| id(trigger) == shard.trigger)
         };
-        let mine: Vec<(ShardId, &TriggerSpec)> = cluster
-            .state()
+        let before = cluster.state();
+        let mine: Vec<(ShardId, &TriggerSpec)> = before
             .shards()
             .iter()
             .filter_map(|(id, shard)| Some((*id, trigger_of(shard)?)))
@@ -486,12 +486,8 @@ pub(super) fn refused(error: &cluster::Error) -> CommandError {
             "E0408",
             "a topic keeps its partitions: name that many in the manifest, or delete the topic first",
         ),
-        R::UnknownShard(_)
-        | R::Revision { .. }
-        | R::Dangling { .. }
-        | R::UsedMember(_)
-        | R::UnknownMember(_)
-        | R::StaleStart { .. } => return failed(error),
+        // No deploy leads to another one.
+        _ => return failed(error),
     };
     CommandError::new(exit, code, chain(error)).help(help)
 }

@@ -98,8 +98,8 @@ impl Node {
     /// had. One whose partition is gone stops, by name.
     pub(super) fn partitions_of(&self, trigger: &str, topic: &str) -> u32 {
         let there = self.inner.bus.topic(topic).map_or(0, |info| info.spec.partitions);
-        let cluster = self.inner.cluster.lock().expect("nothing panics while holding it");
-        let shards = cluster.state().shards().values();
+        let state = self.inner.cluster.lock().expect("nothing panics while holding it").state();
+        let shards = state.shards().values();
         let mine = shards.filter(|it| it.trigger == trigger && it.topic == topic);
         there.cast_unsigned().max(mine.map(|it| it.partition + 1).max().unwrap_or(0))
     }
@@ -116,8 +116,8 @@ impl Node {
         app: &str,
         running: &BTreeMap<String, RunningFunction>,
     ) -> BTreeMap<String, Ready> {
-        let cluster = self.inner.cluster.lock().expect("nothing panics while holding it");
-        let known = cluster.state().apps().get(app);
+        let state = self.inner.cluster.lock().expect("nothing panics while holding it").state();
+        let known = state.apps().get(app);
         let ready = running.iter().filter_map(|(name, function)| {
             let package = known?.functions.get(name)?.package.clone();
             let (spec, pool) = (function.spec.clone(), function.pool.clone());

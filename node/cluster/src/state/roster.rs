@@ -24,6 +24,12 @@ pub enum Role {
 /// A node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
+    /// What operators call it; no two members have one name.
+    pub name: String,
+    /// SHA-256 of the keys that it may show: one, or two while it is replaced.
+    pub keys: Vec<[u8; 32]>,
+    /// Of the program that it runs, as it said at its last start.
+    pub version: String,
     /// Where the others reach it.
     pub address: String,
     /// What it is to the group.
@@ -39,8 +45,14 @@ pub struct Member {
 pub enum MemberChange {
     /// It is new, and learns.
     Join {
+        /// What operators call it.
+        name: String,
         /// Where the others reach it.
         address: String,
+        /// SHA-256 of its key.
+        key: [u8; 32],
+        /// The token that lets it in; who founds a cluster has none.
+        token: Option<Spent>,
     },
     /// Its process has started.
     Start {
@@ -48,6 +60,8 @@ pub enum MemberChange {
         address: String,
         /// Above the one before.
         incarnation: u64,
+        /// Of the program that it runs.
+        version: String,
     },
     /// It votes from now on.
     Promote,
@@ -57,6 +71,15 @@ pub enum MemberChange {
     Undrain,
     /// It belongs to the cluster no more.
     Remove,
+}
+
+/// A join token that is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// What is kept of it.
+    pub hash: [u8; 32],
+    /// When it was shown, Unix seconds.
+    pub at: u64,
 }
 
 /// See the [module documentation](self).
@@ -76,22 +99,41 @@ impl Roster {
         self.0.last_key_value().map_or(1, |(id, _)| id + 1)
     }
 
+    /// The member of this name that belongs to the cluster, with its id.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<(u64, &Member)> {
+        let mut present = self.0.iter().filter(|(_, it)| it.role != Role::Removed);
+        present.find(|(_, it)| it.name == name).map(|(id, it)| (*id, it))
+    }
+
     pub(super) fn apply(&mut self, id: u64, change: &MemberChange) -> Result<(), Refused> {
         match change {
             MemberChange::Join { .. } if id < self.next_id() => {
                 return Err(Refused::UsedMember(id));
             }
-            MemberChange::Join { address } => {
-                let (address, role) = (address.clone(), Role::Learner);
-                self.0.insert(id, Member { address, role, is_draining: false, incarnation: 0 });
+            MemberChange::Join { name, address, key, token: _ } => {
+                if self.named(name).is_some() {
+                    return Err(Refused::UsedName(name.clone()));
+                }
+                let member = Member {
+                    name: name.clone(),
+                    keys: vec![*key],
+                    version: String::new(),
+                    address: address.clone(),
+                    role: Role::Learner,
+                    is_draining: false,
+                    incarnation: 0,
+                };
+                self.0.insert(id, member);
             }
-            MemberChange::Start { address, incarnation } => {
+            MemberChange::Start { address, incarnation, version } => {
                 let member = self.find(id)?;
                 if *incarnation <= member.incarnation {
                     let (incarnation, newest) = (*incarnation, member.incarnation);
                     return Err(Refused::StaleStart { member: id, incarnation, newest });
                 }
                 member.address.clone_from(address);
+                member.version.clone_from(version);
                 member.incarnation = *incarnation;
             }
             MemberChange::Promote => self.find(id)?.role = Role::Voter,
@@ -118,12 +160,17 @@ mod tests {
         state.apply(&Command::Member { member, change }).map(drop)
     }
 
+    fn join_as(name: &str) -> MemberChange {
+        let (name, address) = (name.to_owned(), "a:1".to_owned());
+        MemberChange::Join { name, address, key: [7; 32], token: None }
+    }
+
     fn join() -> MemberChange {
-        MemberChange::Join { address: "a:1".into() }
+        join_as("edge-1")
     }
 
     fn start(incarnation: u64) -> MemberChange {
-        MemberChange::Start { address: "b:2".into(), incarnation }
+        MemberChange::Start { address: "b:2".into(), incarnation, version: "1".into() }
     }
 
     #[test]
@@ -139,9 +186,18 @@ mod tests {
         assert_eq!(apply(&mut state, 1, start(2)), stale, "RS-11");
         apply(&mut state, 1, MemberChange::Promote).unwrap();
         apply(&mut state, 1, MemberChange::Drain).unwrap();
-        let (address, role) = ("b:2".to_owned(), Role::Voter);
-        let is = Member { address, role, is_draining: true, incarnation: 2 };
+        let is = Member {
+            name: "edge-1".into(),
+            keys: vec![[7; 32]],
+            version: "1".into(),
+            address: "b:2".into(),
+            role: Role::Voter,
+            is_draining: true,
+            incarnation: 2,
+        };
         assert_eq!(state.roster().members()[&1], is);
+        let taken = Err(Refused::UsedName("edge-1".into()));
+        assert_eq!(apply(&mut state, 2, join()), taken, "two of one name");
         apply(&mut state, 1, MemberChange::Undrain).unwrap();
         assert!(!state.roster().members()[&1].is_draining);
         apply(&mut state, 1, MemberChange::Remove).unwrap();
@@ -168,7 +224,7 @@ mod tests {
                 let before = state.clone();
                 let id = 1 + draw(9);
                 let change = match draw(7) {
-                    0 | 1 => join(),
+                    0 | 1 => join_as(&draw(4).to_string()),
                     2 => start(draw(20)),
                     3 => MemberChange::Promote,
                     4 => MemberChange::Drain,

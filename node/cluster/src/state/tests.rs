@@ -169,7 +169,8 @@ impl Model {
             | Command::Pause { .. }
             | Command::Resume { .. }
             | Command::Redrive { .. }
-            | Command::Member { .. } => {}
+            | Command::Member { .. }
+            | Command::Token { .. } => {}
         }
     }
 

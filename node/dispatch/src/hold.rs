@@ -6,7 +6,8 @@
 //! them ([`Parking`]): what comes later of a parked token is parked, too.
 //!
 //! A record that failed alone and as a whole (a crash, a timeout) would take a whole batch with it
-//! again: such risky records are tried among themselves, never beside records that have not failed.
+//! again: such risky records are tried among themselves, never beside records that have not failed,
+//! and one by one as long as they fail like that.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};

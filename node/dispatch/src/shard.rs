@@ -177,6 +177,13 @@ struct Part {
     retries: bool,
 }
 
+impl Part {
+    /// Whether it was gathered from risky records that are tried again.
+    const fn is_of_risky(&self) -> bool {
+        self.is_risky && self.retries && !self.is_piece
+    }
+}
+
 /// Parts of one failed batch that must run one after the other.
 type Lineage = VecDeque<Part>;
 
@@ -232,6 +239,9 @@ pub struct ShardDispatch {
     waits: u32,
     /// When a batch that could be fuller starts anyway.
     linger_until: Option<Instant>,
+    /// How many risky records are tried together: one after such a batch failed as a whole, twice
+    /// as many after each that did not. Among bad ones, halving costs more than the batch saves.
+    risky_records_max: usize,
     /// When filtered records get a commit of their own.
     filtered_until: Option<Instant>,
     paused: bool,
@@ -289,6 +299,7 @@ impl ShardDispatch {
             wait: None,
             waits: 0,
             linger_until: None,
+            risky_records_max: 1,
             filtered_until: None,
             paused: false,
             mode: Mode::Running,
@@ -669,8 +680,11 @@ impl ShardDispatch {
     /// Gathers a batch: retries that are due, then new records.
     fn gather(&mut self, now: Instant) -> Option<Part> {
         let limits = self.config.batch;
-        let records_max = self.circuit.admits(limits.records.get());
+        let mut records_max = self.circuit.admits(limits.records.get());
         let company = self.holds.ripe_company(self.may_risk());
+        if company == Some(Company::Risky) && self.config.retry.bisect {
+            records_max = records_max.min(self.risky_records_max);
+        }
         if company.is_none() {
             self.linger_until = self.linger();
             if self.linger_until.is_some_and(|until| now < until) {

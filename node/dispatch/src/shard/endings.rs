@@ -36,6 +36,10 @@ impl ShardDispatch {
         exceptions: Vec<(u32, End)>,
         output_bytes: usize,
     ) {
+        if invocation.part.is_of_risky() {
+            let most = self.config.batch.records.get();
+            self.risky_records_max = (2 * self.risky_records_max).min(most);
+        }
         if exceptions.is_empty() && !invocation.part.retries {
             let Invocation { part, rest, .. } = invocation;
             let claimed = self.claimed(&part);
@@ -67,6 +71,9 @@ impl ShardDispatch {
         (code, message): (String, String),
     ) {
         let count = invocation.part.records.len();
+        if invocation.part.is_of_risky() {
+            self.risky_records_max = 1;
+        }
         if 1 < count && self.config.retry.bisect {
             self.bisect(invocation);
             return;

@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     // The allocator asks for huge pages, of which a node uses a part each: 312 MB of memory with a
     // long backlog instead of 218, and 76 instead of 24 without work. What a spawner starts
     // decides for itself. A kernel without the call has no such pages.
-    drop(rustix::thread::disable_transparent_huge_pages(!is_spawner));
+    let _done = rustix::thread::disable_transparent_huge_pages(!is_spawner);
     // A spawner has no use for a command line, and must have no second thread.
     if is_spawner {
         return runtime::spawner_main();

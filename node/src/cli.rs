@@ -10,9 +10,9 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 
 use crate::commands::error::{CommandError, exit};
 use crate::commands::{
-    build, completions, consume, dead_letter, deploy, describe, dev, doctor, event, explain, lag,
-    logs, new, plan, produce, ps, record, replay, revisions, serve, status, support_bundle, tail,
-    top, topic, trigger,
+    build, completions, consume, dead_letter, deploy, describe, dev, doctor, event, explain, init,
+    join, lag, logs, new, node, plan, produce, ps, raft, record, replay, revisions, serve, status,
+    support_bundle, tail, top, topic, trigger,
 };
 use crate::node::NodeFlags;
 use crate::output::{ColorChoice, Format};
@@ -155,6 +155,22 @@ pub enum Command {
     Ps(ps::PsArgs),
     /// Show what functions said.
     Logs(logs::LogsArgs),
+    /// Found a cluster: this node is its first.
+    ///
+    /// It makes the cluster's CA and this node's key, in the data folder, which only their owner can
+    /// read. Nothing founds a cluster but this.
+    Init(init::InitArgs),
+    /// Make a folder a node of a cluster, with a token of it.
+    ///
+    /// The other side has to show the CA that the token names before it is told the token. The node
+    /// takes part once `serve` runs: it learns first, and votes when it has caught up.
+    Join(join::JoinArgs),
+    /// List the nodes of a cluster; let in, drain and remove them.
+    #[command(subcommand)]
+    Node(node::NodeCommand),
+    /// Show and steer what the nodes of a cluster agree by.
+    #[command(subcommand)]
+    Raft(raft::RaftCommand),
     /// Examine a node and its machine, with a remedy for what is not well.
     Doctor(doctor::DoctorArgs),
     /// Put what somebody else needs to help with a node into one file, without secrets and records.
@@ -202,7 +218,8 @@ Examples:
   millrace serve --data DIR --app one --kafka kafka-1:9092,kafka-2:9092
   millrace serve --data DIR --app one --config /etc/millrace/node.toml
   millrace serve --data DIR --traces-endpoint http://127.0.0.1:4318 --traces-ratio 0.01
-  millrace serve --data DIR --app one --listen 127.0.0.1:8081")]
+  millrace serve --data DIR --app one --listen 127.0.0.1:8081
+  millrace serve --data DIR          after `millrace init` or `join`: a node of a cluster")]
 pub struct ServeArgs {
     /// An application's folder, deployed at every start; may be given more than once. Without any,
     /// the node runs what was deployed into it, and waits for more.
@@ -214,8 +231,8 @@ pub struct ServeArgs {
     /// Where the control API listens; any free port of 127.0.0.1 by default.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
-    /// How commands address this node [default: the first application's name, else
-    /// millrace].
+    /// How commands address this node [default: the first application's name, else millrace]. A node
+    /// of a cluster keeps the name that `init` or `join` was given.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// What else a node is told.
@@ -274,6 +291,10 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Top(args) => top::run(args, globals),
         Command::Ps(args) => ps::run(args, globals),
         Command::Logs(args) => logs::run(args, globals),
+        Command::Init(args) => init::run(args, globals),
+        Command::Join(args) => join::run(args, globals),
+        Command::Node(command) => node::run(command, globals),
+        Command::Raft(command) => raft::run(command, globals),
         Command::Doctor(args) => doctor::run(args, globals),
         Command::SupportBundle(args) => support_bundle::run(args, globals),
         Command::Explain(args) if globals.output == Format::Json => explain::run_json(args),

@@ -235,7 +235,7 @@ fn refusal(status: u16, body: &[u8]) -> CommandError {
     let exit = match status {
         401 | 403 => exit::DENIED,
         404 => exit::NOT_FOUND,
-        408 => exit::TIMED_OUT,
+        408 | 504 => exit::TIMED_OUT,
         409 | 412 => exit::CONFLICT,
         422 => exit::UNUSABLE,
         503 => exit::UNREACHABLE,

@@ -94,6 +94,12 @@ impl CommandLog {
         Cluster::open(data_dir, Config::alone(), on_fatal).map(Self)
     }
 
+    /// Of a member that runs.
+    #[must_use]
+    pub const fn of(cluster: Cluster) -> Self {
+        Self(cluster)
+    }
+
     /// What the commands so far lead to.
     #[must_use]
     pub fn state(&self) -> Arc<State> {

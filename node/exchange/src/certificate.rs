@@ -173,14 +173,33 @@ impl Authority {
     ///
     /// [`KeyError::Io`].
     pub fn save(&self, path: &Path) -> Result<(), KeyError> {
-        let stored = StoredAuthority {
+        keyfile::write(path, &self.stored())
+    }
+
+    /// Key and certificate for another node that may have them: secret.
+    #[must_use]
+    pub fn to_secret(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.stored()).expect("texts and numbers can be written")
+    }
+
+    /// Reads what [`to_secret`](Self::to_secret) gave.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] when it is not that.
+    pub fn from_secret(bytes: &[u8]) -> Result<Self, KeyError> {
+        // The parser's own message could quote the key.
+        Self::of(serde_json::from_slice(bytes).map_err(|_bad| KeyError::Key)?)
+    }
+
+    fn stored(&self) -> StoredAuthority {
+        StoredAuthority {
             cluster: self.cluster.clone(),
             key: keyfile::encode(self.key.0.serialized_der()),
             certificate: keyfile::encode(self.certificate.der()),
             from: self.life.from,
             until: self.life.until,
-        };
-        keyfile::write(path, &stored)
+        }
     }
 
     /// Reads what [`save`](Self::save) wrote.
@@ -189,7 +208,10 @@ impl Authority {
     ///
     /// [`KeyError`] when it cannot be read, others can read it too, or it is not whole.
     pub fn load(path: &Path) -> Result<Self, KeyError> {
-        let stored: StoredAuthority = keyfile::read(path)?;
+        Self::of(keyfile::read(path)?)
+    }
+
+    fn of(stored: StoredAuthority) -> Result<Self, KeyError> {
         let key = NodeKey::from_pkcs8(&keyfile::decode(&stored.key)?)?;
         let certificate = CaCertificate::new(keyfile::decode(&stored.certificate)?)?;
         if key.public().fingerprint() != certificate.fingerprint() {

@@ -54,6 +54,20 @@ impl Kind {
     pub const SUBSCRIBE: Self = Self(7);
     /// Somebody wants to be a member.
     pub const JOIN: Self = Self(8);
+    /// A message of Raft whose state is a blob, to be fetched from who says so.
+    pub const CHECKPOINT: Self = Self(9);
+    /// A proposal, to the leader.
+    pub const PROPOSE: Self = Self(10);
+    /// What an operator wants of the leader.
+    pub const ORDER: Self = Self(11);
+    /// Who the members are.
+    pub const ROSTER: Self = Self(12);
+    /// What only those who vote may have.
+    pub const AUTHORITY: Self = Self(13);
+    /// A blob to be fetched and kept; answered when it is durable.
+    pub const STORE: Self = Self(14);
+    /// A newer certificate for the same key.
+    pub const RENEW: Self = Self(15);
 
     /// Its name; `unknown` for those of another version.
     #[must_use]
@@ -67,6 +81,13 @@ impl Kind {
             Self::HAND_OVER => "hand-over",
             Self::SUBSCRIBE => "subscribe",
             Self::JOIN => "join",
+            Self::CHECKPOINT => "checkpoint",
+            Self::PROPOSE => "propose",
+            Self::ORDER => "order",
+            Self::ROSTER => "roster",
+            Self::AUTHORITY => "authority",
+            Self::STORE => "store",
+            Self::RENEW => "renew",
             _ => "unknown",
         }
     }
@@ -74,7 +95,7 @@ impl Kind {
     /// Whether this version knows it.
     #[must_use]
     pub const fn is_known(self) -> bool {
-        Self::HELLO.0 <= self.0 && self.0 <= Self::JOIN.0
+        Self::HELLO.0 <= self.0 && self.0 <= Self::RENEW.0
     }
 }
 

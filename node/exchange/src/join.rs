@@ -28,6 +28,8 @@ pub struct JoinRequest {
     pub token: Token,
     /// The key that it wants certified.
     pub key: PublicKey,
+    /// What it says of itself, for the handler: not known here.
+    pub about: String,
 }
 
 /// What it is given.
@@ -41,12 +43,15 @@ pub struct JoinAnswer {
     pub ca: CaCertificate,
     /// Whom to trust.
     pub trust: Trust,
+    /// What it is told of the cluster: not known here.
+    pub about: String,
 }
 
 #[derive(Serialize, Deserialize)]
 struct WireRequest {
     token: String,
     key: String,
+    about: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -57,6 +62,7 @@ struct WireAnswer {
     until: u64,
     ca: String,
     trust: Vec<String>,
+    about: String,
 }
 
 impl JoinRequest {
@@ -64,7 +70,8 @@ impl JoinRequest {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let key = encode(self.key.as_bytes());
-        let wire = WireRequest { token: self.token.to_string(), key };
+        let (token, about) = (self.token.to_string(), self.about.clone());
+        let wire = WireRequest { token, key, about };
         serde_json::to_vec(&wire).expect("texts can be written")
     }
 
@@ -76,7 +83,8 @@ impl JoinRequest {
     pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
         let wire: WireRequest = serde_json::from_slice(bytes).map_err(|_bad| Refusal::BadFrame)?;
         let read = || -> Result<Self, KeyError> {
-            Ok(Self { token: wire.token.parse()?, key: PublicKey::new(&decode(&wire.key)?)? })
+            let key = PublicKey::new(&decode(&wire.key)?)?;
+            Ok(Self { token: wire.token.parse()?, key, about: wire.about })
         };
         read().map_err(|_bad| Refusal::BadFrame)
     }
@@ -93,6 +101,7 @@ impl JoinAnswer {
             until: self.issued.life.until,
             ca: encode(self.ca.der()),
             trust: self.trust.cas().iter().map(|ca| encode(ca.der())).collect(),
+            about: self.about.clone(),
         };
         serde_json::to_vec(&wire).expect("texts and numbers can be written")
     }
@@ -114,6 +123,7 @@ impl JoinAnswer {
             },
             ca: ca(&wire.ca)?,
             trust: Trust::new(trust?)?,
+            about: wire.about,
         })
     }
 }
@@ -140,7 +150,8 @@ pub enum JoinError {
     Key(#[from] KeyError),
 }
 
-/// Asks the node at `address` to be let into its cluster, within this time.
+/// Asks the node at `address` to be let into its cluster, within this time; `about` is what it is
+/// told of who asks, and what it tells of the cluster comes back.
 ///
 /// # Errors
 ///
@@ -153,8 +164,9 @@ pub async fn join(
     address: SocketAddr,
     token: Token,
     key: NodeKey,
+    about: String,
     within: Duration,
-) -> Result<(Identity, Trust), JoinError> {
+) -> Result<(Identity, Trust, String), JoinError> {
     let deadline = Instant::now() + within;
     let unreachable =
         |why: &dyn std::fmt::Display| JoinError::Unreachable { address, why: why.to_string() };
@@ -179,7 +191,7 @@ pub async fn join(
         }
         Ok(Ok(connection)) => connection,
     };
-    let request = JoinRequest { token, key: key.public() }.encode();
+    let request = JoinRequest { token, key: key.public(), about }.encode();
     let asked = async {
         let opened = connection.open_bi().await.map_err(|_lost| CallError::Lost)?;
         let mut stream = Stream::new(opened, code::CANCELLED);
@@ -194,5 +206,5 @@ pub async fn join(
     let answer = JoinAnswer::decode(&answer?)?;
     quic.wait_idle().await;
     let identity = Identity::new(answer.name, key, answer.issued, answer.ca);
-    Ok((identity, answer.trust))
+    Ok((identity, answer.trust, answer.about))
 }

@@ -26,6 +26,12 @@ pub struct Token {
 }
 
 impl Token {
+    /// One of this CA, from 128 random bits.
+    #[must_use]
+    pub const fn new(ca: Fingerprint, random: [u8; SECRET]) -> Self {
+        Self { ca, secret: random }
+    }
+
     /// The CA that the other side has to show before it is told the secret.
     #[must_use]
     pub const fn ca(&self) -> Fingerprint {
@@ -33,7 +39,8 @@ impl Token {
     }
 
     /// What is kept of it. The CA is part of it: a secret is nothing under another one.
-    fn hash(&self) -> [u8; 32] {
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         hash.update(b"millrace join token 1\0");
         hash.update(self.ca.0);
@@ -100,7 +107,7 @@ impl TokenBook {
         if Self::MAX <= self.0.len() {
             return None;
         }
-        let token = Token { ca, secret: random };
+        let token = Token::new(ca, random);
         self.0.push(Entry { hash: token.hash(), until: life.until, is_used: false });
         Some(token)
     }

@@ -9,6 +9,7 @@ mod doctor;
 mod history;
 mod instances;
 mod logs;
+mod members;
 mod replays;
 mod triggers;
 
@@ -35,6 +36,9 @@ pub use history::{
 };
 pub use instances::{InstanceInfo, InstanceList, InstanceState};
 pub use logs::{LogEntry, LogLines, LogQuestion};
+pub use members::{
+    JoinToken, LeadChoice, MemberInfo, MemberList, MemberState, RaftCheckpoint, RaftStatus,
+};
 pub use replays::{Replay, ReplayState, ReplayStatus, ReplayedPartition};
 pub use triggers::{Seek, Sought, SoughtPartition, TriggerInfo, TriggerList};
 

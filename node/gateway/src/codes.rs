@@ -56,3 +56,13 @@ pub(crate) const UNKNOWN_REVISION: &str = "E0522";
 pub(crate) const NOT_THE_PACKAGE: &str = "E0523";
 /// A package that the node does not have.
 pub(crate) const PACKAGE_MISSING: &str = "E0524";
+/// The node is alone, and was asked for its cluster.
+pub(crate) const NO_CLUSTER: &str = "E0575";
+/// No quorum of the cluster answers.
+pub(crate) const NO_QUORUM: &str = "E0570";
+/// Whether a change of the cluster was made is not known.
+pub(crate) const IN_DOUBT: &str = "E0571";
+/// No such node in the cluster.
+pub(crate) const UNKNOWN_MEMBER: &str = "E0572";
+/// The cluster refuses a change of its members.
+pub(crate) const MEMBERS: &str = "E0573";

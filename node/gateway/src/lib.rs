@@ -38,11 +38,14 @@
 //! | `GET /v1/records/{t}/{p}/{offset}` | [`RecordAccount`](api::RecordAccount): what became of it |
 //! | `GET /v1/invocations/{id}` | [`InvocationInfo`](api::InvocationInfo) |
 //! | `GET /v1/tail` | [`TailQuestion`](api::TailQuestion): invocations as they end; waits for more |
+//! | `GET /v1/members`, `POST /v1/members:token` | [`MemberList`](api::MemberList); [`JoinToken`](api::JoinToken) |
+//! | `POST /v1/members/{m}:drain`, `:undrain`, `DELETE /v1/members/{m}` | what becomes of a node |
+//! | `GET /v1/raft`, `POST /v1/raft:transfer`, `:snapshot` | [`RaftStatus`](api::RaftStatus); the lead, a checkpoint |
 //! | `POST /v1/node:shutdown` | drains the node and ends it |
 //!
 //! Errors are [`Problem`](api::Problem)s. The crate runs nothing and decides nothing: what a node
-//! is stands behind [`NodeView`], what runs on it behind [`Applications`] and [`Operations`], what a
-//! topic is behind `bus::Bus`.
+//! is stands behind [`NodeView`], what runs on it behind [`Applications`] and [`Operations`], its
+//! cluster behind [`Membership`], what a topic is behind `bus::Bus`.
 
 pub mod api;
 mod apps;
@@ -52,6 +55,7 @@ mod dead_letters;
 mod door;
 mod history;
 mod lag;
+mod members;
 mod metrics;
 mod problem;
 mod produce;
@@ -65,4 +69,6 @@ mod view;
 pub use data::Data;
 pub use read::{Begin, record_data};
 pub use server::{BindError, Gateway, GatewayConfig};
-pub use view::{Applications, NodeView, Operations, ProcessFigures, Readiness, Refused};
+pub use view::{
+    Applications, Membership, NodeView, Operations, ProcessFigures, Readiness, Refused,
+};

@@ -23,8 +23,8 @@ use crate::api::{API, Lag, Status};
 use crate::door::{self, Token};
 use crate::metrics as gauges;
 use crate::problem::Refusal;
-use crate::view::{Applications, NodeView, Operations, Readiness};
-use crate::{apps, codes, dead_letters, history, lag, produce, read, topics, triggers};
+use crate::view::{Applications, Membership, NodeView, Operations, Readiness};
+use crate::{apps, codes, dead_letters, history, lag, members, produce, read, topics, triggers};
 
 /// The largest body that is not records.
 pub(crate) const QUESTION_BYTES_MAX: usize = 256 << 10;
@@ -43,6 +43,8 @@ pub(crate) struct App {
     pub(crate) applications: Option<Arc<dyn Applications>>,
     /// `None`: nothing is operated here.
     pub(crate) operations: Option<Arc<dyn Operations>>,
+    /// `None`: the node is alone.
+    pub(crate) membership: Option<Arc<dyn Membership>>,
     pub(crate) metrics: Option<PrometheusHandle>,
     pub(crate) token: Token,
     pub(crate) body_bytes_max: usize,
@@ -69,6 +71,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(triggers::routes())
         .merge(dead_letters::routes())
         .merge(history::routes())
+        .merge(members::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), door::pass))

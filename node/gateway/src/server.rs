@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::codes;
 use crate::door::Token;
 use crate::routes::{self, App};
-use crate::view::{Applications, NodeView, Operations};
+use crate::view::{Applications, Membership, NodeView, Operations};
 
 /// How long a head may take, which is also how long a connection may idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -163,6 +163,7 @@ impl Gateway {
             node,
             applications: None,
             operations: None,
+            membership: None,
             metrics,
             token: Token::new(&config.token),
             body_bytes_max: config.body_bytes_max,
@@ -195,6 +196,18 @@ impl Gateway {
     pub fn with_operations(mut self, operations: Arc<dyn Operations>) -> Self {
         let app = Arc::get_mut(&mut self.app).expect("nothing is served yet");
         app.operations = Some(operations);
+        self
+    }
+
+    /// The same, with the cluster that it belongs to.
+    ///
+    /// # Panics
+    ///
+    /// Once it serves.
+    #[must_use]
+    pub fn with_membership(mut self, membership: Arc<dyn Membership>) -> Self {
+        let app = Arc::get_mut(&mut self.app).expect("nothing is served yet");
+        app.membership = Some(membership);
         self
     }
 

@@ -7,9 +7,10 @@ use bytes::Bytes;
 
 use crate::api::{
     AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Effective, Examination,
-    FunctionList, InstanceList, InvocationInfo, LogLines, LogQuestion, Plan, Proposal,
-    RecordAccount, Redrive, RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, Seek,
-    ShardStatus, Sought, Status, TailLines, TailQuestion, Target, TriggerInfo, TriggerList,
+    FunctionList, InstanceList, InvocationInfo, JoinToken, LogLines, LogQuestion, MemberList, Plan,
+    Proposal, RaftStatus, RecordAccount, Redrive, RedriveStatus, Replay, ReplayStatus,
+    RevisionList, RolledBack, Seek, ShardStatus, Sought, Status, TailLines, TailQuestion, Target,
+    TriggerInfo, TriggerList,
 };
 use crate::data::Data;
 use crate::read::Begin;
@@ -170,6 +171,51 @@ pub trait Applications: Send + Sync + Debug {
     ///
     /// When there is none of this name.
     async fn remove(&self, app: String, expects: Option<u64>) -> Result<Deployed, Refused>;
+}
+
+/// The cluster that a node belongs to.
+#[async_trait]
+pub trait Membership: Send + Sync + Debug {
+    /// Who is in it, and how each is.
+    async fn members(&self) -> MemberList;
+
+    /// Makes a token that lets in one node.
+    ///
+    /// # Errors
+    ///
+    /// When the cluster does not agree in time.
+    async fn join_token(&self) -> Result<JoinToken, Refused>;
+
+    /// Lets a node give away its shards, or have some again.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such node, or the cluster does not agree in time.
+    async fn set_draining(&self, member: String, drains: bool) -> Result<(), Refused>;
+
+    /// Takes a node out of the cluster for good.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such node, or too few would be left.
+    async fn remove(&self, member: String) -> Result<(), Refused>;
+
+    /// How this node takes part.
+    fn raft(&self) -> RaftStatus;
+
+    /// Lets another node lead; which one does then.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such node, or it cannot lead.
+    async fn transfer(&self, to: Option<String>) -> Result<String, Refused>;
+
+    /// Makes a checkpoint of this node's state; the index that it is of.
+    ///
+    /// # Errors
+    ///
+    /// When the node takes no part any more.
+    async fn checkpoint(&self) -> Result<u64, Refused>;
 }
 
 /// What an operator does to what runs. As with [`Applications`], a change that has begun is carried

@@ -40,17 +40,21 @@ pub fn run(args: &ServeArgs, globals: &Globals) -> Result<(), CommandError> {
     let logs = journal.map(|journal| -> LogSink { Arc::new(move |line| journal.line(&line)) });
     runtime()?.block_on(async {
         let up = Up::start(&args.data, &name, args.listen, spawner, logs, settings).await?;
+        let name = up.node.name();
         tracing::info!(name, url = up.url, data = %args.data.display(), "the node listens");
         if let Err(error) = start(&up.node, &manifests).await {
             let was_asked_to_end = up.node.shutdown().is_cancelled();
             up.end().await;
             return if was_asked_to_end { Ok(()) } else { Err(error) };
         }
-        wait_for_end(&up.node).await;
+        let ended = tokio::select! {
+            () = wait_for_end(&up.node) => Ok(()),
+            error = up.node.lost_membership() => Err(error),
+        };
         tracing::info!("draining");
         up.end().await;
         tracing::info!("drained");
-        Ok(())
+        ended
     })
 }
 
@@ -121,8 +125,12 @@ impl Up {
                 return Err(failed.help(error.help()));
             }
         };
+        let gateway = match node.peers() {
+            Some(peers) => gateway.with_membership(peers),
+            None => gateway,
+        };
         let url = gateway.url();
-        let file = NodeFile::of_this_process(name, url.clone(), token, data);
+        let file = NodeFile::of_this_process(node.name(), url.clone(), token, data);
         let registered = discovery::register(&file)?;
         let stop_gateway = CancellationToken::new();
         let gateway = tokio::spawn(gateway.serve(stop_gateway.clone()));
@@ -204,6 +212,7 @@ fn start_metrics() -> Option<PrometheusHandle> {
     let handle = builder.install_recorder().ok()?;
     bus::describe_metrics();
     cluster::describe_metrics();
+    exchange::describe_metrics();
     dispatch::describe_metrics();
     runtime::describe_metrics();
     describe_trace_metrics();

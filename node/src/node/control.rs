@@ -399,12 +399,13 @@ fn log(app: &str, deployed: &Deployed) {
 }
 
 /// As the control API says it.
-fn as_refused(error: CommandError) -> Refused {
+pub(super) fn as_refused(error: CommandError) -> Refused {
     let status = match error.exit {
         exit::USAGE => 400,
         exit::NOT_FOUND => 404,
         exit::CONFLICT => 409,
         exit::UNUSABLE => 422,
+        exit::TIMED_OUT => 504,
         exit::UNREACHABLE => 503,
         _ => 500,
     };

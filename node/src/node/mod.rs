@@ -13,6 +13,7 @@ mod history;
 mod kafka;
 mod logbook;
 mod packages;
+pub(crate) mod peers;
 mod plan;
 mod prepare;
 mod replays;
@@ -30,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use bus::Bus;
 use bus::embedded::{Embedded, EmbeddedConfig};
-use cluster::CommandLog;
+use cluster::{Cluster, CommandLog};
 use runtime::{Engine, EngineConfig, LogSink, Spawner, Workers, WorkersConfig};
 use storage::SledPositions;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,7 @@ pub use doctor::examine_machine;
 pub use feed::FeedProgress;
 pub use history::History;
 pub use kafka::Kafka;
+pub use peers::PeerSettings;
 pub use settings::{NodeFlags, Settings, TraceSettings};
 pub(crate) use traces::describe_metrics as describe_trace_metrics;
 
@@ -48,6 +50,7 @@ use crate::commands::error::{CommandError, exit};
 use deploy::RunningApp;
 use kafka::Groups;
 use packages::PackageStore;
+use peers::{Folder, Peers};
 
 /// How long a node that ends waits for what is in flight.
 pub const DRAIN_PATIENCE: Duration = Duration::from_millis(1_500);
@@ -91,8 +94,10 @@ struct Inner {
     history: History,
     engine: Arc<Engine>,
     workers: Arc<Workers>,
-    packages: PackageStore,
+    packages: Arc<PackageStore>,
     cluster: Mutex<CommandLog>,
+    /// The other nodes, if the node belongs to a cluster.
+    peers: Option<Arc<Peers>>,
     /// One for all shards.
     read_ahead: Arc<dispatch::ReadAhead>,
     /// For shards that run what may have ended the node.
@@ -125,7 +130,7 @@ impl Node {
         logs: Option<LogSink>,
         settings: Settings,
     ) -> Result<Self, CommandError> {
-        let Settings { kafka, history, traces } = settings;
+        let Settings { kafka, history, traces, cluster: place } = settings;
         std::fs::create_dir_all(data_dir).map_err(|error| {
             let message = format!("cannot make {}: {error}", data_dir.display());
             CommandError::new(exit::FAILED, "E0410", message)
@@ -145,11 +150,14 @@ impl Node {
             tracing::warn!("{text}");
             warnings.push(text);
         }
-        let cluster = open_cluster(data_dir)?;
         let packages = PackageStore::open(data_dir).map_err(|error| {
             let message = format!("cannot open the packages in {}: {error}", data_dir.display());
             CommandError::new(exit::FAILED, "E0410", message)
         })?;
+        let packages = Arc::new(packages);
+        let (cluster, peers) = open_cluster(data_dir, &place, &packages)?;
+        let name = peers.as_ref().map_or(name, |peers| peers.name());
+        let cluster = CommandLog::of(cluster);
         let groups = Groups::default();
         for (id, shard) in cluster.state().shards() {
             groups.learn(*id, &shard.trigger);
@@ -213,6 +221,7 @@ impl Node {
             workers,
             packages,
             cluster: Mutex::new(cluster),
+            peers: peers.clone(),
             apps: tokio::sync::Mutex::default(),
             shown: Mutex::default(),
             feed: Mutex::default(),
@@ -236,6 +245,26 @@ impl Node {
     #[must_use]
     pub fn bus(&self) -> Arc<dyn Bus> {
         Arc::clone(&self.inner.bus)
+    }
+
+    /// The other nodes, if it belongs to a cluster.
+    #[must_use]
+    pub(crate) fn peers(&self) -> Option<Arc<Peers>> {
+        self.inner.peers.clone()
+    }
+
+    /// How commands address it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// Why the node has to end although nobody asked it to, once it has to.
+    pub async fn lost_membership(&self) -> CommandError {
+        match &self.inner.peers {
+            Some(peers) => peers.ended().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Cancelled when somebody asked the node to end.
@@ -267,6 +296,9 @@ impl Node {
         drop(tokio::time::timeout(WORKERS_PATIENCE, idle).await);
         self.inner.workers.wait_gone(WORKERS_PATIENCE).await;
         self.inner.bus.close().await;
+        if let Some(peers) = &self.inner.peers {
+            peers.close().await;
+        }
         if let Some(exporter) = self.inner.exporter.clone() {
             let end = move || exporter.end(TRACES_PATIENCE);
             // It ends by its own clock, and has nothing to say.
@@ -287,21 +319,34 @@ fn noted(book: Arc<logbook::Logbook>, shown: Option<LogSink>) -> LogSink {
 
 /// A log that cannot be written ends the process: what reached the disk is unknown, and the next
 /// start finds out.
-fn open_cluster(data_dir: &Path) -> Result<CommandLog, CommandError> {
+fn open_cluster(
+    data_dir: &Path,
+    place: &PeerSettings,
+    packages: &Arc<PackageStore>,
+) -> Result<(Cluster, Option<Arc<Peers>>), CommandError> {
     let on_fatal: cluster::OnFatal = Arc::new(|reason| {
         tracing::error!(reason, "the cluster's log cannot be trusted any more: ending");
         std::process::abort();
     });
-    CommandLog::open(data_dir, on_fatal).map_err(|error| {
-        let (code, help) = match &error {
-            cluster::Error::Former(_) => {
-                ("E0418", "choose another folder with --data, or move this one away")
-            }
-            cluster::Error::Damaged { .. } => ("E0403", "restore the folder from a backup"),
-            _ => ("E0412", "look at the disk, then start again"),
-        };
-        CommandError::new(exit::FAILED, code, chain(&error)).help(help)
-    })
+    let open =
+        |config| Cluster::open(data_dir, config, on_fatal).map_err(|error| cluster_failed(&error));
+    if !Folder::of(data_dir).is_there() {
+        return Ok((open(cluster::Config::alone())?, None));
+    }
+    let peers = Arc::new(Peers::open(data_dir, place, Arc::clone(packages), open)?);
+    Ok((peers.cluster().clone(), Some(peers)))
+}
+
+/// Why the cluster's log cannot be opened.
+pub(crate) fn cluster_failed(error: &cluster::Error) -> CommandError {
+    let (code, help) = match error {
+        cluster::Error::Former(_) => {
+            ("E0418", "choose another folder with --data, or move this one away")
+        }
+        cluster::Error::Damaged { .. } => ("E0403", "restore the folder from a backup"),
+        _ => ("E0412", "look at the disk, then start again"),
+    };
+    CommandError::new(exit::FAILED, code, chain(error)).help(help)
 }
 
 fn open_embedded(data_dir: &Path, positions: SledPositions) -> Result<Arc<dyn Bus>, CommandError> {
@@ -324,7 +369,7 @@ fn open_embedded(data_dir: &Path, positions: SledPositions) -> Result<Arc<dyn Bu
 }
 
 /// Who has the directory, before anything in it is touched. The bus takes the lock itself.
-fn check_lock(data_dir: &Path) -> Result<(), CommandError> {
+pub(crate) fn check_lock(data_dir: &Path) -> Result<(), CommandError> {
     let Ok(file) = std::fs::File::open(data_dir.join("lock")) else { return Ok(()) };
     if !matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)) {
         return Ok(());

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::history::History;
 use super::kafka::Kafka;
+use super::peers::PeerSettings;
 use crate::commands::error::{CommandError, exit};
 
 /// Where a collector of OpenTelemetry takes spans, below its address.
@@ -22,7 +23,8 @@ pub struct NodeFlags {
     #[arg(long, value_name = "BROKERS")]
     pub kafka: Option<String>,
     /// The node's file: [kafka] with brokers, cluster, create-topics and [kafka.settings], [history]
-    /// with max-bytes and max-age, [traces] with endpoint and ratio.
+    /// with max-bytes and max-age, [traces] with endpoint and ratio, [cluster] with listen and
+    /// advertise.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Send traces to the OpenTelemetry collector here, by OTLP over HTTP [default:
@@ -41,6 +43,7 @@ pub(super) struct NodeFile {
     pub(super) kafka: Option<Kafka>,
     history: History,
     traces: Option<TracesTable>,
+    cluster: PeerSettings,
 }
 
 /// `[traces]` of the node's file.
@@ -71,6 +74,8 @@ pub struct Settings {
     pub history: History,
     /// Whether it traces.
     pub traces: Option<TraceSettings>,
+    /// How it is reached by the other nodes of its cluster, where that is other than it was told.
+    pub cluster: PeerSettings,
 }
 
 impl Settings {
@@ -84,7 +89,7 @@ impl Settings {
         let kafka = Kafka::choose(flags.kafka.as_deref(), file.kafka, is_dev)?;
         let own = |name: &str| std::env::var(name).ok().filter(|it| !it.is_empty());
         let traces = traces(flags, file.traces.unwrap_or_default(), own)?;
-        Ok(Self { kafka, history: file.history, traces })
+        Ok(Self { kafka, history: file.history, traces, cluster: file.cluster })
     }
 }
 
@@ -95,7 +100,7 @@ pub(super) fn read(path: &Path) -> Result<NodeFile, CommandError> {
         let message = format!("cannot use {}: {error}", path.display());
         unusable(
             message.trim_end(),
-            "a node's file has [kafka], [history] and [traces]: millrace serve --help",
+            "a node's file has [kafka], [history], [traces] and [cluster]: millrace serve --help",
         )
     })
 }

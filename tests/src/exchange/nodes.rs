@@ -95,7 +95,8 @@ impl Desk {
         let issued = self.ca.issue(&name, &join.key, lasting());
         let issued = issued.map_err(|_unusable| Refusal::BadFrame)?;
         let (ca, trust) = (self.ca.certificate().clone(), self.trust.clone());
-        Ok(JoinAnswer { name, issued, ca, trust }.encode())
+        let about = String::new();
+        Ok(JoinAnswer { name, issued, ca, trust, about }.encode())
     }
 }
 

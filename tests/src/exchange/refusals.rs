@@ -183,7 +183,8 @@ async fn joiners(cluster: &Cluster, ca: &Authority) -> Result<Vec<Seen>, NotShow
     let own = ca.certificate().fingerprint();
     let key = || NodeKey::generate().during("make a key");
     let token = mint(cluster, own, Life::new(now(), HOUR))?;
-    let joined = join(address, token.clone(), key()?, PATIENCE).await.during("join")?;
+    let joined =
+        join(address, token.clone(), key()?, String::new(), PATIENCE).await.during("join")?;
     demand!(joined.0.name() == &name("mill", 20), "joined as {}", joined.0.name());
     let expired = mint(cluster, own, Life::new(now() - HOUR, HOUR))?;
     let made_up = format!("mrj1-{own}-{}", "00".repeat(16)).parse().during("read a token")?;
@@ -194,14 +195,16 @@ async fn joiners(cluster: &Cluster, ca: &Authority) -> Result<Vec<Seen>, NotShow
         (Refusal::UnknownToken, made_up),
     ] {
         let watch = Watch::new(cluster.node(1));
-        let ended = join(address, token, key()?, PATIENCE).await;
+        let ended = join(address, token, key()?, String::new(), PATIENCE).await;
         all.push(watch.seen(refusal, ended.is_ok()).await);
     }
     // Whoever does not look at the CA sends a token of another cluster, by hand.
     let foreign = authority("other")?;
     let foreign_token = mint(cluster, foreign.certificate().fingerprint(), Life::new(now(), HOUR))?;
     let key = key()?;
-    let told = exchange::JoinRequest { token: foreign_token, key: key.public() }.encode();
+    let told =
+        exchange::JoinRequest { token: foreign_token, key: key.public(), about: String::new() }
+            .encode();
     let length = u32::try_from(told.len()).during("write a request")?;
     for (refusal, bytes) in [
         (Refusal::ForeignToken, request(1, 8, length, &told)),
@@ -216,8 +219,14 @@ async fn joiners(cluster: &Cluster, ca: &Authority) -> Result<Vec<Seen>, NotShow
     let before = *cluster.desk.told.lock().during("read what was told")?;
     let (node, desk) = elsewhere("mill")?;
     let token = mint(cluster, own, Life::new(now(), HOUR))?;
-    let ended =
-        join(node.address, token, NodeKey::generate().during("make a key")?, PATIENCE).await;
+    let ended = join(
+        node.address,
+        token,
+        NodeKey::generate().during("make a key")?,
+        String::new(),
+        PATIENCE,
+    )
+    .await;
     let is_wrong = matches!(ended, Err(JoinError::NotTold(Refusal::WrongCa)));
     demand!(is_wrong, "a joiner did not see another CA: {ended:?}");
     let told = *desk.told.lock().during("read what was told")?;

@@ -43,16 +43,18 @@ struct Cable {
     me: u64,
     network: Arc<Network>,
     runtime: Handle,
+    own: std::sync::OnceLock<Inbox>,
 }
 
 impl Cable {
     fn own(&self) -> Inbox {
-        self.network.inboxes.lock().unwrap()[&self.me].clone()
+        self.own.get().unwrap().clone()
     }
 }
 
 impl Transport for Cable {
     fn start(&self, inbox: Inbox) {
+        self.own.set(inbox.clone()).unwrap();
         self.network.inboxes.lock().unwrap().insert(self.me, inbox);
     }
 
@@ -138,6 +140,7 @@ impl Net {
             me: id,
             network: Arc::clone(&self.network),
             runtime: Handle::current(),
+            own: std::sync::OnceLock::new(),
         });
         let cluster = "mill".to_owned();
         let config = Config { member: id, cluster, founds, limits: self.limits, transport };

@@ -25,7 +25,8 @@ impl Registrar {
         let name = name("mill", 7);
         let issued = self.ca.issue(&name, &join.key, lasting()).unwrap();
         let ca = self.ca.certificate().clone();
-        Ok(JoinAnswer { name, issued, ca, trust: self.trust.clone() })
+        let about = join.about.to_uppercase();
+        Ok(JoinAnswer { name, issued, ca, trust: self.trust.clone(), about })
     }
 }
 
@@ -60,7 +61,9 @@ fn mint(registrar: &Registrar, ca: Fingerprint, life: Life) -> Token {
 async fn try_join(address: SocketAddr, token: &Token) -> Result<(), JoinError> {
     let key = NodeKey::generate().unwrap();
     let fingerprint = key.public().fingerprint();
-    let (identity, trust) = join(address, token.clone(), key, SOON).await?;
+    let (identity, trust, about) =
+        join(address, token.clone(), key, "from the cellar".to_owned(), SOON).await?;
+    assert_eq!(about, "FROM THE CELLAR");
     assert_eq!(identity.name(), &name("mill", 7));
     assert_eq!(identity.public_key().fingerprint(), fingerprint);
     assert!(trust.fingerprints().contains(&token.ca()));

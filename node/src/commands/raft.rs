@@ -1,0 +1,109 @@
+//! `millrace raft`: how a node takes part in what its cluster agrees on, and who leads.
+
+use std::time::Duration;
+
+use gateway::api::{LeadChoice, RaftCheckpoint, RaftStatus};
+use serde_json::json;
+
+use super::error::CommandError;
+use crate::cli::Globals;
+use crate::client::Client;
+use crate::output::{self, Format, count};
+
+/// An order may wait for an election.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Shows and steers what the nodes of a cluster agree by.
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  millrace raft status
+  millrace raft transfer edge-2
+  millrace raft snapshot")]
+pub enum RaftCommand {
+    /// Show how a node takes part: term, leader, log.
+    #[command(after_help = "\
+Examples:
+  millrace raft status
+  millrace raft status --node edge-2 -o json")]
+    Status,
+    /// Let another node lead.
+    #[command(after_help = "\
+Examples:
+  millrace raft transfer            any other that is there
+  millrace raft transfer edge-2     this one")]
+    Transfer(TransferArgs),
+    /// Write a checkpoint of a node's state now, and shorten its log.
+    #[command(after_help = "\
+Examples:
+  millrace raft snapshot
+  millrace raft snapshot --node edge-2")]
+    Snapshot,
+}
+
+/// To whom.
+#[derive(Debug, clap::Args)]
+pub struct TransferArgs {
+    /// Its name, or its id; without one, any other node that votes and is there.
+    #[arg(value_name = "NAME")]
+    pub to: Option<String>,
+}
+
+/// Carries it out.
+///
+/// # Errors
+///
+/// `E0575` on a node that is alone, `E0572` when there is no such node, `E0573` when it cannot lead.
+pub fn run(command: &RaftCommand, globals: &Globals) -> Result<(), CommandError> {
+    let client = Client::connect(globals)?;
+    let is_json = globals.output == Format::Json;
+    match command {
+        RaftCommand::Status => {
+            let status: RaftStatus = client.get("/v1/raft")?;
+            if is_json { output::print_json(&status) } else { output::print(&render(&status)) }
+        }
+        RaftCommand::Transfer(args) => {
+            let choice = LeadChoice { to: args.to.clone() };
+            let leads: LeadChoice = client
+                .post("/v1/raft:transfer", &choice, PATIENCE)
+                .map_err(|refused| refused.error)?;
+            if is_json {
+                return output::print_json(&leads);
+            }
+            output::print(&format!("{} leads\n", leads.to.unwrap_or_default()))
+        }
+        RaftCommand::Snapshot => {
+            let made: RaftCheckpoint = client
+                .post("/v1/raft:snapshot", &json!({}), PATIENCE)
+                .map_err(|refused| refused.error)?;
+            if is_json {
+                return output::print_json(&made);
+            }
+            output::print(&format!("a checkpoint at entry {}\n", count(made.index)))
+        }
+    }
+}
+
+fn render(status: &RaftStatus) -> String {
+    let or_none = |names: &[String]| match names {
+        [] => "-".to_owned(),
+        names => names.join(", "),
+    };
+    let mut lines = vec![
+        ("cluster", status.cluster.clone()),
+        ("node", format!("{} (id {})", status.name, status.id)),
+        ("leader", status.leader.clone().unwrap_or_else(|| "none is known".to_owned())),
+        ("term", count(status.term)),
+        ("voters", or_none(&status.voters)),
+        ("learners", or_none(&status.learners)),
+        ("log", format!("entries {} to {}", count(status.first), count(status.last))),
+        ("agreed on", format!("up to {}", count(status.committed))),
+        ("applied", format!("up to {}", count(status.applied))),
+        ("checkpoint", format!("at {}", count(status.checkpoint))),
+    ];
+    if !status.dropped.is_empty() {
+        let dropped = status.dropped.iter().map(|(why, n)| format!("{} {why}", count(*n)));
+        lines.push(("dropped", dropped.collect::<Vec<_>>().join(", ")));
+    }
+    lines.iter().map(|(head, text)| format!("{head:<11} {text}\n")).collect()
+}

@@ -1,0 +1,290 @@
+//! What this node answers the others, and whom it lets in.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use cluster::{Cluster, Command, Error, MemberChange, Refused, Role, Spent, State};
+use exchange::{
+    Answer, Authority, Blob, Exchange, Handler, Handling, JoinAnswer, JoinRequest, Kind, Life,
+    Member, Members, NodeId, NodeName, Peer, Refusal, Request, Trust,
+};
+use serde::{Deserialize, Serialize};
+
+use super::courier::{Courier, TAKEN};
+use super::folder::{Known, fingerprints};
+use super::members::{Order, carry_out};
+use crate::node::packages::PackageStore;
+
+/// The largest checkpoint.
+const CHECKPOINT_MAX: u64 = 256 << 20;
+/// How long a certificate holds: 30 days.
+const CERTIFICATE_S: u64 = 30 * 24 * 3_600;
+/// Clocks may differ by this much.
+const SKEW_S: u64 = 300;
+/// How often a joiner's id is drawn again when somebody else got it.
+const DRAWS: u32 = 16;
+/// How long a joiner waits for a quorum.
+const JOIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Before the digest of a blob: which kind of blob it is of.
+pub(super) const STATE: u8 = b's';
+
+/// What a joiner says of itself.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct About {
+    pub(crate) name: String,
+    pub(crate) address: String,
+}
+
+/// See the [module documentation](self).
+pub(super) struct Desk {
+    pub(super) cluster: Cluster,
+    pub(super) courier: Arc<Courier>,
+    pub(super) packages: Arc<PackageStore>,
+    pub(super) trust: Trust,
+    pub(super) exchange: OnceLock<Weak<Exchange>>,
+    /// The CA, where this node has it.
+    pub(super) authority: Mutex<Option<Arc<Authority>>>,
+    /// Nodes that others told of, which this log does not reach yet.
+    pub(super) hints: Mutex<BTreeMap<u64, Known>>,
+}
+
+const UNPOISONED: &str = "nothing panics while it holds this";
+
+impl Desk {
+    pub(super) fn exchange(&self) -> Option<Arc<Exchange>> {
+        self.exchange.get()?.upgrade()
+    }
+
+    pub(super) fn authority(&self) -> Option<Arc<Authority>> {
+        self.authority.lock().expect(UNPOISONED).clone()
+    }
+
+    /// Nodes that the state does not know yet: their ids are above all of those it knows.
+    pub(super) fn hints(&self, state: &State) -> Vec<Known> {
+        let hints = self.hints.lock().expect(UNPOISONED);
+        hints.range(state.roster().next_id()..).map(|(_, it)| it.clone()).collect()
+    }
+
+    async fn answer(&self, request: Request) -> Answer {
+        let Request { peer, kind, payload, .. } = request;
+        let Peer::Member(NodeName { node: NodeId(from), .. }) = peer else {
+            return self.let_in(&payload).await;
+        };
+        match kind {
+            Kind::PING => Answer::Bytes(payload),
+            Kind::RAFT => {
+                self.courier.inbox().receive(from, &payload);
+                Answer::Bytes(Bytes::new())
+            }
+            Kind::CHECKPOINT => self.take_checkpoint(from, &payload).await,
+            Kind::PROPOSE => {
+                let is_taken = self.courier.inbox().take(from, &payload).await;
+                Answer::Bytes(if is_taken { TAKEN.into() } else { Bytes::new() })
+            }
+            Kind::BLOB => self.give_blob(from, &payload).await,
+            Kind::ROSTER => Answer::Bytes(to_json(&known(&self.cluster.state()))),
+            Kind::ORDER => match serde_json::from_slice::<Order>(&payload) {
+                Ok(order) => Answer::Bytes(to_json(&carry_out(&self.cluster, order).await)),
+                Err(_other_version) => Answer::Refused(Refusal::BadFrame),
+            },
+            Kind::AUTHORITY => self.give_authority(from),
+            _ => Answer::Refused(Refusal::UnknownKind),
+        }
+    }
+
+    /// Fetches the state that the message goes with from who sent it, and hands over both.
+    async fn take_checkpoint(&self, from: u64, sealed: &[u8]) -> Answer {
+        let Some(want) = self.courier.inbox().wanted(from, sealed) else {
+            return Answer::Refused(Refusal::BadFrame);
+        };
+        let Some(exchange) = self.exchange() else { return Answer::Failed("it ends".to_owned()) };
+        let asked = [&[STATE], want.digest.as_slice()].concat();
+        let fetched = async {
+            let within = Duration::from_secs(600);
+            let node = NodeId(from);
+            let mut blob =
+                exchange.fetch(node, Kind::BLOB, asked.into(), within, CHECKPOINT_MAX).await?;
+            let mut state = Vec::new();
+            while let Some(bytes) = blob.next().await? {
+                state.extend_from_slice(&bytes);
+            }
+            Ok::<_, exchange::CallError>(state)
+        };
+        match fetched.await {
+            Ok(state) => match self.courier.inbox().restore(from, sealed, state) {
+                true => Answer::Bytes(Bytes::new()),
+                false => Answer::Failed("the checkpoint was not taken".to_owned()),
+            },
+            Err(error) => Answer::Failed(format!("fetch the checkpoint: {error}")),
+        }
+    }
+
+    async fn give_blob(&self, from: u64, asked: &[u8]) -> Answer {
+        let Some((kind, Ok(digest))) =
+            asked.split_first().map(|(kind, digest)| (*kind, <[u8; 32]>::try_from(digest)))
+        else {
+            return Answer::Refused(Refusal::BadFrame);
+        };
+        let bytes = match kind {
+            STATE => self.courier.state_for(from, digest),
+            _ => None,
+        };
+        match bytes {
+            Some(bytes) => Answer::Blob(Blob::of(bytes, digest)),
+            None => Answer::Failed("it is not here".to_owned()),
+        }
+    }
+
+    /// The CA's key is for those who vote, so that a joiner finds somebody whoever is gone.
+    fn give_authority(&self, from: u64) -> Answer {
+        let state = self.cluster.state();
+        let is_voter = state.roster().members().get(&from).is_some_and(|it| it.role == Role::Voter);
+        match self.authority().filter(|_| is_voter) {
+            Some(authority) => Answer::Bytes(authority.to_secret().into()),
+            None => Answer::Failed("not for this node, or not here".to_owned()),
+        }
+    }
+
+    async fn let_in(&self, payload: &[u8]) -> Answer {
+        let asked = JoinRequest::decode(payload).and_then(|join| {
+            let about = serde_json::from_str(&join.about).map_err(|_bad| Refusal::BadFrame)?;
+            Ok((join, about))
+        });
+        let (join, about): (JoinRequest, About) = match asked {
+            Ok(asked) => asked,
+            Err(refusal) => return Answer::Refused(refusal),
+        };
+        if !self.trust.fingerprints().contains(&join.token.ca()) {
+            return Answer::Refused(Refusal::ForeignToken);
+        }
+        let Some(authority) = self.authority() else {
+            return Answer::Failed("this node lets nobody in: ask one that votes".to_owned());
+        };
+        if !is_name(&about.name) {
+            return Answer::Failed(format!("{:?} cannot be the name of a node", about.name));
+        }
+        match self.enrol(&join, &about).await {
+            Ok(id) => {
+                tracing::info!(id, name = about.name, address = about.address, "a node joins");
+                self.certify(&authority, id, &join)
+            }
+            Err(error) => match refusal_of(&error) {
+                Some(refusal) => Answer::Refused(refusal),
+                None => Answer::Failed(super::super::chain(&error)),
+            },
+        }
+    }
+
+    /// Takes the joiner into the state, and its token out of it, in one command.
+    async fn enrol(&self, join: &JoinRequest, about: &About) -> Result<u64, Error> {
+        let spent = Spent { hash: join.token.hash(), at: now() };
+        // Who guesses costs the cluster no entry.
+        self.cluster.read(JOIN_PATIENCE).await?.tokens().check(&spent)?;
+        let mut draws = 0;
+        loop {
+            let id = self.cluster.state().roster().next_id();
+            let change = MemberChange::Join {
+                name: about.name.clone(),
+                address: about.address.clone(),
+                key: join.key.fingerprint().0,
+                token: Some(spent),
+            };
+            draws += 1;
+            match self.cluster.propose(Command::Member { member: id, change }).await {
+                Ok(_) => return Ok(id),
+                Err(Error::Refused(Refused::UsedMember(_))) if draws < DRAWS => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn certify(&self, authority: &Authority, id: u64, join: &JoinRequest) -> Answer {
+        let cluster = self.cluster.name().to_owned();
+        let name = name_of(cluster, id);
+        match authority.issue(&name, &join.key, certificate_life(now())) {
+            Ok(issued) => {
+                let ca = authority.certificate().clone();
+                let known = known(&self.cluster.state());
+                let about =
+                    serde_json::to_string(&known).expect("texts and numbers can be written");
+                let answer = JoinAnswer { name, issued, ca, trust: self.trust.clone(), about };
+                Answer::Bytes(answer.encode().into())
+            }
+            Err(error) => Answer::Failed(error.to_string()),
+        }
+    }
+}
+
+impl Handler for Desk {
+    fn handle(&self, request: Request) -> Handling<'_> {
+        Box::pin(self.answer(request))
+    }
+}
+
+impl Members for Desk {
+    fn member(&self, node: NodeId) -> Member {
+        let state = self.cluster.state();
+        // An id belongs to one disk (CLU-6): a data directory has one life.
+        let is = |keys: &[[u8; 32]]| Member::Is { incarnation: 1, keys: fingerprints(keys) };
+        match state.roster().members().get(&node.0) {
+            Some(member) if member.role == Role::Removed => Member::Removed,
+            Some(member) => is(&member.keys),
+            None if node.0 < state.roster().next_id() => Member::Unknown,
+            None => {
+                let hints = self.hints.lock().expect(UNPOISONED);
+                hints.get(&node.0).map_or(Member::Unknown, |it| is(&it.keys))
+            }
+        }
+    }
+}
+
+/// Everybody who belongs to the cluster.
+pub(super) fn known(state: &State) -> Vec<Known> {
+    let members = state.roster().members().iter().filter(|(_, it)| it.role != Role::Removed);
+    let known = |(id, it): (&u64, &cluster::Member)| Known {
+        id: *id,
+        address: it.address.clone(),
+        keys: it.keys.clone(),
+    };
+    members.map(known).collect()
+}
+
+/// What a certificate says of a node.
+pub(crate) const fn name_of(cluster: String, id: u64) -> NodeName {
+    NodeName { cluster, node: NodeId(id), incarnation: 1 }
+}
+
+/// From when to when a certificate holds that is made now.
+pub(crate) const fn certificate_life(now: u64) -> Life {
+    Life::new(now.saturating_sub(SKEW_S), CERTIFICATE_S)
+}
+
+/// Whether a node may be called so.
+pub(crate) fn is_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|it| it.is_ascii_lowercase())
+        && name.len() <= 63
+        && bytes.all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-')
+}
+
+/// Unix seconds.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |it| it.as_secs())
+}
+
+fn refusal_of(error: &Error) -> Option<Refusal> {
+    match error {
+        Error::Refused(Refused::UnknownToken) => Some(Refusal::UnknownToken),
+        Error::Refused(Refused::UsedToken) => Some(Refusal::UsedToken),
+        Error::Refused(Refused::ExpiredToken) => Some(Refusal::ExpiredToken),
+        _ => None,
+    }
+}
+
+fn to_json(value: &impl Serialize) -> Bytes {
+    serde_json::to_vec(value).expect("texts and numbers can be written").into()
+}

@@ -1,0 +1,342 @@
+//! This node among the others: opens its part of the cluster, talks to the other nodes, and keeps
+//! up with who they are.
+
+mod courier;
+mod desk;
+mod folder;
+mod members;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use cluster::{Cluster, Command, Ended, MemberChange, Role};
+use exchange::{Authority, Exchange, Fingerprint, Kind, NodeId};
+use gateway::api::{JoinToken, MemberList, RaftStatus};
+use gateway::{Membership, Refused};
+use serde::Deserialize;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+pub(crate) use desk::{About, certificate_life, is_name, name_of, now};
+pub(crate) use folder::{Card, Folder, Known, trusted, unusable};
+pub(crate) use members::of_cluster;
+
+use super::control::as_refused;
+use super::packages::PackageStore;
+use crate::commands::error::{CommandError, exit};
+use courier::Courier;
+use desk::Desk;
+
+/// How often a node looks around without being told that something changed.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long another node may take to say something small.
+const ASK: Duration = Duration::from_secs(2);
+
+/// `[cluster]` of the node's file: what it says goes before what `init` or `join` was told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PeerSettings {
+    /// Where to listen for the other nodes.
+    pub listen: Option<SocketAddr>,
+    /// Where the others reach it: host:port.
+    pub advertise: Option<String>,
+}
+
+/// See the [module documentation](self). Dropping it ends all connections.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    exchange: Arc<Exchange>,
+    desk: Arc<Desk>,
+    name: String,
+    advertise: String,
+    /// The CA that join tokens name.
+    identity_ca: Fingerprint,
+    keeping: AbortHandle,
+}
+
+impl std::fmt::Debug for Desk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Desk").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+impl Peers {
+    /// Opens the node's part of the cluster that its folder names, and answers the others.
+    ///
+    /// # Errors
+    ///
+    /// `E0425` when its identity or its address cannot be used, and what [`Cluster::open`] says.
+    pub(super) fn open(
+        data_dir: &Path,
+        settings: &PeerSettings,
+        packages: Arc<PackageStore>,
+        open: impl FnOnce(cluster::Config) -> Result<Cluster, CommandError>,
+    ) -> Result<Self, CommandError> {
+        let folder = Folder::of(data_dir);
+        let mut card = folder.load()?;
+        card.listen = settings.listen.unwrap_or(card.listen);
+        card.advertise = settings.advertise.clone().unwrap_or(card.advertise);
+        let identity = folder.identity()?;
+        let trust = card.trust().map_err(|error| unusable(error.to_string()))?;
+        let authority = folder.authority()?.map(Arc::new);
+        let courier = Arc::new(Courier::new());
+        let cluster = open(cluster::Config {
+            member: card.id,
+            cluster: card.cluster.clone(),
+            founds: false,
+            limits: cluster::Limits::default(),
+            transport: Arc::clone(&courier) as Arc<dyn cluster::Transport>,
+        })?;
+        let hints = card.peers.iter().map(|it| (it.id, it.clone())).collect();
+        let desk = Arc::new(Desk {
+            cluster,
+            courier,
+            packages,
+            trust: trust.clone(),
+            exchange: OnceLock::new(),
+            authority: Mutex::new(authority),
+            hints: Mutex::new(hints),
+        });
+        let config = exchange::Config { bind: card.listen, timing: exchange::Timing::default() };
+        let started = Exchange::start(
+            config,
+            (&identity, &trust),
+            Arc::clone(&desk) as Arc<dyn exchange::Members>,
+            Arc::clone(&desk) as Arc<dyn exchange::Handler>,
+        );
+        let exchange = Arc::new(started.map_err(|error| {
+            let help = "another [cluster] listen of the node's file may be free";
+            unusable(format!("cannot talk to the other nodes: {error}")).help(help)
+        })?);
+        // Each is called once.
+        drop(desk.exchange.set(Arc::downgrade(&exchange)));
+        desk.courier.connect(&exchange);
+        let keeper = Keeper {
+            exchange: Arc::clone(&exchange),
+            desk: Arc::clone(&desk),
+            folder,
+            card: card.clone(),
+            dialled: BTreeMap::new(),
+        };
+        let keeping = tokio::spawn(keeper.keep()).abort_handle();
+        let identity_ca = identity.ca().fingerprint();
+        Ok(Self {
+            exchange,
+            desk,
+            name: card.name,
+            advertise: card.advertise,
+            identity_ca,
+            keeping,
+        })
+    }
+
+    /// The node's part of the cluster.
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.desk.cluster
+    }
+
+    /// What operators call this node.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Why the node has to end, once it has to.
+    pub(crate) async fn ended(&self) -> CommandError {
+        match self.desk.cluster.ended().await {
+            Ended::Forgot => CommandError::new(
+                exit::UNUSABLE,
+                "E0423",
+                "this node's folder lacks what the node acknowledged to its cluster",
+            )
+            .help("it has to join the cluster again, under a new id and with a new folder"),
+            Ended::Removed => {
+                CommandError::new(exit::UNUSABLE, "E0424", "this node was removed from its cluster")
+                    .help("it may join again, under a new id and with a new folder")
+            }
+        }
+    }
+
+    /// Tells the others that it goes, and closes the log.
+    pub(crate) async fn close(&self) {
+        self.keeping.abort();
+        if self.desk.cluster.leads() {
+            // Whoever leads next need not wait for an election timeout; alone there is nobody.
+            drop(timeout(ASK, self.order(members::Order::Transfer(None))).await);
+        }
+        self.desk.cluster.close().await;
+        self.exchange.close().await;
+    }
+}
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        self.keeping.abort();
+    }
+}
+
+/// Keeps up with the other nodes.
+struct Keeper {
+    exchange: Arc<Exchange>,
+    desk: Arc<Desk>,
+    folder: Folder,
+    card: Card,
+    /// Where each other node is dialled.
+    dialled: BTreeMap<u64, (String, SocketAddr)>,
+}
+
+impl Keeper {
+    async fn keep(mut self) {
+        let mut changes = self.desk.cluster.changes();
+        let mut led_at = Instant::now();
+        loop {
+            if self.desk.cluster.leadership().leader.is_some() {
+                led_at = Instant::now();
+            }
+            self.dial_all().await;
+            if LOOK < led_at.elapsed() {
+                self.ask_who_there_is().await;
+            }
+            self.fetch_authority().await;
+            self.announce().await;
+            // The sender lives as long as the cluster, and this ends with it.
+            drop(timeout(LOOK, changes.changed()).await);
+            changes.mark_unchanged();
+            // One look for what comes together.
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn others(&self) -> Vec<Known> {
+        let state = self.desk.cluster.state();
+        let mut known = desk::known(&state);
+        known.extend(self.desk.hints(&state));
+        known.retain(|it| it.id != self.card.id);
+        known
+    }
+
+    /// Dials everybody at the address that counts now, and nobody else.
+    async fn dial_all(&mut self) {
+        let others = self.others();
+        for Known { id, address, .. } in &others {
+            if self.dialled.get(id).is_some_and(|(at, _)| at == address) {
+                continue;
+            }
+            let found = tokio::net::lookup_host(address.as_str()).await;
+            match found.map(|mut it| it.next()) {
+                Ok(Some(resolved)) => {
+                    self.exchange.set_peer(NodeId(*id), resolved);
+                    self.dialled.insert(*id, (address.clone(), resolved));
+                }
+                Ok(None) => tracing::warn!(node = id, address, "no address of this name"),
+                Err(error) => tracing::warn!(node = id, address, %error, "cannot find the address"),
+            }
+        }
+        let gone: Vec<u64> = self
+            .dialled
+            .keys()
+            .filter(|id| !others.iter().any(|it| it.id == **id))
+            .copied()
+            .collect();
+        for id in &gone {
+            self.dialled.remove(id);
+            self.exchange.forget_peer(NodeId(*id));
+        }
+        if self.card.peers != others {
+            self.exchange.recheck();
+            self.card.peers = others;
+            // It is for the next start only, which may also find them in the log.
+            if let Err(error) = self.folder.save(&self.card) {
+                tracing::warn!(message = error.message, "could not note the other nodes");
+            }
+        }
+    }
+
+    /// Without a leader: one may lead whom this log does not know yet, and whom nobody lets in here
+    /// before it is known.
+    async fn ask_who_there_is(&self) {
+        for other in self.others() {
+            let asked = self.exchange.call(NodeId(other.id), Kind::ROSTER, "".into(), ASK);
+            let Ok(answer) = asked.await else { continue };
+            let Ok(known) = serde_json::from_slice::<Vec<Known>>(&answer) else { continue };
+            let mut hints = self.desk.hints.lock().expect("nothing panics while it holds this");
+            for it in known {
+                hints.insert(it.id, it);
+            }
+        }
+    }
+
+    /// A node that votes keeps the CA, so that any of them may let somebody in.
+    async fn fetch_authority(&self) {
+        let state = self.desk.cluster.state();
+        let roster = state.roster().members();
+        let votes = |id: u64| roster.get(&id).is_some_and(|it| it.role == Role::Voter);
+        if self.desk.authority().is_some() || !votes(self.card.id) {
+            return;
+        }
+        for other in self.others().into_iter().filter(|it| votes(it.id)) {
+            let asked = self.exchange.call(NodeId(other.id), Kind::AUTHORITY, "".into(), ASK);
+            let Ok(answer) = asked.await else { continue };
+            let Ok(authority) = Authority::from_secret(&answer) else { continue };
+            if let Err(error) = self.folder.save_authority(&authority) {
+                tracing::warn!(message = error.message, "could not keep the CA");
+                return;
+            }
+            let kept = Some(Arc::new(authority));
+            *self.desk.authority.lock().expect("nothing panics while it holds this") = kept;
+            return;
+        }
+    }
+
+    /// Says that this process has started, and where it is reached.
+    async fn announce(&self) {
+        let cluster = &self.desk.cluster;
+        let incarnation = cluster.incarnation();
+        let state = cluster.state();
+        let Some(own) = state.roster().members().get(&self.card.id) else { return };
+        if incarnation <= own.incarnation || cluster.leadership().leader.is_none() {
+            return;
+        }
+        let address = self.card.advertise.clone();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let change = MemberChange::Start { address, incarnation, version };
+        let command = Command::Member { member: self.card.id, change };
+        match cluster.propose(command).await {
+            Ok(_) => tracing::info!(incarnation, "this node has started in its cluster"),
+            Err(error) => tracing::debug!(%error, "could not say that this node has started"),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Membership for Peers {
+    async fn members(&self) -> MemberList {
+        self.list_members().await
+    }
+
+    async fn join_token(&self) -> Result<JoinToken, Refused> {
+        self.make_token().await.map_err(as_refused)
+    }
+
+    async fn set_draining(&self, member: String, drains: bool) -> Result<(), Refused> {
+        self.drain_member(&member, drains).await.map_err(as_refused)
+    }
+
+    async fn remove(&self, member: String) -> Result<(), Refused> {
+        self.remove_member(&member).await.map_err(as_refused)
+    }
+
+    fn raft(&self) -> RaftStatus {
+        self.raft_status()
+    }
+
+    async fn transfer(&self, to: Option<String>) -> Result<String, Refused> {
+        self.transfer_lead(to).await.map_err(as_refused)
+    }
+
+    async fn checkpoint(&self) -> Result<u64, Refused> {
+        self.make_checkpoint().await.map_err(as_refused)
+    }
+}

@@ -2,6 +2,7 @@
 //! together. Applications are deployed into it, now and while it runs.
 
 mod control;
+mod converge;
 mod dead_letters;
 mod deploy;
 mod doctor;
@@ -9,28 +10,33 @@ mod effective;
 mod feed;
 mod figures;
 mod growth;
+mod handing;
 mod history;
 mod kafka;
 mod logbook;
 mod packages;
+mod placing;
 mod plan;
+mod planner;
 mod prepare;
+mod reconcile;
 mod replays;
 mod restore;
+mod retire;
+mod running;
 mod settings;
 mod status;
 mod topics;
 mod traces;
 mod triggers;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bus::Bus;
 use bus::embedded::{Embedded, EmbeddedConfig};
-use cluster::CommandLog;
+use cluster::Cluster;
 use runtime::{Engine, EngineConfig, LogSink, Spawner, Workers, WorkersConfig};
 use storage::SledPositions;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +51,6 @@ pub use settings::{NodeFlags, Settings, TraceSettings};
 pub(crate) use traces::describe_metrics as describe_trace_metrics;
 
 use crate::commands::error::{CommandError, exit};
-use deploy::RunningApp;
 use kafka::Groups;
 use packages::PackageStore;
 
@@ -92,12 +97,20 @@ struct Inner {
     engine: Arc<Engine>,
     workers: Arc<Workers>,
     packages: PackageStore,
-    cluster: Mutex<CommandLog>,
+    cluster: Cluster,
     /// One for all shards.
     read_ahead: Arc<dispatch::ReadAhead>,
     /// For shards that run what may have ended the node.
     turns: Arc<tokio::sync::Semaphore>,
-    apps: tokio::sync::Mutex<BTreeMap<String, RunningApp>>,
+    /// Held by whoever changes applications, triggers or positions, from its first look to its end.
+    changes: tokio::sync::Mutex<()>,
+    /// What runs. Held while that changes: nothing that may take long is waited for.
+    apps: tokio::sync::Mutex<running::Apps>,
+    ownership: Mutex<converge::Ownership>,
+    preparing: Mutex<restore::Preparing>,
+    /// Wakes who follows the state when something else has changed.
+    wake: tokio::sync::Notify,
+    seat: tokio::sync::Mutex<planner::Seat>,
     /// What status shows, kept apart so that it never waits for a deploy.
     shown: Mutex<status::Shown>,
     feed: Mutex<Option<FeedProgress>>,
@@ -109,6 +122,8 @@ struct Inner {
     /// Held while a redrive begins, and while an edit is written.
     redriving: tokio::sync::Mutex<()>,
     shutdown: CancellationToken,
+    /// Cancelled when what runs here ends for good.
+    over: CancellationToken,
     warnings: Vec<String>,
 }
 
@@ -151,12 +166,7 @@ impl Node {
             CommandError::new(exit::FAILED, "E0410", message)
         })?;
         let groups = Groups::default();
-        for (id, shard) in cluster.state().shards() {
-            groups.learn(*id, &shard.trigger);
-        }
-        for (topic, redriver) in cluster.state().redrivers() {
-            groups.learn(redriver.shard, &dead_letters::redriver_name(topic));
-        }
+        groups.learn_all(&cluster.state());
         let bus = match &kafka {
             Some(kafka) => kafka::open(kafka, data_dir, name, &groups, opened.store).await?,
             None => open_embedded(data_dir, opened.store)?,
@@ -212,8 +222,13 @@ impl Node {
             turns: Arc::new(tokio::sync::Semaphore::new(dispatch::TURNS)),
             workers,
             packages,
-            cluster: Mutex::new(cluster),
+            cluster,
+            changes: tokio::sync::Mutex::default(),
             apps: tokio::sync::Mutex::default(),
+            ownership: Mutex::default(),
+            preparing: Mutex::default(),
+            wake: tokio::sync::Notify::new(),
+            seat: tokio::sync::Mutex::default(),
             shown: Mutex::default(),
             feed: Mutex::default(),
             logbook,
@@ -221,13 +236,15 @@ impl Node {
             replays: Mutex::default(),
             redriving: tokio::sync::Mutex::default(),
             shutdown: CancellationToken::new(),
+            over: CancellationToken::new(),
             warnings,
         };
         let node = Self { inner: Arc::new(inner) };
         if node.inner.kafka.is_some() {
             drop(tokio::spawn(node.clone().watch_growth()));
         }
-        drop(tokio::spawn(node.clone().watch_stopped()));
+        drop(tokio::spawn(node.clone().follow()));
+        drop(tokio::spawn(node.clone().plan_places()));
         drop(tokio::spawn(node.clone().watch_books()));
         Ok(node)
     }
@@ -244,9 +261,12 @@ impl Node {
         &self.inner.shutdown
     }
 
-    /// Finishes what is in flight, for at most [`DRAIN_PATIENCE`], and closes the files.
+    /// Gives away what other members can run, finishes what is in flight, for at most
+    /// [`DRAIN_PATIENCE`], and closes the files.
     pub async fn end(&self) {
         self.inner.shutdown.cancel();
+        self.retire().await;
+        self.inner.over.cancel();
         let apps = std::mem::take(&mut *self.inner.apps.lock().await);
         let (mut drains, mut pools) = (Vec::new(), Vec::new());
         for function in apps.into_values().flat_map(|app| app.functions.into_values()) {
@@ -267,6 +287,7 @@ impl Node {
         drop(tokio::time::timeout(WORKERS_PATIENCE, idle).await);
         self.inner.workers.wait_gone(WORKERS_PATIENCE).await;
         self.inner.bus.close().await;
+        self.inner.cluster.close().await;
         if let Some(exporter) = self.inner.exporter.clone() {
             let end = move || exporter.end(TRACES_PATIENCE);
             // It ends by its own clock, and has nothing to say.
@@ -287,12 +308,12 @@ fn noted(book: Arc<logbook::Logbook>, shown: Option<LogSink>) -> LogSink {
 
 /// A log that cannot be written ends the process: what reached the disk is unknown, and the next
 /// start finds out.
-fn open_cluster(data_dir: &Path) -> Result<CommandLog, CommandError> {
+fn open_cluster(data_dir: &Path) -> Result<Cluster, CommandError> {
     let on_fatal: cluster::OnFatal = Arc::new(|reason| {
         tracing::error!(reason, "the cluster's log cannot be trusted any more: ending");
         std::process::abort();
     });
-    CommandLog::open(data_dir, on_fatal).map_err(|error| {
+    Cluster::open(data_dir, cluster::Config::alone(), on_fatal).map_err(|error| {
         let (code, help) = match &error {
             cluster::Error::Former(_) => {
                 ("E0418", "choose another folder with --data, or move this one away")

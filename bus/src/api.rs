@@ -251,6 +251,20 @@ pub trait Bus: Send + Sync + Debug {
     /// When the bus cannot be written.
     async fn forget_shard(&self, shard: ShardId) -> Result<(), Error>;
 
+    /// Somebody else owns a shard at this epoch, or is about to: what older ones still have on their
+    /// way is refused. Of a shard that was never recovered here nothing is on its way.
+    fn fence(&self, _shard: ShardId, _epoch: Epoch) {}
+
+    /// Shards that have ended here are about to be owned by other nodes: makes durable for them
+    /// what was committed, at once. A bus that is one node's alone has nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// When the bus cannot be written: the next owners repeat what it does not know.
+    async fn release(&self, _shards: &[ShardId]) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// A reader of these partitions from these offsets.
     ///
     /// # Errors

@@ -140,6 +140,13 @@ impl Ledger {
         news
     }
 
+    /// Somebody else owns the shard at this epoch: KL-3. It was not owned here.
+    pub fn fence(&mut self, shard: ShardId, epoch: Epoch) {
+        if let Some(known) = self.shards.get_mut(&shard) {
+            known.epoch = known.epoch.max(epoch);
+        }
+    }
+
     /// Decides where `shard` goes on under `epoch`, and takes that over. `committed` is what its
     /// group holds, of any shard. The group has to know before the log does: KL-1.
     ///
@@ -378,6 +385,19 @@ mod tests {
         ledger.saw(&[committed(7, 6, 0, 120)]);
         ledger.recover(SHARD, Epoch(7), [committed(7, 6, 0, 120)]).unwrap();
         assert_eq!(next(&ledger, 0), Some(120), "KL-1");
+    }
+
+    #[test]
+    fn what_was_given_away_is_refused_until_it_comes_back_and_then_the_group_is_the_truth() {
+        let mut ledger = restarted(5, 90);
+        ledger.fence(SHARD, Epoch(6));
+        assert!(matches!(ledger.check(SHARD, Epoch(5)), Err(Error::Fenced { .. })), "KL-3");
+        ledger.fence(SHARD, Epoch(4));
+        assert_eq!(ledger.epoch(SHARD), Epoch(6));
+        ledger.recover(SHARD, Epoch(7), [committed(7, 6, 0, 120)]).unwrap();
+        assert_eq!(next(&ledger, 0), Some(120), "KL-1");
+        ledger.fence(ShardId(8), Epoch(3));
+        assert_eq!(ledger.shards(), [SHARD], "one that was never here stays unknown");
     }
 
     #[test]

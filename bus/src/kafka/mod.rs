@@ -642,6 +642,15 @@ impl Bus for KafkaBus {
         self.inner.rewrite_log().await
     }
 
+    fn fence(&self, shard: ShardId, epoch: Epoch) {
+        self.inner.ledger().fence(shard, epoch);
+    }
+
+    async fn release(&self, shards: &[ShardId]) -> Result<(), Error> {
+        self.inner.brokers.check_open()?;
+        self.inner.write_groups(shards).await
+    }
+
     async fn reader(
         &self,
         assigned: Vec<(TopicPartition, Offset)>,

@@ -99,6 +99,18 @@ impl Inner {
         }
     }
 
+    /// Writes the groups of these shards at once.
+    pub(super) async fn write_groups(&self, shards: &[ShardId]) -> Result<(), Error> {
+        let mut groups: BTreeMap<String, Vec<ShardId>> = BTreeMap::new();
+        for shard in shards {
+            groups.entry((self.brokers.config.group)(*shard)).or_default().push(*shard);
+        }
+        for (group, shards) in groups {
+            self.write_group(&group, &shards).await?;
+        }
+        Ok(())
+    }
+
     async fn write_group(&self, group: &str, shards: &[ShardId]) -> Result<(), Error> {
         let _turn = self.offsets.turn.lock().await;
         let committed = self.committed(group).await?;

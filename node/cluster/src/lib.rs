@@ -34,7 +34,7 @@ pub use members::{Change, Members, NotChanged};
 pub use raft::eraftpb::{Entry, Message};
 pub use reads::{ReadEnd, Unavailable};
 pub use state::{
-    Answered, App, Applied, Command, Function, History, Kept, Member, MemberChange, REVISIONS_MAX,
-    Redriver, Refused, Role, Roster, Shard, Spent, State, Tokens, Trigger,
+    Answered, App, Applied, Command, Function, History, Kept, Member, MemberChange, Placing,
+    REVISIONS_MAX, Redriver, Refused, Role, Roster, Shard, Spent, State, Tokens, Trigger,
 };
 pub use wire::{Proposal, Want};

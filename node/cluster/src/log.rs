@@ -10,7 +10,7 @@ use storage::codec;
 
 use crate::cluster::{Cluster, Config};
 use crate::members::NotChanged;
-use crate::state::{Alone, Applied, Closed, Command, Former, Refused, State};
+use crate::state::{Alone, Applied, Command, Former, Named, Refused, State};
 
 /// The largest command: an application of many functions has to fit, and with its head it has to
 /// fit into a frame of 8 MiB between two nodes.
@@ -116,18 +116,20 @@ impl CommandLog {
     }
 }
 
-/// A checkpoint's state, also in the forms of versions without tokens, members, or pauses.
+/// A checkpoint's state, also in the forms of earlier versions.
 pub(crate) fn decode_state(bytes: &[u8]) -> Result<State, codec::CodecError> {
     codec::decode_snapshot(bytes).or_else(|error| {
-        let closed = codec::decode_snapshot::<Closed>(bytes).map(State::from);
+        let named = codec::decode_snapshot::<Named>(bytes).map(State::from);
         let alone = || codec::decode_snapshot::<Alone>(bytes).map(State::from);
         let former = || codec::decode_snapshot::<Former>(bytes).map(State::from);
-        closed.or_else(|_| alone()).or_else(|_| former()).map_err(|_| error)
+        named.or_else(|_| alone()).or_else(|_| former()).map_err(|_| error)
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use bus::ShardId;
+
     use super::*;
     use crate::group::Limits;
     use crate::state::{App, Function, Trigger};
@@ -175,22 +177,50 @@ mod tests {
         assert!(matches!(log.append(&remove), Err(Error::Refused(_))));
     }
 
+    /// A checkpoint whose body is `edit` of that of `state`; its head holds a version and a checksum.
+    fn edited(state: &State, edit: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
+        let bytes = codec::encode_snapshot(state).unwrap();
+        let body = edit(bytes[5..].to_vec());
+        [&bytes[..1], &crc32c::crc32c(&body).to_le_bytes(), &body].concat()
+    }
+
     #[test]
     fn a_state_that_was_stored_before_there_were_members_or_pauses_is_read() {
         let mut state = State::default();
         state.apply(&deploy(7)).unwrap();
-        let mut bytes = codec::encode_snapshot(&state).unwrap();
-        assert_eq!(decode_state(&bytes).unwrap(), state);
-        // An empty map is a count; the head holds a version and a checksum. First tokens and what was
-        // answered go, then the members, then pauses and redrivers.
-        for maps in [2, 1, 2] {
-            bytes.truncate(bytes.len() - maps * size_of::<u64>());
-            let checksum = crc32c::crc32c(&bytes[5..]);
-            bytes[1..5].copy_from_slice(&checksum.to_le_bytes());
-            assert_eq!(decode_state(&bytes).unwrap(), state);
+        let mut expected = state.clone();
+        expected
+            .apply(&Command::AssignByName { shards: vec![ShardId(2)], owner: "x".into() })
+            .unwrap();
+        assert_eq!(expected.shards()[&ShardId(2)].owner, Some(1));
+        // A shard ends with an epoch, an owner and a target; of one without, two zeros. The second
+        // is owned by a name, where a member's id is now.
+        let named = |body: Vec<u8>| {
+            let shard = |partition: u32, epoch: u64| {
+                let numbers = [&partition.to_le_bytes()[..], &[0], &epoch.to_le_bytes()].concat();
+                [b"in".as_slice(), &numbers, &[0, 0]].concat()
+            };
+            let cut = |body: &[u8], tail: &[u8], instead: &[u8]| {
+                let at = body.windows(tail.len()).position(|it| it == tail).unwrap();
+                [&body[..at], instead, &body[at + tail.len()..]].concat()
+            };
+            let (first, second) = (shard(0, 0), shard(1, 0));
+            let body = cut(&body, &first, &first[..first.len() - 1]);
+            let second_was = &second[..second.len() - 10];
+            let owner = [&1_u64.to_le_bytes()[..], &[1], &5_u64.to_le_bytes(), b"plant"].concat();
+            cut(&body, &second, &[second_was, &owner].concat())
+        };
+        // An empty map is a count. First what members cannot run, who stops, tokens and
+        // what was answered goes, then the roster, then redrivers and pauses.
+        for maps in [4, 5, 7] {
+            let bytes = edited(&state, |body| {
+                let body = named(body);
+                body[..body.len() - maps * size_of::<u64>()].to_vec()
+            });
+            assert_eq!(decode_state(&bytes).unwrap(), expected, "{maps} maps fewer");
         }
-        bytes.pop();
-        assert!(decode_state(&bytes).is_err());
+        assert_eq!(decode_state(&edited(&state, |body| body)).unwrap(), state);
+        assert!(decode_state(&edited(&state, |body| body[..body.len() - 1].to_vec())).is_err());
     }
 
     #[test]

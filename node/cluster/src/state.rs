@@ -19,10 +19,12 @@
 //! - **RS-9** redrives of a topic have one shard id, never a trigger's, and each gets an epoch
 //!   above the one before.
 //! - **RS-10**, **RS-11** about members: roster.rs; **RS-12** about join tokens: tokens.rs;
-//!   **RS-13** about what is proposed twice: answered.rs.
+//!   **RS-13** about what is proposed twice: answered.rs; **RS-14**, **RS-15** about owners: owners.rs.
 
 mod answered;
+mod former;
 mod history;
+mod owners;
 mod roster;
 mod tokens;
 
@@ -32,7 +34,9 @@ use bus::{Epoch, ShardId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use answered::Answered;
+pub(crate) use former::{Alone, Former, Named};
 pub use history::{History, Kept, REVISIONS_MAX};
+pub use owners::Placing;
 pub use roster::{Member, MemberChange, Role, Roster, Spent};
 pub use tokens::Tokens;
 
@@ -84,8 +88,10 @@ pub struct Shard {
     pub grown: bool,
     /// How often it was assigned; 0 = never.
     pub epoch: Epoch,
-    /// Who has it.
-    pub owner: Option<String>,
+    /// The member that has it.
+    pub owner: Option<u64>,
+    /// The member that its owner is to hand it to.
+    pub target: Option<u64>,
 }
 
 /// A change of the state.
@@ -108,8 +114,9 @@ pub enum Command {
         /// Its name.
         name: String,
     },
-    /// This node owns these shards from now on.
-    Assign {
+    /// As [`Command::Assign`], in logs of versions whose nodes were alone: the owner is member 1,
+    /// whatever its name. Nobody proposes it any more.
+    AssignByName {
         /// Which shards; each once.
         shards: Vec<ShardId>,
         /// Who.
@@ -173,6 +180,30 @@ pub enum Command {
         at: u64,
         /// When it is of no use any more.
         until: u64,
+    },
+    /// Shards get owners, each at a new epoch.
+    Assign {
+        /// Each shard once.
+        moves: Vec<Placing>,
+    },
+    /// Owners are to hand these shards over; to an owner itself: it keeps it.
+    Hand {
+        /// Each shard once.
+        moves: Vec<Placing>,
+    },
+    /// A member cannot run a function, or can again.
+    Unfit {
+        /// Its id.
+        member: u64,
+        /// `app/function`.
+        function: String,
+        /// The revision that it cannot run.
+        revision: Option<String>,
+    },
+    /// A member's process is about to end: until it starts again it gives away its shards.
+    Stop {
+        /// Its id.
+        member: u64,
     },
 }
 
@@ -311,69 +342,10 @@ pub struct State {
     roster: Roster,
     tokens: Tokens,
     answered: Answered,
-}
-
-/// The state as it was stored before anybody could join.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Closed {
-    apps: BTreeMap<String, App>,
-    versions: BTreeMap<String, u64>,
-    version: u64,
-    histories: BTreeMap<(String, String), History>,
-    shards: BTreeMap<ShardId, Shard>,
-    next_shard: u64,
-    paused: BTreeMap<String, Timestamp>,
-    redrivers: BTreeMap<String, Redriver>,
-    roster: Roster,
-}
-
-impl From<Closed> for State {
-    fn from(closed: Closed) -> Self {
-        let Closed { apps, versions, version, histories, shards, next_shard, .. } = closed;
-        let (paused, redrivers, roster) = (closed.paused, closed.redrivers, closed.roster);
-        let before = Self { apps, versions, version, histories, shards, ..Self::default() };
-        Self { next_shard, paused, redrivers, roster, ..before }
-    }
-}
-
-/// The state as it was stored before it had members.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Alone {
-    apps: BTreeMap<String, App>,
-    versions: BTreeMap<String, u64>,
-    version: u64,
-    histories: BTreeMap<(String, String), History>,
-    shards: BTreeMap<ShardId, Shard>,
-    next_shard: u64,
-    paused: BTreeMap<String, Timestamp>,
-    redrivers: BTreeMap<String, Redriver>,
-}
-
-impl From<Alone> for State {
-    fn from(alone: Alone) -> Self {
-        let Alone { apps, versions, version, histories, shards, next_shard, paused, redrivers } =
-            alone;
-        let before = Self { apps, versions, version, histories, shards, ..Self::default() };
-        Self { next_shard, paused, redrivers, ..before }
-    }
-}
-
-/// The state as it was stored before triggers could be paused.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Former {
-    apps: BTreeMap<String, App>,
-    versions: BTreeMap<String, u64>,
-    version: u64,
-    histories: BTreeMap<(String, String), History>,
-    shards: BTreeMap<ShardId, Shard>,
-    next_shard: u64,
-}
-
-impl From<Former> for State {
-    fn from(former: Former) -> Self {
-        let Former { apps, versions, version, histories, shards, next_shard } = former;
-        Self { apps, versions, version, histories, shards, next_shard, ..Self::default() }
-    }
+    /// (member, app/function) -> the revision that it cannot run.
+    unfit: BTreeMap<(u64, String), String>,
+    /// Members whose process is about to end.
+    stopping: BTreeSet<u64>,
 }
 
 impl State {
@@ -398,19 +370,20 @@ impl State {
                 self.histories.retain(|(app, _), _| app != name);
                 let prefix = format!("{name}/");
                 self.paused.retain(|it, _| !it.starts_with(&prefix));
+                self.forget_unfit();
                 Ok(Applied {
                     removed: self.drop_shards(|it| it.starts_with(&prefix)),
                     ..Applied::default()
                 })
             }
-            Command::Assign { shards, owner } => {
+            Command::AssignByName { shards, .. } => {
                 if let Some(unknown) = shards.iter().find(|it| !self.shards.contains_key(it)) {
                     return Err(Refused::UnknownShard(*unknown));
                 }
                 for id in shards {
                     let shard = self.shards.get_mut(id).expect("it was looked up above");
                     shard.epoch = Epoch(shard.epoch.0 + 1);
-                    shard.owner = Some(owner.clone());
+                    shard.owner = Some(former::ALONE);
                 }
                 Ok(Applied::default())
             }
@@ -453,10 +426,30 @@ impl State {
                 if let Some(token) = spent {
                     self.tokens.spend(token);
                 }
+                if let MemberChange::Start { .. } = change {
+                    self.stopping.remove(member);
+                }
                 Ok(Applied::default())
             }
             Command::Token { hash, at, until } => {
                 self.tokens.mint(*hash, *at, *until)?;
+                Ok(Applied::default())
+            }
+            Command::Assign { moves } => {
+                self.assign(moves);
+                Ok(Applied::default())
+            }
+            Command::Hand { moves } => {
+                self.hand(moves);
+                Ok(Applied::default())
+            }
+            Command::Unfit { member, function, revision } => {
+                self.mark_unfit(*member, function, revision.as_deref());
+                self.forget_unfit();
+                Ok(Applied::default())
+            }
+            Command::Stop { member } => {
+                self.stopping.insert(*member);
                 Ok(Applied::default())
             }
         }
@@ -480,6 +473,9 @@ impl State {
             Change::Promote(id) => (id, MemberChange::Promote),
             Change::Remove(id) => (id, MemberChange::Remove),
         };
+        if change == MemberChange::Remove {
+            self.stopping.remove(&member);
+        }
         drop(self.roster.apply(member, &change));
     }
 
@@ -685,6 +681,7 @@ impl State {
                         grown: before != 0,
                         epoch: Epoch(0),
                         owner: None,
+                        target: None,
                     };
                     self.next_shard += 1;
                     self.shards.insert(ShardId(self.next_shard), shard);
@@ -700,6 +697,7 @@ impl State {
             self.versions.insert(name.to_owned(), self.version);
         }
         self.apps.insert(name.to_owned(), app);
+        self.forget_unfit();
         Applied { added, removed }
     }
 

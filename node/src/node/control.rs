@@ -18,7 +18,7 @@ use gateway::api::{
 };
 use gateway::{Applications, Begin, Data, Operations, Refused};
 
-use super::deploy::{Deployed, RunningApp};
+use super::deploy::Deployed;
 use super::plan::{self, There};
 use super::prepare::{Source, prepare};
 use super::restore::as_kept;
@@ -132,7 +132,7 @@ impl Node {
         to: Option<&str>,
         expects: Option<u64>,
     ) -> Result<RolledBack, CommandError> {
-        let mut apps = self.changing().await?;
+        let _one = self.changing().await?;
         self.check_version(app, expects)?;
         let (history, runs) = self.history(app, function)?;
         let revision = match to {
@@ -148,12 +148,7 @@ impl Node {
         };
         let (before, now) = (name_of(&history, &runs), name_of(&history, &revision));
         if revision != runs {
-            let running = apps.remove(app).unwrap_or_default();
-            let (running, outcome) =
-                self.roll_back_running(app, function, &revision, &history, expects, running).await;
-            apps.insert(app.to_owned(), running);
-            self.show(&apps);
-            outcome?;
+            self.roll_back_running(app, function, &revision, &history, expects).await?;
             self.sweep().await;
             tracing::info!(app, function, before = before.number, now = now.number, "rolled back");
         }
@@ -162,7 +157,6 @@ impl Node {
         Ok(RolledBack { api: API, app, version, function, before, now })
     }
 
-    /// The application as it runs afterwards, also when something was refused.
     async fn roll_back_running(
         &self,
         app: &str,
@@ -170,65 +164,52 @@ impl Node {
         revision: &str,
         history: &History,
         expects: Option<u64>,
-        mut running: RunningApp,
-    ) -> (RunningApp, Result<(), CommandError>) {
-        let prepare = async {
-            let kept = history.find(revision).ok_or_else(|| unknown(function, revision))?;
-            let refused = |(code, message)| {
-                CommandError::new(
-                    exit::UNUSABLE,
-                    code,
-                    format!("`{function}` cannot start: {message}"),
-                )
+    ) -> Result<(), CommandError> {
+        let kept = history.find(revision).ok_or_else(|| unknown(function, revision))?;
+        let refused = |(code, message)| {
+            CommandError::new(exit::UNUSABLE, code, format!("`{function}` cannot start: {message}"))
                 .help("the revision that ran runs on")
-            };
-            let (spec, kept) = as_kept(&kept.function).map_err(refused)?;
-            for topic in spec.triggers.iter().flat_map(topics::of_trigger) {
-                if self.inner.bus.topic(topic).is_none() {
-                    let message = format!("there is no topic {topic}, which that revision needs");
-                    return Err(CommandError::new(exit::NOT_FOUND, "E0404", message)
-                        .help("make it: `millrace topic create`"));
-                }
+        };
+        let (spec, kept) = as_kept(&kept.function).map_err(refused)?;
+        for topic in spec.triggers.iter().flat_map(topics::of_trigger) {
+            if self.inner.bus.topic(topic).is_none() {
+                let message = format!("there is no topic {topic}, which that revision needs");
+                return Err(CommandError::new(exit::NOT_FOUND, "E0404", message)
+                    .help("make it: `millrace topic create`"));
             }
-            let runs = running.functions.get(function);
-            let ready = prepare(&self.inner, Source::Kept(&kept), &spec, runs).await;
-            let ready = ready.map_err(refused)?;
-            let command = Command::Rollback {
-                name: app.to_owned(),
-                function: function.to_owned(),
-                revision: revision.to_owned(),
-                triggers: self.triggers(app, &spec),
-                expects,
-            };
-            let removed = self.append(&command)?;
-            Ok((ready, removed))
+        }
+        let runs = self.pools_of(app).await;
+        let ready = prepare(&self.inner, Source::Kept(&kept), &spec, runs.get(function)).await;
+        let ready = ready.map_err(refused)?;
+        let command = Command::Rollback {
+            name: app.to_owned(),
+            function: function.to_owned(),
+            revision: revision.to_owned(),
+            triggers: self.triggers(app, &spec),
+            expects,
         };
-        let (ready, removed) = match prepare.await {
-            Ok(prepared) => prepared,
-            Err(error) => return (running, Err(error)),
-        };
-        running.refused.remove(function);
-        let ready = [(function.to_owned(), ready)].into();
-        let outcome = self.bring_up_all(app, &mut running, ready, removed).await;
-        (running, outcome)
+        let mut apps = self.inner.apps.lock().await;
+        let loose = self.append_and_loosen(command).await?;
+        apps.entry(app.to_owned()).or_default().refused.remove(function);
+        self.inner.ownership().is_ready(app, function, ready);
+        self.settle(&mut apps, app, loose).await;
+        Ok(())
     }
 
     async fn remove_app(&self, app: &str, expects: Option<u64>) -> Result<Answer, CommandError> {
-        let mut apps = self.changing().await?;
+        let _one = self.changing().await?;
         self.check_version(app, expects)?;
         let removed = self.functions_of(app);
-        let shards = self.append(&Command::Remove { name: app.to_owned() })?;
-        let mut running = apps.remove(app).unwrap_or_default();
-        running.refused.clear();
-        let outcome = self.become_app(app, &mut running, BTreeMap::new(), shards).await;
-        self.show(&apps);
-        outcome?;
+        let mut apps = self.inner.apps.lock().await;
+        let loose = self.append_and_loosen(Command::Remove { name: app.to_owned() }).await?;
+        self.settle(&mut apps, app, loose).await;
+        drop(apps);
         self.sweep().await;
         tracing::info!(app, "removed");
         Ok(self.answer(app, Deployed { removed, ..Deployed::default() }))
     }
 
-    fn alias(
+    async fn alias(
         &self,
         app: &str,
         function: &str,
@@ -247,7 +228,7 @@ impl Node {
         let (name, function_name) = (app.to_owned(), function.to_owned());
         let alias = alias.to_owned();
         let command = Command::Alias { name, function: function_name, alias, revision };
-        self.append(&command)?;
+        self.append(command).await?;
         self.alias_list(app, function)
     }
 
@@ -459,7 +440,7 @@ impl Applications for Node {
     ) -> Result<AliasList, Refused> {
         let set = |node: Self| async move {
             let change = AliasChange::Set(target.to.as_deref());
-            node.alias(&app, &function, &alias, change)
+            node.alias(&app, &function, &alias, change).await
         };
         self.detached(set).await
     }
@@ -471,7 +452,7 @@ impl Applications for Node {
         alias: String,
     ) -> Result<AliasList, Refused> {
         let delete = |node: Self| async move {
-            let list = node.alias(&app, &function, &alias, AliasChange::Delete)?;
+            let list = node.alias(&app, &function, &alias, AliasChange::Delete).await?;
             node.sweep().await;
             Ok(list)
         };

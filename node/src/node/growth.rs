@@ -2,15 +2,13 @@
 //! gives each a shard that reads it from its start. What was written there before the look is not
 //! skipped, whatever the trigger's `start` says.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cluster::Command;
+use cluster::{App, Command};
 use dispatch::StopReason;
 
 use super::Node;
-use super::deploy::{RunningApp, RunningFunction, RunningShard};
-use super::prepare::Ready;
+use super::running::RunningShard;
 use crate::commands::error::CommandError;
 
 /// How often the node looks; the bus has its own pace, of a few seconds too.
@@ -31,74 +29,50 @@ impl Node {
         }
     }
 
-    /// Starts shards for partitions that are new.
+    /// Has partitions that are new read. Of several nodes the leader does it.
     async fn grow(&self) -> Result<(), CommandError> {
-        let mut apps = self.inner.apps.lock().await;
-        let grown: Vec<String> = apps
-            .iter()
-            .filter(|(_, app)| self.has_grown(app))
-            .map(|(name, _)| name.clone())
-            .collect();
-        if grown.is_empty() {
-            // Nothing to show: before the first deploy that would say that the node is ready.
+        let cluster = &self.inner.cluster;
+        if cluster.leadership().leader != Some(cluster.me()) || !self.inner.ownership().has_begun()
+        {
             return Ok(());
         }
-        for name in grown {
-            let Some(app) = apps.remove(&name) else { continue };
-            let refused = app.refused;
-            let (functions, outcome) = self.grow_app(&name, app.functions).await;
-            apps.insert(name, RunningApp { functions, refused });
-            outcome?;
+        let _one = self.inner.changes.lock().await;
+        let state = cluster.state();
+        for (name, app) in state.apps() {
+            let grown = self.grown(app);
+            if grown == *app {
+                continue;
+            }
+            let (name, at) = (name.clone(), bus::Timestamp::now());
+            let expects = Some(state.version(&name));
+            let command = Command::Deploy { name: name.clone(), app: grown, expects, at };
+            let mut apps = self.inner.apps.lock().await;
+            self.append(command).await?;
+            tracing::info!(app = name, "partitions were added");
+            self.settle(&mut apps, &name, Vec::new()).await;
         }
-        self.show(&apps);
         Ok(())
     }
 
-    fn has_grown(&self, app: &RunningApp) -> bool {
-        app.functions.values().any(|function| {
-            function.spec.triggers.iter().flat_map(|trigger| &trigger.topics).any(|topic| {
+    /// The application with the partitions that its topics have now.
+    fn grown(&self, app: &App) -> App {
+        let mut grown = app.clone();
+        for trigger in grown.triggers.values_mut() {
+            for (topic, read) in &mut trigger.topics {
                 let there = self.inner.bus.topic(topic).map_or(0, |info| info.spec.partitions);
-                let read = function.shards.iter().filter(|it| it.status.topic == *topic);
-                let read = read.map(|it| it.status.partition + 1).max().unwrap_or(0);
-                0 < read && read < there
-            })
-        })
-    }
-
-    /// The functions as they run afterwards, also when something went wrong on the way.
-    async fn grow_app(
-        &self,
-        name: &str,
-        mut running: BTreeMap<String, RunningFunction>,
-    ) -> (BTreeMap<String, RunningFunction>, Result<(), CommandError>) {
-        let ready = self.as_ready(name, &running);
-        let mut app = self.next_app(name, &ready, |_| true, &[]);
-        app.topics = self.state(|state| state.apps()[name].topics.clone());
-        let at = bus::Timestamp::now();
-        let command = Command::Deploy { name: name.to_owned(), app, expects: None, at };
-        if let Err(error) = self.append(&command) {
-            return (running, Err(error));
-        }
-        tracing::info!(app = name, "partitions were added");
-        for (function, ready) in ready {
-            let Some(before) = running.remove(&function) else { continue };
-            match self.bring_up(name, ready, Some(before)).await {
-                Ok(after) => drop(running.insert(function, after)),
-                // Its shards ended with the attempt: the next deploy brings it up again.
-                Err(error) => {
-                    tracing::error!(function, error = error.message, "the function stopped");
-                    return (running, Err(error));
+                if 0 < *read {
+                    *read = there.cast_unsigned().max(*read);
                 }
             }
         }
-        (running, Ok(()))
+        grown
     }
 
     /// How many shards a trigger has for a topic: one for each partition, and never fewer than it
     /// had. One whose partition is gone stops, by name.
     pub(super) fn partitions_of(&self, trigger: &str, topic: &str) -> u32 {
         let there = self.inner.bus.topic(topic).map_or(0, |info| info.spec.partitions);
-        let state = self.inner.cluster.lock().expect("nothing panics while holding it").state();
+        let state = self.inner.cluster.state();
         let shards = state.shards().values();
         let mine = shards.filter(|it| it.trigger == trigger && it.topic == topic);
         there.cast_unsigned().max(mine.map(|it| it.partition + 1).max().unwrap_or(0))
@@ -106,25 +80,7 @@ impl Node {
 
     /// Whether an application was ever deployed here, and not taken away since.
     pub(super) fn was_deployed(&self, app: &str) -> bool {
-        let cluster = self.inner.cluster.lock().expect("nothing panics while holding it");
-        cluster.state().apps().contains_key(app)
-    }
-
-    /// What runs, as something that could be brought up.
-    fn as_ready(
-        &self,
-        app: &str,
-        running: &BTreeMap<String, RunningFunction>,
-    ) -> BTreeMap<String, Ready> {
-        let state = self.inner.cluster.lock().expect("nothing panics while holding it").state();
-        let known = state.apps().get(app);
-        let ready = running.iter().filter_map(|(name, function)| {
-            let package = known?.functions.get(name)?.package.clone();
-            let (spec, pool) = (function.spec.clone(), function.pool.clone());
-            let revision = function.revision.clone();
-            Some((name.clone(), Ready { spec, revision, package, pool }))
-        });
-        ready.collect()
+        self.inner.cluster.state().apps().contains_key(app)
     }
 }
 

@@ -72,6 +72,16 @@ impl Groups {
         known.insert(shard, trigger.replace('/', "."));
     }
 
+    /// All shards that a state knows.
+    pub(super) fn learn_all(&self, state: &cluster::State) {
+        for (id, shard) in state.shards() {
+            self.learn(*id, &shard.trigger);
+        }
+        for (topic, redriver) in state.redrivers() {
+            self.learn(redriver.shard, &super::dead_letters::redriver_name(topic));
+        }
+    }
+
     fn namer(&self, cluster: &str) -> GroupName {
         let (known, cluster) = (Arc::clone(&self.0), cluster.to_owned());
         Arc::new(move |shard| {

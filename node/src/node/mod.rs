@@ -2,6 +2,7 @@
 //! together. Applications are deployed into it, now and while it runs.
 
 mod control;
+mod converge;
 mod dead_letters;
 mod deploy;
 mod doctor;
@@ -9,29 +10,34 @@ mod effective;
 mod feed;
 mod figures;
 mod growth;
+mod handing;
 mod history;
 mod kafka;
 mod logbook;
 mod packages;
 pub(crate) mod peers;
+mod placing;
 mod plan;
+mod planner;
 mod prepare;
+mod reconcile;
 mod replays;
 mod restore;
+mod retire;
+mod running;
 mod settings;
 mod status;
 mod topics;
 mod traces;
 mod triggers;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bus::Bus;
 use bus::embedded::{Embedded, EmbeddedConfig};
-use cluster::{Cluster, CommandLog};
+use cluster::Cluster;
 use runtime::{Engine, EngineConfig, LogSink, Spawner, Workers, WorkersConfig};
 use storage::SledPositions;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +53,6 @@ pub use settings::{NodeFlags, Settings, TraceSettings};
 pub(crate) use traces::describe_metrics as describe_trace_metrics;
 
 use crate::commands::error::{CommandError, exit};
-use deploy::RunningApp;
 use kafka::Groups;
 use packages::PackageStore;
 use peers::{Folder, Peers};
@@ -75,6 +80,8 @@ pub struct Node {
 #[derive(Debug)]
 struct Inner {
     name: String,
+    /// The cluster's name; alone the node's own.
+    whole: String,
     data_dir: PathBuf,
     started_at: Instant,
     started: bus::Timestamp,
@@ -95,14 +102,22 @@ struct Inner {
     engine: Arc<Engine>,
     workers: Arc<Workers>,
     packages: Arc<PackageStore>,
-    cluster: Mutex<CommandLog>,
+    cluster: Cluster,
     /// The other nodes, if the node belongs to a cluster.
     peers: Option<Arc<Peers>>,
     /// One for all shards.
     read_ahead: Arc<dispatch::ReadAhead>,
     /// For shards that run what may have ended the node.
     turns: Arc<tokio::sync::Semaphore>,
-    apps: tokio::sync::Mutex<BTreeMap<String, RunningApp>>,
+    /// Held by whoever changes applications, triggers or positions, from its first look to its end.
+    changes: tokio::sync::Mutex<()>,
+    /// What runs. Held while that changes: nothing that may take long is waited for.
+    apps: tokio::sync::Mutex<running::Apps>,
+    ownership: Mutex<converge::Ownership>,
+    preparing: Mutex<restore::Preparing>,
+    /// Wakes who follows the state when something else has changed.
+    wake: tokio::sync::Notify,
+    seat: tokio::sync::Mutex<planner::Seat>,
     /// What status shows, kept apart so that it never waits for a deploy.
     shown: Mutex<status::Shown>,
     feed: Mutex<Option<FeedProgress>>,
@@ -114,6 +129,8 @@ struct Inner {
     /// Held while a redrive begins, and while an edit is written.
     redriving: tokio::sync::Mutex<()>,
     shutdown: CancellationToken,
+    /// Cancelled when what runs here ends for good.
+    over: CancellationToken,
     warnings: Vec<String>,
 }
 
@@ -157,16 +174,12 @@ impl Node {
         let packages = Arc::new(packages);
         let (cluster, peers) = open_cluster(data_dir, &place, &packages)?;
         let name = peers.as_ref().map_or(name, |peers| peers.name());
-        let cluster = CommandLog::of(cluster);
+        // What all of its nodes are called together.
+        let whole = peers.as_ref().map_or(name, |peers| peers.cluster_name());
         let groups = Groups::default();
-        for (id, shard) in cluster.state().shards() {
-            groups.learn(*id, &shard.trigger);
-        }
-        for (topic, redriver) in cluster.state().redrivers() {
-            groups.learn(redriver.shard, &dead_letters::redriver_name(topic));
-        }
+        groups.learn_all(&cluster.state());
         let bus = match &kafka {
-            Some(kafka) => kafka::open(kafka, data_dir, name, &groups, opened.store).await?,
+            Some(kafka) => kafka::open(kafka, data_dir, whole, &groups, opened.store).await?,
             None => open_embedded(data_dir, opened.store)?,
         };
         let logbook = Arc::new(logbook::Logbook::default());
@@ -189,7 +202,7 @@ impl Node {
                 .help("look at the folder, or choose another with --data")
         })?;
         let prefix = match &kafka {
-            Some(kafka) => format!("millrace.{}", kafka::cluster_of(kafka, data_dir, name)?),
+            Some(kafka) => format!("millrace.{}", kafka::cluster_of(kafka, data_dir, whole)?),
             None => "millrace".to_owned(),
         };
         let system = if kafka.is_some() { "kafka" } else { "millrace" };
@@ -202,6 +215,7 @@ impl Node {
         });
         let inner = Inner {
             name: name.to_owned(),
+            whole: whole.to_owned(),
             data_dir: data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned()),
             started_at: Instant::now(),
             started: bus::Timestamp::now(),
@@ -220,9 +234,14 @@ impl Node {
             turns: Arc::new(tokio::sync::Semaphore::new(dispatch::TURNS)),
             workers,
             packages,
-            cluster: Mutex::new(cluster),
+            cluster,
             peers: peers.clone(),
+            changes: tokio::sync::Mutex::default(),
             apps: tokio::sync::Mutex::default(),
+            ownership: Mutex::default(),
+            preparing: Mutex::default(),
+            wake: tokio::sync::Notify::new(),
+            seat: tokio::sync::Mutex::default(),
             shown: Mutex::default(),
             feed: Mutex::default(),
             logbook,
@@ -230,13 +249,15 @@ impl Node {
             replays: Mutex::default(),
             redriving: tokio::sync::Mutex::default(),
             shutdown: CancellationToken::new(),
+            over: CancellationToken::new(),
             warnings,
         };
         let node = Self { inner: Arc::new(inner) };
         if node.inner.kafka.is_some() {
             drop(tokio::spawn(node.clone().watch_growth()));
         }
-        drop(tokio::spawn(node.clone().watch_stopped()));
+        drop(tokio::spawn(node.clone().follow()));
+        drop(tokio::spawn(node.clone().plan_places()));
         drop(tokio::spawn(node.clone().watch_books()));
         Ok(node)
     }
@@ -273,9 +294,12 @@ impl Node {
         &self.inner.shutdown
     }
 
-    /// Finishes what is in flight, for at most [`DRAIN_PATIENCE`], and closes the files.
+    /// Gives away what other members can run, finishes what is in flight, for at most
+    /// [`DRAIN_PATIENCE`], and closes the files.
     pub async fn end(&self) {
         self.inner.shutdown.cancel();
+        self.retire().await;
+        self.inner.over.cancel();
         let apps = std::mem::take(&mut *self.inner.apps.lock().await);
         let (mut drains, mut pools) = (Vec::new(), Vec::new());
         for function in apps.into_values().flat_map(|app| app.functions.into_values()) {
@@ -299,6 +323,7 @@ impl Node {
         if let Some(peers) = &self.inner.peers {
             peers.close().await;
         }
+        self.inner.cluster.close().await;
         if let Some(exporter) = self.inner.exporter.clone() {
             let end = move || exporter.end(TRACES_PATIENCE);
             // It ends by its own clock, and has nothing to say.

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use function::{Fresh, FunctionSpec, Package, PackageDigest};
 use runtime::{Language, LoadError, Pool, PoolConfig, WorkerSpec};
 
-use super::deploy::RunningFunction;
 use super::{Inner, chain};
 
 /// Invocations after which a process is replaced.
 const PROCESS_INVOCATIONS_MAX: u64 = 10_000;
 
 /// A revision that can run.
+#[derive(Debug)]
 pub(super) struct Ready {
     pub(super) spec: FunctionSpec,
     pub(super) revision: Arc<str>,
@@ -51,7 +51,7 @@ pub(super) async fn prepare(
     inner: &Arc<Inner>,
     source: Source<'_>,
     spec: &FunctionSpec,
-    running: Option<&RunningFunction>,
+    running: Option<&(Arc<str>, Arc<Pool>)>,
 ) -> Result<Ready, Refused> {
     for trigger in spec.triggers.iter().filter(|it| !it.filter.is_empty()) {
         let compiled = filter::Filter::compile(&trigger.filter);
@@ -72,16 +72,18 @@ pub(super) async fn prepare(
         }
         Source::Kept(kept) => (kept.package, Arc::clone(&kept.revision), None),
     };
-    if let Some(running) = running.filter(|it| it.revision == revision) {
-        let pool = Arc::clone(&running.pool);
+    if let Some((_, pool)) = running.filter(|(it, _)| *it == revision) {
+        let pool = Arc::clone(pool);
         let package = digest.to_string();
         return Ok(Ready { spec: spec.clone(), revision, package, pool });
     }
-    let package = with_store(inner, move |inner| match read {
-        Some(package) => inner.packages.keep(&package).map(|()| package),
-        None => inner.packages.read(digest),
-    });
-    let package = package.await?;
+    let package = match read {
+        Some(package) => {
+            let keep = move |inner: &Inner| inner.packages.keep(&package).map(|()| package);
+            with_store(inner, keep).await?
+        }
+        None => fetch(inner, digest).await?,
+    };
     let pool = match spec.runtime.is_process() {
         true => start_process(inner, spec, &revision, package).await?,
         false => compile(inner, spec, &package).await?,
@@ -95,6 +97,11 @@ async fn read_folder(dir: &Path, spec: &FunctionSpec) -> Result<Package, Refused
     let read = tokio::task::spawn_blocking(move || Package::of(&dir, &spec)).await;
     let read = read.map_err(|error| ("E0312", error.to_string()))?;
     read.map_err(|error| (error.code(), chain(&error)))
+}
+
+/// A package that was deployed, from this node's store.
+async fn fetch(inner: &Arc<Inner>, digest: PackageDigest) -> Result<Package, Refused> {
+    with_store(inner, move |inner| inner.packages.read(digest)).await
 }
 
 async fn with_store<T: Send + 'static>(

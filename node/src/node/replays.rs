@@ -15,7 +15,7 @@ use gateway::api::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::deploy::shard_config;
+use super::running::shard_config;
 use super::status::rfc3339;
 use super::triggers::of_bus;
 use super::{DRAIN_PATIENCE, Node};
@@ -66,7 +66,7 @@ impl Node {
         (from, to): (Begin, Begin),
         asked: &Replay,
     ) -> Result<ReplayStatus, CommandError> {
-        let apps = self.changing().await?;
+        let _one = self.changing().await?;
         let meant = |to: &str| Seek {
             to: to.to_owned(),
             topic: asked.topic.clone(),
@@ -76,6 +76,7 @@ impl Node {
         let begins = self.targets(id, from, &meant(&asked.from)).await?;
         let ends = self.targets(id, to, &meant(&asked.to)).await?;
         let (app, function) = super::triggers::owner(id);
+        let apps = self.inner.apps.lock().await;
         let running = apps.get(app).and_then(|app| app.functions.get(function));
         let running = running.ok_or_else(|| {
             let message = format!("{app}/{function} does not run");
@@ -118,7 +119,7 @@ impl Node {
         }
         self.make_topic(&into, trigger).await?;
         let name = replayer_name(id);
-        self.append(&Command::Redrive { topic: name.clone() })?;
+        self.append(Command::Redrive { topic: name.clone() }).await?;
         let replayer = self.state(|state| state.redrivers()[&name]);
         self.inner.groups.learn(replayer.shard, &name);
         let shard = cluster::Shard {
@@ -149,7 +150,7 @@ impl Node {
             node: self.clone(),
             trigger: id.to_owned(),
             config,
-            revision: running.as_revision(),
+            revision: running.runs.clone(),
             from: ranges.iter().map(|it| it.1).collect(),
             progress,
             cancel,

@@ -1,6 +1,5 @@
 //! What a node says of itself, from memory.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,8 @@ use gateway::api::{
 use gateway::{NodeView, ProcessFigures, Readiness};
 use runtime::{Invoke as _, Pool};
 
-use super::deploy::{Refusal, RunningApp};
+use super::deploy::Refusal;
+use super::running::Apps;
 use super::{FeedProgress, Node};
 
 /// Over how long rates are taken at least.
@@ -42,7 +42,7 @@ struct ShownFunction {
 
 impl Node {
     /// Takes over what changed.
-    pub(super) fn show(&self, apps: &BTreeMap<String, RunningApp>) {
+    pub(super) fn show(&self, apps: &Apps) {
         let mut functions = Vec::new();
         for (app, running) in apps {
             let stopped = running.refused.iter();

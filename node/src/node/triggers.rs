@@ -8,13 +8,14 @@ use bus::{
     Bus, Commit, Completions, Epoch, Offset, Position, PositionKey, PositionMove, ShardId,
     TopicPartition, Watermarks,
 };
-use cluster::Command;
+use cluster::{Command, Placing};
 use gateway::api::{
     API, HeldUp, Seek, ShardState, Sought, SoughtPartition, TriggerInfo, TriggerList,
 };
 use gateway::{Begin, NodeView as _};
 
-use super::deploy::{RunningApp, RunningFunction, RunningShard, failed, refused};
+use super::converge::take;
+use super::deploy::{failed, refused};
 use super::restore::as_kept;
 use super::status::rfc3339;
 use super::{DRAIN_PATIENCE, Node, chain};
@@ -76,19 +77,14 @@ impl Node {
     }
 
     pub(super) async fn pause(&self, id: &str, paused: bool) -> Result<TriggerInfo, CommandError> {
-        let apps = self.changing().await?;
+        let _one = self.changing().await?;
         let trigger = id.to_owned();
         let command = match paused {
             true => Command::Pause { trigger, at: bus::Timestamp::now() },
             false => Command::Resume { trigger },
         };
-        self.append(&command)?;
-        let running = apps.values().flat_map(|app| app.functions.values());
-        let shards = running.flat_map(|function| &function.shards);
-        for shard in shards.filter(|it| it.status.trigger == id) {
-            shard.handle.set_paused(paused);
-        }
-        drop(apps);
+        self.append(command).await?;
+        self.converge(&mut *self.inner.apps.lock().await).await;
         tracing::info!(trigger = id, "{}", if paused { "paused" } else { "resumed" });
         let found = self.trigger_list().triggers.into_iter().find(|it| it.trigger == id);
         found.ok_or_else(|| unknown(id))
@@ -100,10 +96,10 @@ impl Node {
         to: Begin,
         asked: &Seek,
     ) -> Result<Sought, CommandError> {
-        let mut apps = self.changing().await?;
+        let _one = self.changing().await?;
         let targets = self.targets(id, to, asked).await?;
+        self.check_own(id, &targets)?;
         if asked.dry_run {
-            drop(apps);
             let committed = self.inner.bus.positions().await.map_err(|error| of_bus(&error))?;
             let committed: BTreeMap<PositionKey, Position> = committed.into_iter().collect();
             let partitions = targets.iter().map(|target| {
@@ -113,13 +109,13 @@ impl Node {
             });
             return Ok(summed(id, true, partitions.collect()));
         }
-        let (app, function) = owner(id);
-        let mut running = apps.remove(app);
-        let outcome = self.move_all(running.as_mut(), function, &targets).await;
-        if let Some(running) = running {
-            apps.insert(app.to_owned(), running);
-            self.show(&apps);
-        }
+        // Nobody starts them again meanwhile.
+        let mut apps = self.inner.apps.lock().await;
+        let ran = targets.iter().filter_map(|target| take(&mut apps, target.shard));
+        let drains: Vec<_> = ran.map(|it| it.drain(DRAIN_PATIENCE)).collect();
+        futures::future::join_all(drains).await;
+        let outcome = self.move_positions(&targets).await;
+        self.converge(&mut apps).await;
         drop(apps);
         let sought = summed(id, false, outcome?);
         let (skipped, repeated) = (sought.skipped, sought.repeated);
@@ -177,42 +173,24 @@ impl Node {
         Ok(targets)
     }
 
-    /// Ends the shards, moves their positions under a new epoch, and starts them again, whether
-    /// or not all went well.
-    async fn move_all(
-        &self,
-        running: Option<&mut RunningApp>,
-        function: &str,
-        targets: &[Target],
-    ) -> Result<Vec<SoughtPartition>, CommandError> {
-        let mut running = running.and_then(|app| app.functions.get_mut(function));
-        let is_target = |it: &RunningShard| targets.iter().any(|target| target.shard == it.id);
-        let mut ran = Vec::new();
-        if let Some(running) = &mut running {
-            let shards = std::mem::take(&mut running.shards);
-            (ran, running.shards) = shards.into_iter().partition(is_target);
-        }
-        let restarts: Vec<ShardId> = ran.iter().map(|it| it.id).collect();
-        futures::future::join_all(ran.into_iter().map(|it| it.drain(DRAIN_PATIENCE))).await;
-        let moved = self.move_positions(targets).await;
-        if let Some(running) = running {
-            for shard in restarts {
-                self.start_again(running, shard).await;
-            }
-            running.shards.sort_by_key(|it| it.id);
-        }
-        moved
-    }
-
     async fn move_positions(
         &self,
         targets: &[Target],
     ) -> Result<Vec<SoughtPartition>, CommandError> {
-        let shards = targets.iter().map(|it| it.shard).collect();
-        self.append(&Command::Assign { shards, owner: self.inner.name.clone() })?;
+        let (state, to) = (self.inner.cluster.state(), self.inner.cluster.me());
+        let moves = targets.iter().map(|it| {
+            let ends = state.shards().get(&it.shard).map_or(Epoch(0), |shard| shard.epoch);
+            Placing { shard: it.shard, ends, to }
+        });
+        self.append(Command::Assign { moves: moves.collect() }).await?;
+        if let Some(shard) = targets.first().and_then(|it| state.shards().get(&it.shard)) {
+            // Somebody may have got one meanwhile.
+            self.check_own(&shard.trigger, targets)?;
+        }
         let mut moved = Vec::with_capacity(targets.len());
         for target in targets {
-            let epoch = self.state(|state| state.shards()[&target.shard].epoch);
+            let epoch = self.state(|state| Some(state.shards().get(&target.shard)?.epoch));
+            let epoch = epoch.unwrap_or_default();
             let one = move_position(&*self.inner.bus, target, epoch).await;
             moved.push(one.map_err(|error| {
                 let error = of_bus(&error);
@@ -228,17 +206,18 @@ impl Node {
         Ok(moved)
     }
 
-    async fn start_again(&self, running: &mut RunningFunction, id: ShardId) {
-        let shard = self.state(|state| state.shards().get(&id).cloned());
-        let Some(shard) = shard else { return };
-        let name = shard.trigger.rsplit('/').next().unwrap_or_default();
-        let trigger = running.spec.triggers.iter().find(|it| it.name.as_str() == name);
-        let Some(trigger) = trigger else { return };
-        let revision = running.as_revision();
-        let started = self
-            .start_shard(id, shard.clone(), &running.spec, trigger, revision, &running.shards)
-            .await;
-        running.shards.push(started);
+    /// Whether all of them are this node's to move.
+    fn check_own(&self, id: &str, targets: &[Target]) -> Result<(), CommandError> {
+        let (state, me) = (self.inner.cluster.state(), self.inner.cluster.me());
+        let owner = |target: &Target| state.shards().get(&target.shard)?.owner;
+        let foreign = targets.iter().find_map(|it| Some((it, owner(it).filter(|of| *of != me)?)));
+        let Some((target, owner)) = foreign else { return Ok(()) };
+        let name = self.member_name(owner);
+        let message = format!("{id} reads {} on {name}, not here", target.place);
+        Err(CommandError::new(exit::CONFLICT, "E0576", message).help(format!(
+            "ask {name} for that partition: `--partition {}`",
+            target.place.partition
+        )))
     }
 }
 

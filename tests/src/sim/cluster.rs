@@ -2,7 +2,7 @@
 //! crash loses. Every assignment is replayed from the start, which has to give the same state.
 
 use bus::{Epoch, ShardId};
-use cluster::{App, Command, Function, State, Trigger};
+use cluster::{App, Command, Function, Placing, State, Trigger};
 
 use super::plan::Plan;
 
@@ -60,8 +60,9 @@ impl Ground {
     /// Assigns these shards anew; their epochs.
     pub(super) fn assign(&mut self, shards: &[usize]) -> Result<Vec<Epoch>, String> {
         let ids: Vec<ShardId> = shards.iter().map(|&shard| self.ids[shard]).collect();
-        let command = Command::Assign { shards: ids.clone(), owner: "node".to_owned() };
         let before: Vec<Epoch> = ids.iter().map(|id| self.state.shards()[id].epoch).collect();
+        let moves = ids.iter().zip(&before).map(|(&shard, &ends)| Placing { shard, ends, to: 1 });
+        let command = Command::Assign { moves: moves.collect() };
         self.commands.push(command);
         let mut state = State::default();
         for command in &self.commands {

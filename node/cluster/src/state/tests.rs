@@ -50,8 +50,8 @@ fn a_deploy_keeps_the_shards_of_triggers_that_stay() {
     let mut state = State::default();
     let first = state.apply(&deploy(app("1", &[("a/f/f", "in", 2)]))).unwrap();
     assert_eq!(first.added, [ShardId(1), ShardId(2)]);
-    let shards = vec![ShardId(1), ShardId(2)];
-    state.apply(&Command::Assign { shards, owner: "node".into() }).unwrap();
+    let moves = [1, 2].map(|id| Placing { shard: ShardId(id), ends: Epoch(0), to: 1 }).to_vec();
+    state.apply(&Command::Assign { moves }).unwrap();
     let second = state.apply(&deploy(app("2", &[("a/f/f", "in", 3), ("a/f/g", "x", 1)])));
     assert_eq!(second.unwrap().added, [ShardId(3), ShardId(4)]);
     assert_eq!(state.shards()[&ShardId(1)].epoch, Epoch(1));
@@ -61,6 +61,35 @@ fn a_deploy_keeps_the_shards_of_triggers_that_stay() {
     assert_eq!(third.removed, [ShardId(1), ShardId(2), ShardId(3)]);
     let again = state.apply(&deploy(app("2", &[("a/f/f", "in", 1), ("a/f/g", "x", 1)])));
     assert_eq!(again.unwrap().added, [ShardId(5)], "RS-2");
+}
+
+#[test]
+fn what_a_member_cannot_run_is_said_of_one_revision_and_who_stops_is_back_with_its_next_start() {
+    let mut state = State::default();
+    state.apply(&deploy(app("1", &[("a/f/f", "in", 2)]))).unwrap();
+    let unfit = |revision: Option<&str>| Command::Unfit {
+        member: 2,
+        function: "a/f".to_owned(),
+        revision: revision.map(str::to_owned),
+    };
+    state.apply(&unfit(Some("0"))).unwrap();
+    assert!(!state.is_unfit(2, "a/f"), "that revision runs no more");
+    state.apply(&unfit(Some("1"))).unwrap();
+    assert!(state.is_unfit(2, "a/f") && !state.is_unfit(1, "a/f"));
+    state.apply(&unfit(None)).unwrap();
+    assert!(!state.is_unfit(2, "a/f"));
+    state.apply(&unfit(Some("1"))).unwrap();
+    state.apply(&deploy(app("2", &[("a/f/f", "in", 2)]))).unwrap();
+    assert_eq!(state.unfit().count(), 0);
+    state.apply(&Command::Stop { member: 2 }).unwrap();
+    assert!(state.is_stopping(2));
+    let (name, address) = ("n".to_owned(), "a:1".to_owned());
+    let join = MemberChange::Join { name, address: address.clone(), key: [0; 32], token: None };
+    state.apply(&Command::Member { member: 2, change: join }).unwrap();
+    assert!(state.is_stopping(2));
+    let start = MemberChange::Start { address, incarnation: 1, version: "1".into() };
+    state.apply(&Command::Member { member: 2, change: start }).unwrap();
+    assert!(!state.is_stopping(2));
 }
 
 #[test]
@@ -76,7 +105,8 @@ fn what_contradicts_itself_is_refused_and_changes_nothing() {
     let mut dangling = app("2", &[("a/f/f", "in", 2)]);
     dangling.functions.clear();
     assert!(matches!(state.apply(&deploy(dangling)), Err(Refused::Dangling { .. })));
-    let unknown = Command::Assign { shards: vec![ShardId(1), ShardId(9)], owner: "n".into() };
+    let shards = vec![ShardId(1), ShardId(9)];
+    let unknown = Command::AssignByName { shards, owner: "n".into() };
     assert_eq!(state.apply(&unknown), Err(Refused::UnknownShard(ShardId(9))));
     let remove = Command::Remove { name: "b".into() };
     assert_eq!(state.apply(&remove), Err(Refused::UnknownApp("b".into())));
@@ -166,6 +196,10 @@ impl Model {
             }
             Command::Alias { alias, .. } => drop(self.aliases.remove(alias)),
             Command::Assign { .. }
+            | Command::AssignByName { .. }
+            | Command::Hand { .. }
+            | Command::Unfit { .. }
+            | Command::Stop { .. }
             | Command::Pause { .. }
             | Command::Resume { .. }
             | Command::Redrive { .. }
@@ -202,7 +236,27 @@ fn follow_pauses(paused: &mut BTreeMap<String, Timestamp>, command: &Command) {
     }
 }
 
-/// RS-1, RS-2, RS-4 to RS-9 over seeded commands.
+/// RS-14, RS-15: what becomes of shards that were to get another owner.
+fn follow_owners(before: &State, after: &State, command: &Command) {
+    let (Command::Assign { moves } | Command::Hand { moves }) = command else { return };
+    for Placing { shard, ends, to } in moves {
+        let (was, is) = (before.shards().get(shard), after.shards().get(shard));
+        let Some(was) = was.filter(|it| it.epoch == *ends) else {
+            assert_eq!(was, is, "RS-14");
+            continue;
+        };
+        let is = is.expect("no shard goes by getting an owner");
+        if let Command::Assign { .. } = command {
+            assert_eq!((is.epoch.0, is.owner, is.target), (ends.0 + 1, Some(*to), None), "RS-14");
+        } else {
+            assert_eq!((is.epoch, is.owner), (was.epoch, was.owner), "RS-15");
+            let to = was.owner.and_then(|owner| Some(*to).filter(|to| *to != owner));
+            assert_eq!(is.target, to, "RS-15");
+        }
+    }
+}
+
+/// RS-1, RS-2, RS-4 to RS-9, RS-14, RS-15 over seeded commands.
 #[test]
 fn any_commands_keep_the_invariants() {
     for seed in 1..=200_u64 {
@@ -240,9 +294,23 @@ fn any_commands_keep_the_invariants() {
                     let all = [("a/f/f", "in", 1 + draw(3) as u32)];
                     roll_back(&draw(revisions).to_string(), &all[..draw(2) as usize], expects)
                 }
-                6..9 => {
+                6 => {
                     let shards = (0..draw(4)).map(|_| ShardId(1 + draw(12))).collect();
-                    Command::Assign { shards, owner: "n".into() }
+                    Command::AssignByName { shards, owner: "n".into() }
+                }
+                at @ 7..9 => {
+                    let mut moves: Vec<Placing> = Vec::new();
+                    for _ in 0..draw(4) {
+                        let shard = ShardId(1 + draw(12));
+                        let epoch = state.shards().get(&shard).map_or(0, |it| it.epoch.0);
+                        moves.retain(|it| it.shard != shard);
+                        moves.push(Placing {
+                            shard,
+                            ends: Epoch(epoch + draw(2)),
+                            to: 1 + draw(3),
+                        });
+                    }
+                    if at == 7 { Command::Assign { moves } } else { Command::Hand { moves } }
                 }
                 _ => {
                     let all = [("a/f/f", "in"), ("a/f/g", "x"), ("a/f/h", "in")];
@@ -271,6 +339,7 @@ fn any_commands_keep_the_invariants() {
                         assert_eq!(is.epoch.0, was.map_or(0, |was| was.epoch.0) + 1, "RS-9");
                         assert!(was.is_some() || seen.insert(id), "seed {seed}: RS-9, {id} twice");
                     }
+                    follow_owners(&before, &state, &command);
                     model.follow(&command);
                     model.forget();
                     let was = (before.version("a"), before.apps().get("a"));

@@ -174,7 +174,7 @@ impl Node {
         if asked.dry_run {
             return Ok(status);
         }
-        self.append(&Command::Redrive { topic: topic.to_owned() })?;
+        self.append(Command::Redrive { topic: topic.to_owned() }).await?;
         let redriver = self.state(|state| state.redrivers()[topic]);
         self.inner.groups.learn(redriver.shard, &redriver_name(topic));
         let status = RedriveStatus { state: RedriveState::Running, ..status };

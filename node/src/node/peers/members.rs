@@ -176,7 +176,7 @@ fn list(
             // It has joined, and the group has not taken it in yet.
             (Some(_), None) => MemberState::Unheard,
         };
-        let owns = |shard: &&cluster::Shard| shard.owner.as_ref() == Some(&it.name);
+        let owns = |shard: &&cluster::Shard| shard.owner == Some(*id);
         let shards = state.shards().values().filter(owns).count() as u64;
         MemberInfo {
             id: *id,

@@ -51,6 +51,8 @@ pub(crate) struct Peers {
     exchange: Arc<Exchange>,
     desk: Arc<Desk>,
     name: String,
+    /// The cluster's name.
+    whole: String,
     advertise: String,
     /// The CA that join tokens name.
     identity_ca: Fingerprint,
@@ -127,6 +129,7 @@ impl Peers {
             exchange,
             desk,
             name: card.name,
+            whole: card.cluster,
             advertise: card.advertise,
             identity_ca,
             keeping,
@@ -141,6 +144,11 @@ impl Peers {
     /// What operators call this node.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What operators call the cluster.
+    pub(crate) fn cluster_name(&self) -> &str {
+        &self.whole
     }
 
     /// Why the node has to end, once it has to.

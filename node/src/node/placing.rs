@@ -1,0 +1,360 @@
+//! A pure core: from the cluster's state, and from what the leader has heard of its members, which
+//! shards are assigned and which are to be handed over now.
+//!
+//! [`placement`] says who should own what. Here is added who is there to own anything, and how a
+//! shard gets from one to the other:
+//!
+//! - **PL-1** a shard whose owner is there and can run it is never assigned to another over its
+//!   head, unless it was to be handed over for [`HAND_MAX`]: it is handed over.
+//! - **PL-2** who was not heard of for [`GONE_AFTER`] is gone, but not before the leader has led for
+//!   as long: it may not have had a chance to hear.
+//! - **PL-3** who was gone has to be heard of for a while before it gets anything, each time within
+//!   a minute for twice as long.
+//! - **PL-4** a plan that was carried out leads to no other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bus::{Epoch, ShardId};
+use cluster::placement::{self, Host, Load, Standing};
+use cluster::{Placing, Role, State};
+
+/// A member that was not heard of for this long is gone. Heartbeats come every 50 ms.
+pub(super) const GONE_AFTER: Duration = Duration::from_secs(1);
+/// A member that was heard of within this is there.
+const HEARD_WITHIN: Duration = Duration::from_millis(500);
+/// How long one that was gone has to be heard of, at first; and at most.
+const BACK_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Who was gone within this has to be heard of for longer.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// How long an owner may take to hand a shard over.
+pub(super) const HAND_MAX: Duration = Duration::from_secs(5);
+
+/// What a host takes: nothing measures yet what a shard needs.
+const CAPACITY: u64 = 1 << 32;
+
+/// What the planner hears and remembers while its node leads. Times are since it began to.
+#[derive(Debug, Default)]
+pub(super) struct Planner {
+    members: BTreeMap<u64, Health>,
+    /// Since when a shard is to be handed over, at which epoch.
+    handing: BTreeMap<ShardId, (Epoch, Duration)>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Health {
+    /// Since when it is gone, or is heard of again without having been counted in yet.
+    gone: Option<Duration>,
+    heard_again: Option<Duration>,
+    /// When it was gone last, and how long it has to be heard of then.
+    was_gone: Option<Duration>,
+    back_after: Duration,
+}
+
+/// What the leader sees.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sight<'a> {
+    pub(super) me: u64,
+    pub(super) state: &'a State,
+    /// Of other members, since each was heard of.
+    pub(super) unheard: &'a BTreeMap<u64, Duration>,
+    /// How long this node has led.
+    pub(super) led_for: Duration,
+}
+
+/// What should be proposed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Proposals {
+    /// At once.
+    pub(super) assign: Vec<Placing>,
+    /// By their owners.
+    pub(super) hand: Vec<Placing>,
+}
+
+impl Proposals {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.assign.is_empty() && self.hand.is_empty()
+    }
+}
+
+impl Planner {
+    /// What should be proposed now.
+    pub(super) fn plan(&mut self, sight: Sight<'_>) -> Proposals {
+        let hosts = self.hosts(sight);
+        let shards = sight.state.shards();
+        self.handing.retain(|id, (epoch, _)| {
+            shards.get(id).is_some_and(|it| it.epoch == *epoch && it.target.is_some())
+        });
+        let loads = loads(sight.state);
+        let moves = placement::plan(&hosts, &loads).moves;
+        let wanted: BTreeMap<ShardId, u64> = moves.iter().map(|it| (it.shard, it.to)).collect();
+        let mut proposals = Proposals::default();
+        let is_there = |id: u64| {
+            let standing = hosts.get(&id).map(|it| it.standing);
+            standing.is_some_and(|it| it != Standing::Gone)
+        };
+        for (id, shard) in shards {
+            let wanted = wanted.get(id).copied();
+            let place = |to| Placing { shard: *id, ends: shard.epoch, to };
+            match (shard.owner, shard.target, wanted) {
+                (Some(owner), _, Some(to)) if is_there(owner) => {
+                    proposals.hand.push(place(to));
+                }
+                (_, _, Some(to)) => proposals.assign.push(place(to)),
+                (Some(owner), Some(target), None) => {
+                    let since = self.handing.entry(*id).or_insert((shard.epoch, sight.led_for)).1;
+                    let is_late = HAND_MAX <= sight.led_for.saturating_sub(since);
+                    if is_there(target) && (is_late || !is_there(owner)) {
+                        proposals.assign.push(place(target));
+                    }
+                }
+                _ => {}
+            }
+        }
+        proposals
+    }
+
+    /// Who can own shards. A node alone has no roster.
+    fn hosts(&mut self, sight: Sight<'_>) -> BTreeMap<u64, Host> {
+        let Sight { me, state, .. } = sight;
+        let members = state.roster().members();
+        let mut standings: BTreeMap<u64, Standing> = BTreeMap::new();
+        // Who leads votes, whatever the roster says yet.
+        let voters = members.iter().filter(|(id, it)| it.role == Role::Voter || **id == me);
+        for (id, member) in voters {
+            let is_gone = *id != me && self.is_gone(*id, sight);
+            let drains = member.is_draining || state.is_stopping(*id);
+            standings.insert(
+                *id,
+                match (is_gone, drains) {
+                    (true, _) => Standing::Gone,
+                    (false, true) => Standing::Draining,
+                    (false, false) => Standing::Live,
+                },
+            );
+        }
+        if members.is_empty() {
+            standings.insert(me, Standing::Live);
+        }
+        let all: BTreeSet<&str> = state.unfit().map(|(_, function)| function).collect();
+        let host = |(id, standing)| {
+            let able = all.iter().filter(|function| !state.is_unfit(id, function));
+            let labels = able.map(|it| (*it).to_owned()).collect();
+            (id, Host { capacity: CAPACITY, labels, standing })
+        };
+        standings.into_iter().map(host).collect()
+    }
+
+    /// PL-2, PL-3.
+    fn is_gone(&mut self, id: u64, sight: Sight<'_>) -> bool {
+        let now = sight.led_for;
+        let unheard = sight.unheard.get(&id).copied().unwrap_or(now);
+        let health = self.members.entry(id).or_default();
+        if GONE_AFTER <= unheard.min(now) {
+            if health.gone.is_none() {
+                let is_again = health.was_gone.is_some_and(|it| now < it + REMEMBERED);
+                let longer = (2 * health.back_after).min(BACK_AFTER.1);
+                health.back_after = if is_again { longer } else { BACK_AFTER.0 };
+                health.gone = Some(now);
+            }
+            (health.was_gone, health.heard_again) = (Some(now), None);
+            return true;
+        }
+        if health.gone.is_some() {
+            if HEARD_WITHIN < unheard {
+                health.heard_again = None;
+            } else {
+                let since = *health.heard_again.get_or_insert(now);
+                if health.back_after <= now - since {
+                    (health.gone, health.heard_again) = (None, None);
+                }
+            }
+        }
+        health.gone.is_some()
+    }
+}
+
+/// A shard that is on its way counts as where it goes.
+fn loads(state: &State) -> BTreeMap<ShardId, Load> {
+    let unfit: BTreeSet<&str> = state.unfit().map(|(_, function)| function).collect();
+    let load = |(id, shard): (&ShardId, &cluster::Shard)| {
+        let function = shard.trigger.rsplit_once('/').map_or("", |(function, _)| function);
+        let requires = unfit.get(function).map(|it| (*it).to_owned()).into_iter().collect();
+        (*id, Load { weight: 1, requires, owner: shard.target.or(shard.owner) })
+    };
+    state.shards().iter().map(load).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use cluster::{App, Command, Function, MemberChange, Trigger};
+
+    use super::*;
+
+    fn state(members: u64, partitions: u32) -> State {
+        let mut state = State::default();
+        let function = Function { revision: "1".into(), package: "1".into(), spec: "{}".into() };
+        let trigger = Trigger { function: "f".into(), topics: [("in".into(), partitions)].into() };
+        let app = App {
+            functions: [("f".to_owned(), function)].into(),
+            triggers: [("a/f/t".to_owned(), trigger)].into(),
+            ..App::default()
+        };
+        let deploy =
+            Command::Deploy { name: "a".into(), app, expects: None, at: bus::Timestamp(0) };
+        state.apply(&deploy).unwrap();
+        for member in 1..=members {
+            let (name, address) = (format!("n{member}"), "a:1".to_owned());
+            let join = MemberChange::Join { name, address, key: [0; 32], token: None };
+            for change in [join, MemberChange::Promote] {
+                state.apply(&Command::Member { member, change }).unwrap();
+            }
+        }
+        state
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// A leader, member 1, and a state that its proposals change.
+    struct World {
+        planner: Planner,
+        state: State,
+        now: u64,
+        unheard: BTreeMap<u64, Duration>,
+    }
+
+    impl World {
+        fn new(members: u64, partitions: u32) -> Self {
+            let state = state(members, partitions);
+            let unheard = (2..=members).map(|id| (id, ms(30))).collect();
+            Self { planner: Planner::default(), state, now: 10_000, unheard }
+        }
+
+        fn plan(&mut self) -> Proposals {
+            let (state, unheard) = (&self.state, &self.unheard);
+            self.planner.plan(Sight { me: 1, state, unheard, led_for: ms(self.now) })
+        }
+
+        fn carry_out(&mut self) -> Proposals {
+            let proposals = self.plan();
+            let Proposals { assign, hand } = proposals.clone();
+            self.state.apply(&Command::Assign { moves: assign }).unwrap();
+            self.state.apply(&Command::Hand { moves: hand }).unwrap();
+            proposals
+        }
+
+        fn hand_over(&mut self, from: u64) {
+            let going = self.state.shards().iter().filter(|(_, it)| it.owner == Some(from));
+            let moves = going.filter_map(|(shard, it)| {
+                Some(Placing { shard: *shard, ends: it.epoch, to: it.target? })
+            });
+            let moves = moves.collect();
+            self.state.apply(&Command::Assign { moves }).unwrap();
+        }
+
+        fn owned(&self) -> Vec<usize> {
+            let count = |id| self.state.shards().values().filter(|it| it.owner == Some(id)).count();
+            (1..=3).map(count).collect()
+        }
+
+        fn silence(&mut self, id: u64, for_ms: u64) {
+            self.now += for_ms;
+            self.unheard.insert(id, ms(for_ms));
+        }
+    }
+
+    #[test]
+    fn a_node_alone_gets_everything_at_once() {
+        let mut world = World { now: 0, ..World::new(0, 3) };
+        assert_eq!(world.carry_out().assign.len(), 3);
+        assert_eq!(world.owned(), [3, 0, 0]);
+        assert!(world.carry_out().is_empty(), "PL-4");
+    }
+
+    #[test]
+    fn who_is_not_heard_of_is_gone_but_not_for_a_leader_that_had_no_chance_to_hear() {
+        let mut world = World::new(3, 9);
+        world.carry_out();
+        assert_eq!(world.owned(), [3, 3, 3]);
+        world.silence(2, 990);
+        assert!(world.carry_out().is_empty(), "PL-2");
+        world.silence(2, 1_000);
+        world.carry_out();
+        assert_eq!((world.owned()[1], world.owned()[0] + world.owned()[2]), (0, 9));
+        assert!(world.carry_out().is_empty(), "PL-4");
+
+        let mut fresh = World { now: 990, ..World::new(3, 9) };
+        fresh.unheard.clear();
+        fresh.carry_out();
+        assert_eq!(fresh.owned(), [3, 3, 3], "PL-2");
+    }
+
+    #[test]
+    fn who_was_gone_has_to_be_heard_of_for_longer_each_time() {
+        let mut world = World::new(2, 8);
+        world.carry_out();
+        for back_after in [500, 1_000, 2_000] {
+            world.silence(2, 1_000);
+            world.carry_out();
+            assert_eq!(world.owned(), [8, 0, 0]);
+            world.silence(2, 10);
+            assert!(world.carry_out().is_empty(), "PL-3");
+            world.now += back_after - 1;
+            assert!(world.carry_out().is_empty(), "PL-3: {back_after}");
+            world.now += 1;
+            assert_eq!(world.carry_out().hand.len(), 4, "{back_after}");
+            world.hand_over(1);
+            assert_eq!(world.owned(), [4, 4, 0]);
+        }
+    }
+
+    #[test]
+    fn what_drains_hands_over_and_who_does_not_get_done_or_goes_is_not_waited_for() {
+        for stuck in [false, true] {
+            let mut world = World::new(3, 9);
+            world.carry_out();
+            world.state.apply(&Command::Stop { member: 3 }).unwrap();
+            let proposals = world.carry_out();
+            assert_eq!((proposals.assign.len(), proposals.hand.len()), (0, 3), "PL-1");
+            assert_eq!(world.owned(), [3, 3, 3]);
+            world.now += 4_999;
+            assert!(world.carry_out().is_empty(), "PL-1, PL-4");
+            if stuck {
+                // The planner saw them on their way at the second look.
+                world.now += 5_000;
+            } else {
+                world.unheard.insert(3, GONE_AFTER);
+            }
+            assert_eq!(world.carry_out().assign.len(), 3);
+            assert_eq!(world.owned()[2], 0);
+            assert!(world.carry_out().is_empty(), "PL-4");
+        }
+    }
+
+    #[test]
+    fn a_shard_whose_new_owner_went_meanwhile_goes_to_another() {
+        let mut world = World::new(3, 9);
+        world.carry_out();
+        let change = MemberChange::Drain;
+        world.state.apply(&Command::Member { member: 3, change }).unwrap();
+        world.carry_out();
+        world.silence(2, 1_000);
+        world.carry_out();
+        world.hand_over(3);
+        assert_eq!(world.owned(), [9, 0, 0]);
+    }
+
+    #[test]
+    fn a_function_that_cannot_run_on_a_member_goes_to_the_others() {
+        let mut world = World::new(3, 9);
+        world.carry_out();
+        let (function, revision) = ("a/f".to_owned(), Some("1".to_owned()));
+        world.state.apply(&Command::Unfit { member: 1, function, revision }).unwrap();
+        world.carry_out();
+        world.hand_over(1);
+        let owned = world.owned();
+        assert_eq!((owned[0], owned[1] + owned[2]), (0, 9));
+    }
+}

@@ -1,0 +1,91 @@
+//! Has shards assigned and handed over while this node leads: asks [`placing`](super::placing) at
+//! every change of the state, and as often as a member can come or go.
+
+use std::time::{Duration, Instant};
+
+use cluster::{Command, Role};
+
+use super::Node;
+use super::placing::{Planner, Sight};
+
+/// How often the leader looks for members that went.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The planner of the term that this node leads.
+#[derive(Debug, Default)]
+pub(super) struct Seat {
+    term: Option<(u64, Instant)>,
+    planner: Planner,
+}
+
+impl Node {
+    /// Plans until the node ends.
+    pub(super) async fn plan_places(self) {
+        let mut changes = self.inner.cluster.changes();
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.inner.over.cancelled() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+                _tick = ticks.tick(), if self.has_others() => {}
+            }
+            if self.inner.ownership().has_begun() {
+                self.place().await;
+            }
+        }
+    }
+
+    /// Whether the cluster has other members.
+    pub(super) fn has_others(&self) -> bool {
+        let me = self.inner.cluster.me();
+        self.state(|state| {
+            let mut members = state.roster().members().iter();
+            members.any(|(id, it)| *id != me && it.role != Role::Removed)
+        })
+    }
+
+    /// What people call a member.
+    pub(super) fn member_name(&self, member: u64) -> String {
+        let named = self.state(|state| Some(state.roster().members().get(&member)?.name.clone()));
+        named.unwrap_or_else(|| self.inner.name.clone())
+    }
+
+    /// Proposes what is to be placed now, if this node leads.
+    pub(super) async fn place(&self) {
+        let mut seat = self.inner.seat.lock().await;
+        let (me, leadership) = (self.inner.cluster.me(), self.inner.cluster.leadership());
+        if leadership.leader != Some(me) {
+            *seat = Seat::default();
+            return;
+        }
+        let now = Instant::now();
+        let since = match seat.term {
+            Some((term, since)) if term == leadership.term => since,
+            _ => {
+                *seat = Seat { term: Some((leadership.term, now)), planner: Planner::default() };
+                now
+            }
+        };
+        let (state, unheard) = (self.inner.cluster.state(), self.inner.cluster.unheard());
+        let led_for = now.duration_since(since);
+        let sight = Sight { me, state: &state, unheard: &unheard, led_for };
+        let proposals = seat.planner.plan(sight);
+        if proposals.is_empty() {
+            return;
+        }
+        let (assigned, handed) = (proposals.assign.len(), proposals.hand.len());
+        let assign = Command::Assign { moves: proposals.assign };
+        let hand = Command::Hand { moves: proposals.hand };
+        let commands = [(assigned, assign), (handed, hand)];
+        for (_, command) in commands.into_iter().filter(|(count, _)| 0 < *count) {
+            if let Err(error) = self.append(command).await {
+                tracing::warn!(error = error.message, "could not place shards: trying again");
+                return;
+            }
+        }
+        if !unheard.is_empty() {
+            tracing::info!(assigned, handed, "shards get other owners");
+        }
+    }
+}

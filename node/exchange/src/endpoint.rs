@@ -13,6 +13,8 @@ use quinn::{
     TransportConfig, VarInt,
 };
 
+use tokio::sync::watch;
+
 use crate::certificate::Trust;
 use crate::credentials::Credentials;
 use crate::gate::{Gate, Members};
@@ -114,6 +116,8 @@ pub(crate) struct Inner {
     pub(crate) boot: u64,
     pub(crate) peers: Peers,
     pub(crate) pending: AtomicU64,
+    /// Whether a member has said that this node is none any more.
+    pub(crate) removed: watch::Sender<bool>,
     requests: AtomicU64,
 }
 
@@ -165,6 +169,7 @@ impl Exchange {
             boot: rand::random(),
             peers: Peers::default(),
             pending: AtomicU64::new(0),
+            removed: watch::Sender::new(false),
             requests: AtomicU64::new(1),
         });
         tokio::spawn(peers::accept(Arc::clone(&inner)));
@@ -208,6 +213,13 @@ impl Exchange {
     /// the trusted CAs have changed.
     pub fn recheck(&self) {
         peers::recheck(&self.inner);
+    }
+
+    /// Waits until a member has refused this node because it was removed.
+    pub async fn removed(&self) {
+        let mut removed = self.inner.removed.subscribe();
+        // The sender lives as long as the endpoint.
+        drop(removed.wait_for(|removed| *removed).await);
     }
 
     /// Ends all connections and waits until the others have been told.

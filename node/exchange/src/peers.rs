@@ -27,6 +27,8 @@ use crate::{ALPN_PEER, metrics, serve, tls};
 
 /// TLS's alert for no common protocol (RFC 7301 section 3.2).
 const NO_APPLICATION_PROTOCOL: u8 = 120;
+/// TLS's alert for a certificate that counts no more (RFC 8446 section 6.2): of a removed member.
+const CERTIFICATE_REVOKED: u8 = 44;
 /// What is dialled, for TLS: who answers is told by the certificate, not by a name of DNS.
 pub(crate) const SERVER_NAME: &str = "node.millrace";
 
@@ -152,8 +154,31 @@ impl Inner {
         }
     }
 
+    /// How a connection ended may say that this node was removed.
+    fn heed(&self, reason: &ConnectionError) {
+        let is_removed = match reason {
+            ConnectionError::ApplicationClosed(closed) => {
+                closed.error_code == code::REFUSED
+                    && closed.reason == Refusal::RemovedMember.name().as_bytes()
+            }
+            ConnectionError::TransportError(error) => {
+                error.code == TransportErrorCode::crypto(CERTIFICATE_REVOKED)
+            }
+            ConnectionError::ConnectionClosed(closed) => {
+                closed.error_code == TransportErrorCode::crypto(CERTIFICATE_REVOKED)
+            }
+            _ => false,
+        };
+        if is_removed {
+            self.removed.send_replace(true);
+        }
+    }
+
     /// Takes a link that is over out of the table.
     pub(crate) fn forget(&self, link: &Arc<Link>) {
+        if let Some(reason) = link.connection.close_reason() {
+            self.heed(&reason);
+        }
         let peers = self.peers.lock();
         let Some(known) = peers.get(&link.name.node) else { return };
         known.link.send_if_modified(|held| {
@@ -290,6 +315,7 @@ async fn dial(inner: &Arc<Inner>, node: NodeId, address: SocketAddr) -> Result<(
     let connection = match timeout_at(deadline, dialling).await {
         Err(_) => return Err(DialError::Silent),
         Ok(Err(error)) => {
+            inner.heed(&error);
             let refusal = *why.lock().expect("nothing panics while it holds this");
             return Err(refusal.map_or_else(|| lost(&error), DialError::Refused));
         }
@@ -309,6 +335,7 @@ async fn dial(inner: &Arc<Inner>, node: NodeId, address: SocketAddr) -> Result<(
         // The reason of a connection that was closed says more than its stream does.
         Ok(Err(error)) => {
             let reason = connection.close_reason();
+            reason.iter().for_each(|reason| inner.heed(reason));
             return Err(reason.map_or_else(|| lost(&error), |reason| lost(&reason)));
         }
     };

@@ -10,6 +10,7 @@ mod doctor;
 mod filters;
 mod harness;
 mod journal;
+mod members;
 mod metrics;
 mod replay;
 mod statuses;

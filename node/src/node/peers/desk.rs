@@ -7,14 +7,17 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use cluster::{Cluster, Command, Error, MemberChange, Refused, Role, Spent, State};
 use exchange::{
-    Answer, Authority, Blob, Exchange, Handler, Handling, JoinAnswer, JoinRequest, Kind, Life,
-    Member, Members, NodeId, NodeName, Peer, Refusal, Request, Trust,
+    Answer, Authority, Blob, CaCertificate, Exchange, Handler, Handling, Identity, Issued,
+    JoinAnswer, JoinRequest, KeyError, Kind, Life, Member, Members, NodeId, NodeName, Peer,
+    PublicKey, Refusal, Request, Trust,
 };
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::courier::{Courier, TAKEN};
 use super::folder::{Known, fingerprints};
 use super::members::{Order, carry_out};
+use super::packages::PACKAGE;
 use crate::node::packages::PackageStore;
 
 /// The largest checkpoint.
@@ -36,6 +39,24 @@ pub(super) const STATE: u8 = b's';
 pub(crate) struct About {
     pub(crate) name: String,
     pub(crate) address: String,
+}
+
+/// A newer certificate, as it crosses.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Renewal {
+    certificate: Vec<u8>,
+    from: u64,
+    until: u64,
+    ca: Vec<u8>,
+}
+
+impl Renewal {
+    /// The node with it.
+    pub(super) fn of(self, identity: &Identity) -> Result<Identity, KeyError> {
+        let life = Life { from: self.from, until: self.until };
+        let issued = Issued { der: self.certificate, life };
+        identity.renewed(issued, CaCertificate::new(self.ca)?)
+    }
 }
 
 /// See the [module documentation](self).
@@ -91,6 +112,11 @@ impl Desk {
                 Err(_other_version) => Answer::Refused(Refusal::BadFrame),
             },
             Kind::AUTHORITY => self.give_authority(from),
+            Kind::STORE => match self.store(from, &payload).await {
+                Ok(()) => Answer::Bytes(Bytes::new()),
+                Err(why) => Answer::Failed(why),
+            },
+            Kind::RENEW => self.renew(from, &payload),
             _ => Answer::Refused(Refusal::UnknownKind),
         }
     }
@@ -123,17 +149,19 @@ impl Desk {
     }
 
     async fn give_blob(&self, from: u64, asked: &[u8]) -> Answer {
-        let Some((kind, Ok(digest))) =
-            asked.split_first().map(|(kind, digest)| (*kind, <[u8; 32]>::try_from(digest)))
-        else {
-            return Answer::Refused(Refusal::BadFrame);
-        };
-        let bytes = match kind {
-            STATE => self.courier.state_for(from, digest),
-            _ => None,
+        let bytes = match asked.split_first() {
+            Some((&STATE, digest)) => {
+                let digest = <[u8; 32]>::try_from(digest).ok();
+                digest.and_then(|digest| self.courier.state_for(from, digest))
+            }
+            Some((&PACKAGE, digest)) => self.package(digest).await,
+            _ => return Answer::Refused(Refusal::BadFrame),
         };
         match bytes {
-            Some(bytes) => Answer::Blob(Blob::of(bytes, digest)),
+            Some(bytes) => {
+                let digest = Sha256::digest(&bytes).into();
+                Answer::Blob(Blob::of(bytes, digest))
+            }
             None => Answer::Failed("it is not here".to_owned()),
         }
     }
@@ -146,6 +174,34 @@ impl Desk {
             Some(authority) => Answer::Bytes(authority.to_secret().into()),
             None => Answer::Failed("not for this node, or not here".to_owned()),
         }
+    }
+
+    /// A newer certificate for the key that the state knows of this node.
+    fn renew(&self, from: u64, key: &[u8]) -> Answer {
+        let Ok(key) = PublicKey::new(key) else { return Answer::Refused(Refusal::BadFrame) };
+        let state = self.cluster.state();
+        let member = state.roster().members().get(&from);
+        if !member.is_some_and(|it| it.keys.contains(&key.fingerprint().0)) {
+            return Answer::Refused(Refusal::ForeignKey);
+        }
+        match self.issue(from, &key) {
+            Some(Ok(renewal)) => Answer::Bytes(to_json(&renewal)),
+            Some(Err(error)) => Answer::Failed(error.to_string()),
+            None => Answer::Failed("this node does not have the CA".to_owned()),
+        }
+    }
+
+    /// A certificate of now, where this node has the CA.
+    pub(super) fn issue(&self, id: u64, key: &PublicKey) -> Option<Result<Renewal, KeyError>> {
+        let authority = self.authority()?;
+        let name = name_of(self.cluster.name().to_owned(), id);
+        let issued = authority.issue(&name, key, certificate_life(now()));
+        Some(issued.map(|issued| Renewal {
+            certificate: issued.der,
+            from: issued.life.from,
+            until: issued.life.until,
+            ca: authority.certificate().der().to_vec(),
+        }))
     }
 
     async fn let_in(&self, payload: &[u8]) -> Answer {

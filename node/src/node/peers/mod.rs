@@ -5,6 +5,7 @@ mod courier;
 mod desk;
 mod folder;
 mod members;
+mod packages;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use cluster::{Cluster, Command, Ended, MemberChange, Role};
-use exchange::{Authority, Exchange, Fingerprint, Kind, NodeId};
+use exchange::{Authority, Exchange, Fingerprint, Identity, Kind, NodeId};
 use gateway::api::{JoinToken, MemberList, RaftStatus};
 use gateway::{Membership, Refused};
 use serde::Deserialize;
@@ -28,7 +29,7 @@ use super::control::as_refused;
 use super::packages::PackageStore;
 use crate::commands::error::{CommandError, exit};
 use courier::Courier;
-use desk::Desk;
+use desk::{Desk, Renewal};
 
 /// How often a node looks around without being told that something changed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -116,15 +117,16 @@ impl Peers {
         // Each is called once.
         drop(desk.exchange.set(Arc::downgrade(&exchange)));
         desk.courier.connect(&exchange);
+        let identity_ca = identity.ca().fingerprint();
         let keeper = Keeper {
             exchange: Arc::clone(&exchange),
             desk: Arc::clone(&desk),
             folder,
             card: card.clone(),
             dialled: BTreeMap::new(),
+            identity,
         };
         let keeping = tokio::spawn(keeper.keep()).abort_handle();
-        let identity_ca = identity.ca().fingerprint();
         Ok(Self {
             exchange,
             desk,
@@ -153,7 +155,12 @@ impl Peers {
 
     /// Why the node has to end, once it has to.
     pub(crate) async fn ended(&self) -> CommandError {
-        match self.desk.cluster.ended().await {
+        let ended = tokio::select! {
+            ended = self.desk.cluster.ended() => ended,
+            // Who is removed is sent no log any more that would say so.
+            () = self.exchange.removed() => Ended::Removed,
+        };
+        match ended {
             Ended::Forgot => CommandError::new(
                 exit::UNUSABLE,
                 "E0423",
@@ -193,6 +200,7 @@ struct Keeper {
     card: Card,
     /// Where each other node is dialled.
     dialled: BTreeMap<u64, (String, SocketAddr)>,
+    identity: Identity,
 }
 
 impl Keeper {
@@ -209,6 +217,10 @@ impl Keeper {
             }
             self.fetch_authority().await;
             self.announce().await;
+            self.fetch_packages().await;
+            if let Err(error) = self.renew().await {
+                tracing::warn!(message = error.message, "could not renew the certificate yet");
+            }
             // The sender lives as long as the cluster, and this ends with it.
             drop(timeout(LOOK, changes.changed()).await);
             changes.mark_unchanged();
@@ -296,6 +308,46 @@ impl Keeper {
             *self.desk.authority.lock().expect("nothing panics while it holds this") = kept;
             return;
         }
+    }
+
+    /// What the state names comes to every node, so that any may run it next.
+    async fn fetch_packages(&self) {
+        for digest in self.desk.lacking() {
+            if let Err(error) = self.desk.fetch_from_any(&self.exchange, digest).await {
+                tracing::warn!(%digest, message = error.message, "lacks a package");
+            }
+        }
+    }
+
+    /// A newer certificate at two thirds of the life of the old one; connections are replaced
+    /// without a restart.
+    async fn renew(&mut self) -> Result<(), CommandError> {
+        if now() < self.identity.life().renew_at() {
+            return Ok(());
+        }
+        let key = self.identity.public_key();
+        let failed = |error: &dyn std::error::Error| unusable(error.to_string());
+        let renewal = match self.desk.issue(self.card.id, &key) {
+            Some(renewal) => renewal.map_err(|error| failed(&error))?,
+            None => self.ask_for_renewal(key.as_bytes()).await?,
+        };
+        let identity = renewal.of(&self.identity).map_err(|error| failed(&error))?;
+        self.folder.save_identity(&identity)?;
+        let left = self.exchange.renew(&identity).await.map_err(|error| failed(&error))?;
+        tracing::info!(until = identity.life().until, left, "the certificate was renewed");
+        self.identity = identity;
+        Ok(())
+    }
+
+    async fn ask_for_renewal(&self, key: &[u8]) -> Result<Renewal, CommandError> {
+        for other in self.others() {
+            let asked = self.exchange.call(NodeId(other.id), Kind::RENEW, key.to_vec().into(), ASK);
+            let Ok(answer) = asked.await else { continue };
+            if let Ok(renewal) = serde_json::from_slice(&answer) {
+                return Ok(renewal);
+            }
+        }
+        Err(unusable("no node that votes issued one".to_owned()))
     }
 
     /// Says that this process has started, and where it is reached.

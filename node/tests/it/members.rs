@@ -1,0 +1,235 @@
+//! Nodes of a cluster as an operator meets them: real processes on loopback that are founded,
+//! joined, killed, removed and wiped.
+
+use std::net::UdpSocket;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use exchange::{Authority, Identity, Life};
+use serde_json::{Value, json};
+
+use crate::harness::{Said, User, ended};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A cluster of one user's nodes, each with a folder and a port of its own.
+struct Nodes {
+    user: User,
+    ports: Vec<u16>,
+    running: Vec<Option<Child>>,
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        for child in self.running.iter_mut().flatten() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+impl Nodes {
+    /// `edge-0` founded it and runs.
+    fn found() -> Self {
+        let mut nodes = Self { user: User::new(), ports: Vec::new(), running: Vec::new() };
+        let at = nodes.place();
+        let line = format!("init --data n0 --name edge-0 --cluster mill --peers-listen {at}");
+        let said = nodes.user.run(&line).ok();
+        assert!(said.starts_with("founded cluster mill-") && said.contains("serve --data n0"));
+        nodes.serve(0);
+        nodes.until("it leads", 0, |list| list[0]["leads"] == json!(true));
+        nodes
+    }
+
+    /// A port that was free just now.
+    fn place(&mut self) -> String {
+        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        self.ports.push(port);
+        self.running.push(None);
+        format!("127.0.0.1:{port}")
+    }
+
+    fn data(&self, number: usize) -> PathBuf {
+        self.user.folder().join(format!("n{number}"))
+    }
+
+    fn serve(&mut self, number: usize) {
+        let mut command = self.user.command(&format!("serve --data n{number}"));
+        let log = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(self.user.folder().join(format!("log{number}")))
+            .unwrap();
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        self.running[number] = Some(child.unwrap());
+    }
+
+    fn kill(&mut self, number: usize) {
+        let mut child = self.running[number].take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn token(&self, from: usize) -> String {
+        let said = self.user.run(&format!("node token --node edge-{from}"));
+        assert_eq!(said.status, Some(0), "{said:?}");
+        assert!(said.err.contains("next: "), "{said:?}");
+        said.out.trim().to_owned()
+    }
+
+    fn try_join(&mut self, token: &str, name: &str, through: usize) -> (usize, Said) {
+        let peer = self.ports[through];
+        let at = self.place();
+        let number = self.running.len() - 1;
+        let line = format!(
+            "join {token} --peer 127.0.0.1:{peer} --data n{number} --name {name} --peers-listen {at}"
+        );
+        (number, self.user.run(&line))
+    }
+
+    fn join(&mut self, through: usize) -> usize {
+        let (token, name) = (self.token(through), format!("edge-{}", self.running.len()));
+        let (number, said) = self.try_join(&token, &name, through);
+        said.ok();
+        self.serve(number);
+        self.until_votes(through, &name);
+        number
+    }
+
+    fn until_votes(&self, ask: usize, name: &str) {
+        self.until(&format!("{name} votes"), ask, |list| {
+            list.iter().any(|it| it["name"] == json!(name) && it["role"] == json!("voter"))
+        });
+    }
+
+    fn list(&self, ask: usize) -> Option<Vec<Value>> {
+        let said = self.user.run(&format!("node list -o json --node edge-{ask}"));
+        let list: Value = serde_json::from_str(&said.out).ok()?;
+        list["members"].as_array().cloned()
+    }
+
+    #[track_caller]
+    fn until(&self, what: &str, ask: usize, so: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let list = self.list(ask);
+            if let Some(list) = list.clone().filter(|list| so(list)) {
+                return list;
+            }
+            let log = |it| std::fs::read_to_string(self.user.folder().join(it)).unwrap_or_default();
+            assert!(
+                Instant::now() < until,
+                "not {what}: {list:?}\n{}\n{}",
+                log("log0"),
+                log("log1")
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+#[test]
+fn three_nodes_form_a_cluster_that_outlives_its_leader_and_one_that_lost_its_disk_stays_out() {
+    let mut nodes = Nodes::found();
+    nodes.user.run("init --data n0 --peers-listen 127.0.0.1:7400").failed(5, "E0575");
+    let used = nodes.token(0);
+    let (first, said) = nodes.try_join(&used, "edge-1", 0);
+    said.ok();
+    nodes.try_join(&used, "edge-9", 0).1.failed(4, "E0574");
+    nodes.running.pop();
+    nodes.ports.pop();
+    nodes.serve(first);
+    nodes.until_votes(0, "edge-1");
+    // Whoever votes lets others in.
+    let second = nodes.join(1);
+    let kept = nodes.user.folder().join("kept");
+    std::fs::create_dir(&kept).unwrap();
+    for file in std::fs::read_dir(nodes.data(second).join("cluster")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), kept.join(file.file_name())).unwrap();
+    }
+
+    nodes.kill(0);
+    let killed = Instant::now();
+    let drained = nodes.user.run("node drain edge-1 --node edge-2").ok();
+    assert!(drained.contains("draining"), "{drained}");
+    assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());
+    let list = nodes.until("its silence is seen", 1, |list| list[0]["state"] == json!("unheard"));
+    assert_eq!(list.len(), 3);
+    nodes.serve(0);
+    nodes.until("it is back", 0, |list| {
+        list.iter().all(|it| it["state"] == json!("up")) && list[0]["starts"] == json!(2)
+    });
+    nodes.user.run("node undrain edge-1 --node edge-0").ok();
+    let leads = nodes.user.run("raft transfer edge-0 --node edge-1").ok();
+    assert_eq!(leads, "edge-0 leads\n");
+
+    // Its disk is gone; what it shows of itself was in a backup.
+    nodes.kill(second);
+    std::fs::remove_dir_all(nodes.data(second)).unwrap();
+    std::fs::create_dir(nodes.data(second)).unwrap();
+    std::fs::rename(&kept, nodes.data(second).join("cluster")).unwrap();
+    nodes.serve(second);
+    let mut child = nodes.running[second].take().unwrap();
+    assert_eq!(ended(&mut child).code(), Some(78), "CLU-6");
+    let log = std::fs::read_to_string(nodes.user.folder().join(format!("log{second}"))).unwrap();
+    assert!(log.contains("error[E0423]"), "{log}");
+    nodes.user.run("node remove edge-2 --node edge-1").ok();
+    nodes.user.run("node remove edge-2 --node edge-1").failed(3, "E0572");
+    // Its id is never used again.
+    let third = nodes.join(0);
+    let list = nodes.list(1).unwrap();
+    assert_eq!(list.iter().map(|it| it["id"].clone()).collect::<Vec<_>>(), [1, 2, 4]);
+
+    // One that is removed while it runs is told, and does not come back.
+    let name = format!("edge-{third}");
+    nodes.user.run(&format!("node remove {name} --node edge-0")).ok();
+    let mut child = nodes.running[third].take().unwrap();
+    assert_eq!(ended(&mut child).code(), Some(78));
+    nodes.serve(third);
+    let mut child = nodes.running[third].take().unwrap();
+    assert_eq!(ended(&mut child).code(), Some(78));
+
+    // Without a quorum nothing is changed, and it says so.
+    nodes.kill(1);
+    std::thread::sleep(Duration::from_secs(3));
+    nodes.user.run("node remove edge-1 --node edge-0").failed(6, "E0570");
+    let status = nodes.user.run("raft status --node edge-0").ok();
+    assert!(status.contains("voters      edge-0, edge-1"), "{status}");
+}
+
+#[test]
+fn a_certificate_is_renewed_without_a_restart_and_its_node_is_heard_all_the_time() {
+    let mut nodes = Nodes::found();
+    let other = nodes.join(0);
+    nodes.kill(other);
+    // As if it had been issued 25 of 30 days ago.
+    let folder = nodes.data(other).join("cluster");
+    let file = folder.join("identity.json");
+    let authority = Authority::load(&nodes.data(0).join("cluster/ca.json")).unwrap();
+    let identity = Identity::load(&file).unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let old = Life::new(now - 25 * 24 * 3_600, 30 * 24 * 3_600);
+    let issued = authority.issue(identity.name(), &identity.public_key(), old).unwrap();
+    identity.renewed(issued, authority.certificate().clone()).unwrap().save(&file).unwrap();
+    nodes.serve(other);
+    let until = Instant::now() + PATIENCE;
+    while Identity::load(&file).unwrap().life().until <= old.until {
+        assert!(Instant::now() < until, "it is not renewed");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    nodes.until("both are up", 0, |list| list.iter().all(|it| it["state"] == json!("up")));
+}
+
+#[test]
+fn a_node_that_is_alone_says_so() {
+    let user = User::new();
+    user.start("greenhouse");
+    for line in ["node list", "node token", "raft status"] {
+        user.run(line).failed(5, "E0575");
+    }
+    user.run("join mrj1-nonsense --peer 127.0.0.1:1 --data x --peers-listen 127.0.0.1:7400")
+        .failed(4, "E0574");
+    user.run("init --data x --peers-listen 0.0.0.0:7400").failed(2, "E0111");
+}

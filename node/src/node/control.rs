@@ -477,7 +477,6 @@ impl Applications for Node {
             let not_it = |message: String| CommandError::new(exit::USAGE, "E0523", message);
             let digest =
                 PackageDigest::parse(&digest).map_err(|error| not_it(error.to_string()))?;
-            let peers = node.peers();
             let received = tokio::task::spawn_blocking(move || {
                 let package = Package::from_archive(&archive);
                 let package = package.map_err(|error| not_it(chain(&error)))?;
@@ -489,11 +488,7 @@ impl Applications for Node {
                     .receive(&package)
                     .map_err(|error| CommandError::new(exit::FAILED, error.code(), chain(&error)))
             });
-            received.await.map_err(|error| super::deploy::failed(&error))??;
-            match peers {
-                Some(peers) => peers.spread([digest]).await,
-                None => Ok(()),
-            }
+            received.await.map_err(|error| super::deploy::failed(&error))?
         };
         self.detached(receive).await
     }

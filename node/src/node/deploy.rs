@@ -1,13 +1,13 @@
 //! Brings an application up, or a running one to what its manifest says now: what did not change
 //! is left alone, what changed runs on until the new revision is ready, positions stay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use bus::ShardId;
 use cluster::{App, Command, Function, Trigger};
-use function::{FunctionSpec, Manifest, Topic, TriggerSpec};
+use function::{FunctionSpec, Manifest, PackageDigest, Topic, TriggerSpec};
 use runtime::Pool;
 
 use super::prepare::{Ready, Source, prepare};
@@ -103,6 +103,10 @@ impl Node {
         let at = bus::Timestamp::now();
         deployed.removed = self.functions_of(&name);
         deployed.removed.retain(|function| !app.functions.contains_key(function));
+        if let Some(peers) = &self.inner.peers {
+            let packages = ready.values().filter_map(|it| PackageDigest::parse(&it.package).ok());
+            peers.spread(packages.collect::<BTreeSet<_>>()).await?;
+        }
         let command = Command::Deploy { name: name.clone(), app, expects, at };
         // Whoever follows the state waits until what is ready is taken over.
         let mut apps = self.inner.apps.lock().await;

@@ -99,8 +99,13 @@ async fn read_folder(dir: &Path, spec: &FunctionSpec) -> Result<Package, Refused
     read.map_err(|error| (error.code(), chain(&error)))
 }
 
-/// A package that was deployed, from this node's store.
+/// A package that was deployed, from this node's store, into which it comes from another node's
+/// where it has to.
 async fn fetch(inner: &Arc<Inner>, digest: PackageDigest) -> Result<Package, Refused> {
+    if let Some(peers) = inner.peers.as_ref().filter(|_| !inner.packages.has(digest)) {
+        let fetched = peers.fetch(digest).await;
+        fetched.map_err(|error| (error.code.unwrap_or("E0524"), error.message))?;
+    }
     with_store(inner, move |inner| inner.packages.read(digest)).await
 }
 

@@ -104,6 +104,8 @@ class Checker:
         self.stages = stages
         self.counts, self.accounts = {}, []
         self.behind_ms = 0
+        self.began = {}  # (source, partition, epoch) -> when its first result was taken, in ms
+        self.newest_ms = {}  # (source, partition) -> when its newest result was taken
 
     def found(self, kind, account):
         self.counts[kind] = self.counts.get(kind, 0) + 1
@@ -145,6 +147,8 @@ class Checker:
             if shard.is_settled(offset):
                 self.found(REPEATED, origin)
         shard.fresh.append((offset, time_ms))
+        self.began.setdefault((origin.topic, origin.partition, origin.epoch), time_ms)
+        self.newest_ms[origin.topic, origin.partition] = time_ms
         shard.results[offset] = min(255, shard.results[offset] + 1)
 
     def in_order(self, stage, shard, place, key, origin):

@@ -476,6 +476,30 @@ pub const PROMISES: &[Promise] = &[
         run: crate::kill::run_both,
     },
     Promise {
+        name: "three-nodes",
+        says: "one script brings up a real Kafka and three nodes in 15 s and deploys the weather \
+               application; a node that is killed then is not missed",
+        needs: "python3 with venv and PyPI, Java 17 and Maven (77 without)",
+        flags: &[],
+        full: "1 min",
+        ci: "1 min: the script may take 60 s",
+        may_skip: false,
+        floors: &[("alerts", 100)],
+        run: crate::three_nodes::run,
+    },
+    Promise {
+        name: "failover",
+        says: "a node of three that is killed is a non-event: its shards go on elsewhere within \
+               1.5 s at the median, nothing is lost, keys keep their order",
+        needs: "python3 with venv and PyPI, Java 17 and Maven (77 without)",
+        flags: &["kills"],
+        full: "20 min: 100 kills",
+        ci: "3 min: 15 kills; times may be three times as long",
+        may_skip: false,
+        floors: &[("kills", 15), ("leader_kills", 5), ("records", 10_000), ("red_controls", 3)],
+        run: crate::failover::run,
+    },
+    Promise {
         name: "stubborn-key",
         says: "a key that keeps failing costs only itself: the others keep 0.9 of their rate and \
                1.5 times their p99, memory stays, SIGKILL loses nothing, and once it heals all of \

@@ -145,6 +145,17 @@ impl Api {
         taken(request.send_json(body))
     }
 
+    /// A PUT of JSON; the body as text.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError`].
+    pub fn put(&self, path: &str, body: &Value) -> Result<String, ApiError> {
+        let request = self.agent.put(format!("{}{path}", self.url));
+        let request = request.header("authorization", format!("Bearer {}", self.token));
+        taken(request.send_json(body))
+    }
+
     /// Appends records to a topic as one request: durable when it returns.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ pub mod api;
 pub mod bench;
 pub mod binaries;
 pub mod command;
+pub mod fleet;
 pub mod kafka;
 pub mod mounts;
 pub mod node;

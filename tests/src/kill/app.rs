@@ -12,14 +12,14 @@ use crate::harness::node::Node;
 use crate::promise::{During, NotShown};
 
 /// How many partitions each topic has.
-pub(super) const PARTITIONS: usize = 8;
+pub(crate) const PARTITIONS: usize = 8;
 /// How many keys the records have.
 pub(super) const KEYS: u64 = 10_000;
 
 /// What the first function of the chain is. The second is WebAssembly and gives back what it is
 /// given, at a price of some microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum First {
+pub(crate) enum First {
     /// WebAssembly, the identity.
     Wasm,
     /// Python: called record by record, with an answer of its own making.
@@ -98,7 +98,7 @@ impl First {
 
 /// Where everything of the run lies.
 #[derive(Clone, Debug)]
-pub(super) struct App {
+pub(crate) struct App {
     pub(super) first: First,
     /// The manifest's folder.
     dir: PathBuf,
@@ -116,7 +116,7 @@ impl App {
     /// # Errors
     ///
     /// When it cannot be written.
-    pub(super) fn make(
+    pub(crate) fn make(
         within: &Path,
         first: First,
         kafka: Option<String>,
@@ -146,6 +146,11 @@ impl App {
             log: within.join("node.log"),
             kafka,
         })
+    }
+
+    /// Where its manifest lies.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Starts the node and waits until it answers.

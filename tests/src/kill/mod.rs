@@ -28,7 +28,7 @@ use crate::harness::api::Api;
 use crate::harness::rng::Rng;
 use crate::harness::wait;
 use crate::promise::{During, Figures, NotShown, Run, seconds};
-use app::App;
+pub(crate) use app::{App, First, PARTITIONS};
 use family::Family;
 
 pub use both::run as run_both;

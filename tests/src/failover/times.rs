@@ -1,0 +1,171 @@
+//! When results were put out, by shard and epoch, and what that says of kills.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bus::Timestamp;
+use serde_json::Value;
+
+use crate::demand;
+use crate::promise::{Figures, NotShown, broken};
+
+/// The topic that it reads, and its partition.
+type Shard = (String, u64);
+
+/// What a look found, in milliseconds of the broker's time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// By shard and epoch: its first result.
+    began: BTreeMap<(Shard, u64), i64>,
+    /// By shard: its newest result.
+    newest: BTreeMap<Shard, i64>,
+}
+
+impl Seen {
+    /// Of what the judge said.
+    ///
+    /// # Errors
+    ///
+    /// When that is something else.
+    pub(super) fn of(said: &Value) -> Result<Self, NotShown> {
+        let mut seen = Self::default();
+        let shard = |row: &Value| Some((row[0].as_str()?.to_owned(), row[1].as_u64()?));
+        let began = |row: &Value| Some(((shard(row)?, row[2].as_u64()?), row[3].as_i64()?));
+        let newest = |row: &Value| Some((shard(row)?, row[2].as_i64()?));
+        for row in said["began"].as_array().into_iter().flatten() {
+            let row = began(row).ok_or_else(|| broken(format!("no epoch: {row}")))?;
+            seen.began.insert(row.0, row.1);
+        }
+        for row in said["newest"].as_array().into_iter().flatten() {
+            let row = newest(row).ok_or_else(|| broken(format!("no result: {row}")))?;
+            seen.newest.insert(row.0, row.1);
+        }
+        Ok(seen)
+    }
+
+    /// How many shards have put out something.
+    pub(super) fn shards(&self) -> usize {
+        self.newest.len()
+    }
+
+    /// The newest epoch of each shard.
+    pub(super) fn epochs(&self) -> BTreeMap<&Shard, u64> {
+        self.began.keys().map(|(shard, epoch)| (shard, *epoch)).collect()
+    }
+
+    /// Whether every shard has put out something since then: under a new epoch those that have
+    /// one, well after it those that kept theirs, for what a dead node had sent may still arrive.
+    pub(super) fn resumed_since(&self, at: Timestamp, before: &Self) -> bool {
+        let late = at.0 + 300;
+        let had = before.epochs();
+        let mut has = self.epochs().into_iter();
+        has.all(|(shard, epoch)| had.get(shard) != Some(&epoch) || late < self.newest[shard])
+    }
+
+    /// Those that have put out nothing since then.
+    pub(super) fn silent_since(&self, at: Timestamp) -> Vec<&Shard> {
+        let silent = self.newest.iter().filter(|(_, newest)| **newest <= at.0 + 300);
+        silent.map(|(shard, _)| shard).collect()
+    }
+}
+
+/// What the kills of a run have shown.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Times {
+    /// From a kill to the first result of a shard's new owner, in milliseconds.
+    silent_ms: Vec<i64>,
+    /// From a leader's kill to a change of the replicated state, in milliseconds.
+    write_ms: Vec<i64>,
+}
+
+impl Times {
+    /// A kill is over; how many shards changed hands.
+    pub(super) fn on_kill(&mut self, at: Timestamp, before: &Seen, after: &Seen) -> usize {
+        let had = before.epochs();
+        let of_new = after.began.iter().filter(|((shard, epoch), _)| had.get(shard) < Some(epoch));
+        let mut first: BTreeMap<&Shard, i64> = BTreeMap::new();
+        for ((shard, _), began) in of_new {
+            first.entry(shard).or_insert(*began);
+        }
+        self.silent_ms.extend(first.values().map(|began| began - at.0));
+        first.len()
+    }
+
+    /// A change was taken so long after a leader's kill.
+    pub(super) fn on_write(&mut self, took: Duration) {
+        self.write_ms.push(took.as_millis() as i64);
+    }
+
+    /// Whether the times are those that were promised; on a machine that is not asked for figures,
+    /// the most that any user could put up with.
+    ///
+    /// # Errors
+    ///
+    /// Which is not.
+    pub(super) fn judge(&self, is_strict: bool) -> Result<(), NotShown> {
+        let factor = if is_strict { 1 } else { 3 };
+        for (of, part, most) in [("50", 50, 1_500), ("90", 90, 3_000), ("100", 100, 5_000)] {
+            let found = share(&self.silent_ms, part);
+            demand!(found <= factor * most, "p{of} of a kill is {found} ms, {most} may be");
+        }
+        let write = share(&self.write_ms, 90);
+        demand!(write <= factor * 2_000, "p90 to the next write is {write} ms, 2000 may be");
+        Ok(())
+    }
+
+    /// Adds the times.
+    pub(super) fn figures(&self, figures: Figures) -> Figures {
+        figures
+            .with("shards_moved", self.silent_ms.len())
+            .with("silent_ms_p50", share(&self.silent_ms, 50))
+            .with("silent_ms_p90", share(&self.silent_ms, 90))
+            .with("silent_ms_max", share(&self.silent_ms, 100))
+            .with("leader_kills", self.write_ms.len())
+            .with("write_ms_p90", share(&self.write_ms, 90))
+    }
+}
+
+/// The value that so many percent do not exceed.
+fn share(values: &[i64], percent: usize) -> i64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    let at = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+    sorted.get(at).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(began: &[(u64, u64, i64)], newest: &[(u64, i64)]) -> Seen {
+        let shard = |partition: u64| ("in".to_owned(), partition);
+        Seen {
+            began: began.iter().map(|(p, epoch, at)| ((shard(*p), *epoch), *at)).collect(),
+            newest: newest.iter().map(|(p, at)| (shard(*p), *at)).collect(),
+        }
+    }
+
+    #[test]
+    fn only_what_changed_hands_counts_from_the_kill_to_its_first_result() {
+        let before = seen(&[(0, 1, 10), (1, 1, 10)], &[(0, 900), (1, 900)]);
+        let at = Timestamp(1_000);
+        let late = seen(&[(0, 1, 10), (1, 1, 10)], &[(0, 2_000), (1, 1_010)]);
+        assert!(!late.resumed_since(at, &before), "what was on its way arrived after the kill");
+        assert_eq!(late.silent_since(at), [&("in".to_owned(), 1)]);
+        let after = seen(&[(0, 1, 10), (1, 1, 10), (1, 2, 1_700)], &[(0, 2_000), (1, 1_700)]);
+        assert!(after.resumed_since(at, &before));
+        let mut times = Times::default();
+        assert_eq!(times.on_kill(at, &before, &after), 1);
+        assert_eq!(times.silent_ms, [700]);
+        assert!(times.judge(true).is_ok());
+        times.silent_ms.push(5_100);
+        assert!(times.judge(true).is_err() && times.judge(false).is_ok());
+    }
+
+    #[test]
+    fn shares_are_values_that_were_there() {
+        assert_eq!((share(&[], 50), share(&[3], 90)), (0, 3));
+        let ten: Vec<i64> = (1..=10).collect();
+        assert_eq!((share(&ten, 50), share(&ten, 90), share(&ten, 100)), (5, 9, 10));
+    }
+}

@@ -1,0 +1,218 @@
+//! Several nodes of one cluster on one Kafka, formed as an operator does it: `init` and `serve` for
+//! the first, a token and `join` for each other one.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::demand;
+use crate::harness::api::Api;
+use crate::harness::node::Node;
+use crate::harness::{binaries, command, wait};
+use crate::promise::{During, NotShown, broken};
+
+/// What a command or a start may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One node of it, running or not.
+#[derive(Debug)]
+pub struct Slot {
+    /// Its name.
+    pub name: String,
+    /// Where the others reach it.
+    address: String,
+    data: PathBuf,
+    state: PathBuf,
+    log: PathBuf,
+    brokers: String,
+    up: Option<(Node, Api)>,
+}
+
+/// The nodes of a cluster.
+#[derive(Debug)]
+pub struct Fleet {
+    /// In the order they joined.
+    pub slots: Vec<Slot>,
+}
+
+impl Fleet {
+    /// Forms a cluster of so many nodes in `folder`, all of them up and voting.
+    ///
+    /// # Errors
+    ///
+    /// When a command fails, or the nodes do not come to vote.
+    pub fn form(folder: &Path, brokers: &str, nodes: usize) -> Result<Self, NotShown> {
+        let mut fleet = Self { slots: Vec::new() };
+        for number in 1..=nodes {
+            let mut slot = Slot::new(folder, &format!("edge-{number}"), brokers)?;
+            match fleet.slots.first() {
+                None => slot.init()?,
+                Some(first) => slot.join(first)?,
+            }
+            slot.start()?;
+            fleet.slots.push(slot);
+        }
+        let voting = wait::until(PATIENCE, || {
+            let members = fleet.slots[0].members().ok()?;
+            let voters = members.iter().filter(|it| it["role"] == "voter");
+            (voters.count() == nodes).then_some(())
+        });
+        let told = || format!("not {nodes} voters: {:?}", fleet.slots[0].members());
+        voting.ok_or_else(|| broken(told()))?;
+        Ok(fleet)
+    }
+
+    /// What the cluster is called: groups on Kafka have it in their names.
+    ///
+    /// # Errors
+    ///
+    /// When its first node does not say.
+    pub fn name(&self) -> Result<String, NotShown> {
+        let said = self.slots[0].list()?;
+        let name = said["cluster"].as_str().map(str::to_owned);
+        name.ok_or_else(|| broken(format!("no cluster in {said}")))
+    }
+
+    /// Which node leads, as the first one that is up and knows says.
+    pub fn leader(&self) -> Option<usize> {
+        let members = self.up().find_map(|slot| slot.members().ok())?;
+        let leader = members.iter().find(|it| it["leads"] == true)?;
+        self.slots.iter().position(|slot| leader["name"] == slot.name.as_str())
+    }
+
+    /// The nodes that run.
+    pub fn up(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(|slot| slot.up.is_some())
+    }
+}
+
+impl Slot {
+    fn new(folder: &Path, name: &str, brokers: &str) -> Result<Self, NotShown> {
+        let dir = folder.join(name);
+        std::fs::create_dir_all(&dir).during("make a node's folder")?;
+        Ok(Self {
+            name: name.to_owned(),
+            address: format!("127.0.0.1:{}", free_port()?),
+            data: dir.join("data"),
+            state: dir.join("state"),
+            log: dir.join("node.log"),
+            brokers: brokers.to_owned(),
+            up: None,
+        })
+    }
+
+    /// A command line of this node's user.
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(binaries::millrace());
+        command.args(words).env("XDG_STATE_HOME", &self.state).env("NO_COLOR", "1");
+        command.env_remove("MILLRACE_NODE");
+        command
+    }
+
+    /// Runs a command of this node's user to its end; what it printed.
+    ///
+    /// # Errors
+    ///
+    /// When it fails.
+    pub fn run(&self, words: &[&str]) -> Result<String, NotShown> {
+        let said = command::run(&mut self.command(words), PATIENCE)?;
+        demand!(said.status == Some(0), "millrace {words:?} on {}: {}", self.name, said.all());
+        Ok(said.stdout)
+    }
+
+    fn data(&self) -> String {
+        self.data.display().to_string()
+    }
+
+    fn init(&self) -> Result<(), NotShown> {
+        let data = self.data();
+        let words = ["init", "--data", &data, "--name", &self.name, "--cluster", "fleet"];
+        self.run(&[&words[..], &["--peers-listen", &self.address]].concat()).map(drop)
+    }
+
+    fn join(&self, through: &Self) -> Result<(), NotShown> {
+        let said = through.run(&["node", "token", "-o", "json"])?;
+        let said: Value = serde_json::from_str(&said).during("read the token")?;
+        let token = said["token"].as_str().ok_or_else(|| broken("`node token` printed none"))?;
+        let (data, peer) = (self.data(), through.address.as_str());
+        let words = ["join", token, "--peer", peer, "--data", &data, "--name", &self.name];
+        self.run(&[&words[..], &["--peers-listen", &self.address]].concat()).map(drop)
+    }
+
+    /// Starts its node and waits until it answers.
+    ///
+    /// # Errors
+    ///
+    /// When it does not.
+    pub fn start(&mut self) -> Result<(), NotShown> {
+        let data = self.data();
+        let mut serve = self.command(&["serve", "--data", &data, "--kafka", &self.brokers]);
+        // What it starts is known by this folder.
+        serve.current_dir(self.folder());
+        let mut node = Node::start(&mut serve, &self.log)?;
+        let api = Api::of(&self.state, &mut node, PATIENCE)?;
+        self.up = Some((node, api));
+        Ok(())
+    }
+
+    /// Whatever runs in this folder is of the node.
+    pub fn folder(&self) -> &Path {
+        self.data.parent().unwrap_or(&self.data)
+    }
+
+    /// The process that runs.
+    ///
+    /// # Errors
+    ///
+    /// When none does.
+    pub fn node(&mut self) -> Result<&mut Node, NotShown> {
+        let name = &self.name;
+        self.up.as_mut().map(|up| &mut up.0).ok_or_else(|| broken(format!("{name} is not up")))
+    }
+
+    /// Its control API.
+    ///
+    /// # Errors
+    ///
+    /// When it is not up.
+    pub fn api(&self) -> Result<&Api, NotShown> {
+        let api = self.up.as_ref().map(|up| &up.1);
+        api.ok_or_else(|| broken(format!("{} is not up", self.name)))
+    }
+
+    /// SIGKILL, confirmed.
+    ///
+    /// # Errors
+    ///
+    /// When it was gone before.
+    pub fn kill(&mut self) -> Result<(), NotShown> {
+        let (was_killed, tail) = (self.node()?.kill()?, self.node()?.tail());
+        demand!(was_killed, "{} was gone before SIGKILL: {tail}", self.name);
+        self.up = None;
+        Ok(())
+    }
+
+    /// The members as `millrace node list -o json` has them.
+    ///
+    /// # Errors
+    ///
+    /// When the command fails or prints something else.
+    pub fn members(&self) -> Result<Vec<Value>, NotShown> {
+        let said = self.list()?;
+        let members = said["members"].as_array().cloned();
+        members.ok_or_else(|| broken(format!("no members in {said}")))
+    }
+
+    fn list(&self) -> Result<Value, NotShown> {
+        let said = self.run(&["node", "list", "-o", "json"])?;
+        serde_json::from_str(&said).during("read what `node list` printed")
+    }
+}
+
+fn free_port() -> Result<u16, NotShown> {
+    // QUIC's are ports of UDP.
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").during("look for a free port")?;
+    Ok(socket.local_addr().during("look at a free port")?.port())
+}

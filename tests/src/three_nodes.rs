@@ -1,0 +1,159 @@
+//! The promise `three-nodes`: one script brings up a real Kafka and three nodes, deploys the weather
+//! application and shows the cluster; a node that is killed then is not missed.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::demand;
+use crate::harness::kafka::Kafka;
+use crate::harness::python::{self, Asked};
+use crate::harness::{binaries, command, wait};
+use crate::promise::{During, Figures, NotShown, Run, broken, seconds};
+
+/// A client of Kafka in Python alone, with a protocol of its own.
+const CLIENT: &str = "aiokafka==0.14.0";
+/// What the script may take, once everything is built.
+const UP_MAX: Duration = Duration::from_secs(15);
+/// The same where nobody asked for figures.
+const UP_CI: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Gusts of Beaufort 8 and more in the committed readings, counted by hand-written code below.
+const GUST_M_S: f64 = 17.2;
+const MPH_TO_M_S: f64 = 0.447_04;
+
+/// Shows it.
+///
+/// # Errors
+///
+/// When it is broken; unchecked without Python, Java, Maven, or what they have to fetch.
+pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
+    run.note("fetch Kafka and a client of it");
+    Kafka::fetch()?;
+    let python = python::with(&[CLIENT])?;
+    let dir = run.evidence.join("cluster");
+    let port = free_port()?;
+    run.note("the script");
+    let started_at = Instant::now();
+    let mut up = script("up", &dir);
+    let up = command::run(up.arg("--port").arg(port.to_string()), 2 * PATIENCE)?;
+    let took = started_at.elapsed();
+    let _down = Down(&dir);
+    demand!(up.status == Some(0), "up ended with {:?}: {}", up.status, up.all());
+    let most = if run.full { UP_MAX } else { UP_CI };
+    demand!(took <= most, "up took {took:?}, {most:?} may be: {}", up.all());
+    for name in ["edge-1", "edge-2", "edge-3"] {
+        let is_it = |line: &&str| line.split_whitespace().nth(1) == Some(name);
+        let row = up.stdout.lines().find(is_it).unwrap_or_default();
+        let votes = row.contains(" voter ") || row.contains(" leader ");
+        demand!(votes && row.contains(" up "), "{name} does not vote: {}", up.stdout);
+    }
+    run.note("alerts, by a client that knows no node");
+    let wanted = gales()?;
+    let address = format!("127.0.0.1:{port}");
+    let mut reader = Asked::start(&python, "dump.py", &[&address], &run.evidence)?;
+    arrive(&mut reader, wanted)?;
+    run.note("a node is killed, and the readings come again");
+    let pid = std::fs::read_to_string(dir.join("edge-2/node.pid")).during("read a pid")?;
+    let kill = command::run(Command::new("kill").args(["-9", pid.trim()]), PATIENCE)?;
+    demand!(kill.status == Some(0), "edge-2 was gone before: {}", kill.all());
+    let mut produce = Command::new(binaries::millrace());
+    produce.args(["produce", "readings", "--key-field", "origin", "-f"]).arg(readings(&dir)?);
+    produce.env("XDG_STATE_HOME", dir.join("edge-3/state")).env_remove("MILLRACE_NODE");
+    let killed_at = Instant::now();
+    let produced = command::run(&mut produce, PATIENCE)?;
+    demand!(produced.status == Some(0), "produce at edge-3: {}", produced.all());
+    arrive(&mut reader, 2 * wanted)?;
+    Ok(Figures::default()
+        .with("up_s", seconds(took))
+        .with("alerts", 2 * wanted)
+        .with("after_the_kill_s", seconds(killed_at.elapsed())))
+}
+
+/// Ends everything, whatever became of the run.
+struct Down<'a>(&'a Path);
+
+impl Drop for Down<'_> {
+    fn drop(&mut self) {
+        drop(command::run(&mut script("down", self.0), 2 * PATIENCE));
+    }
+}
+
+fn script(name: &str, dir: &Path) -> Command {
+    let mut script = Command::new(binaries::root().join("examples/cluster").join(name));
+    script.arg("--dir").arg(dir).env("MILLRACE", binaries::millrace()).env("NO_COLOR", "1");
+    script.env_remove("MILLRACE_NODE");
+    script
+}
+
+/// Waits until there are alerts of so many sources, and not of more.
+fn arrive(reader: &mut Asked, wanted: u64) -> Result<(), NotShown> {
+    let mut found = 0;
+    let arrived = wait::until(PATIENCE, || {
+        found = match reader.ask("alerts", PATIENCE) {
+            Ok(said) => sources(&said),
+            Err(error) => return Some(Err(error)),
+        };
+        (wanted <= found).then_some(Ok(()))
+    });
+    arrived.ok_or_else(|| broken(format!("{found} of {wanted} alerts have arrived")))??;
+    demand!(found == wanted, "{found} alerts, {wanted} were wanted");
+    Ok(())
+}
+
+/// How many source records the outputs are of: `1;topic;partition;offset;index;...`.
+fn sources(said: &Value) -> u64 {
+    let records = said["records"].as_array().into_iter().flatten();
+    let origins = records.filter_map(|record| record[3]["millrace-origin"].as_str());
+    let sources: BTreeSet<Vec<&str>> =
+        origins.map(|origin| origin.split(';').skip(1).take(4).collect()).collect();
+    sources.len() as u64
+}
+
+/// How many readings are usable and have a gust of Beaufort 8.
+fn gales() -> Result<u64, NotShown> {
+    let rows = rows()?;
+    let gales = rows.iter().filter(|row| {
+        let number = |name: &str| row[name].as_f64();
+        let gust = number("wind_gust").map(|gust| gust * MPH_TO_M_S);
+        gust.is_some_and(|gust| GUST_M_S <= gust)
+            && number("temp").is_some()
+            && number("wind_speed").is_some_and(|speed| speed < 300.0)
+    });
+    Ok(gales.count() as u64)
+}
+
+/// The readings as lines of JSON, in a file.
+fn readings(dir: &Path) -> Result<std::path::PathBuf, NotShown> {
+    let lines: Vec<String> = rows()?.iter().map(Value::to_string).collect();
+    let path = dir.join("readings.jsonl");
+    std::fs::write(&path, lines.join("\n")).during("write the readings")?;
+    Ok(path)
+}
+
+fn rows() -> Result<Vec<Value>, NotShown> {
+    let path = binaries::root().join("examples/weather/weather.csv");
+    let text = std::fs::read_to_string(path).during("read the readings")?;
+    let mut lines = text.lines();
+    let names: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
+    let cell = |cell: &str| match cell {
+        "" | "NA" => Value::Null,
+        cell => cell.parse::<f64>().map_or_else(|_| cell.into(), Into::into),
+    };
+    let row = |line: &str| names.iter().copied().zip(line.split(',').map(cell)).collect();
+    Ok(lines.map(row).collect())
+}
+
+fn free_port() -> Result<u16, NotShown> {
+    // The script takes this one for Kafka, the next for its controller.
+    let free = || {
+        let first = std::net::TcpListener::bind("127.0.0.1:0").ok()?;
+        let port = first.local_addr().ok()?.port();
+        let next = port.checked_add(1)?;
+        std::net::TcpListener::bind(("127.0.0.1", next)).ok().map(|_second| port)
+    };
+    wait::until(Duration::from_secs(5), free).ok_or_else(|| broken("no two free ports in a row"))
+}

@@ -11,8 +11,8 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 use crate::commands::error::{CommandError, exit};
 use crate::commands::{
     build, completions, consume, dead_letter, deploy, describe, dev, doctor, event, explain, init,
-    join, lag, logs, new, node, plan, produce, ps, raft, record, replay, revisions, serve, status,
-    support_bundle, tail, top, topic, trigger,
+    join, lag, logs, man, new, node, plan, produce, ps, raft, record, replay, revisions, serve,
+    spawner, status, support_bundle, tail, top, topic, trigger,
 };
 use crate::node::NodeFlags;
 use crate::output::{ColorChoice, Format};
@@ -179,6 +179,14 @@ pub enum Command {
     Explain(explain::ExplainArgs),
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),
+    /// Start the workers of nodes that run as this user, as a unit of its own.
+    ///
+    /// A node forks such a process by itself. As a unit it has the permissions that workers need
+    /// and the node does not, and workers have its network and files instead of the node's.
+    Spawner(spawner::SpawnerArgs),
+    /// Write the manual pages.
+    #[command(hide = true)]
+    Man(man::ManArgs),
 }
 
 /// What `millrace dev` takes.
@@ -217,6 +225,7 @@ Examples:
   millrace serve --data DIR --app one --app two --name edge-1
   millrace serve --data DIR --app one --kafka kafka-1:9092,kafka-2:9092
   millrace serve --data DIR --app one --config /etc/millrace/node.toml
+  millrace serve --config /etc/millrace/node.toml --check      what is wrong with it, and nothing else
   millrace serve --data DIR --traces-endpoint http://127.0.0.1:4318 --traces-ratio 0.01
   millrace serve --data DIR --app one --listen 127.0.0.1:8081
   millrace serve --data DIR          after `millrace init` or `join`: a node of a cluster")]
@@ -225,16 +234,23 @@ pub struct ServeArgs {
     /// the node runs what was deployed into it, and waits for more.
     #[arg(long = "app", value_name = "DIR")]
     pub apps: Vec<PathBuf>,
-    /// Where records and positions are kept.
-    #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
+    /// Where records and positions are kept; needed here, in MILLRACE_DATA or in the node's file.
+    #[arg(long, value_name = "DIR", env = "MILLRACE_DATA")]
+    pub data: Option<PathBuf>,
     /// Where the control API listens; any free port of 127.0.0.1 by default.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", env = "MILLRACE_LISTEN")]
     pub listen: Option<SocketAddr>,
     /// How commands address this node [default: the first application's name, else millrace]. A node
     /// of a cluster keeps the name that `init` or `join` was given.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "MILLRACE_NAME")]
     pub name: Option<String>,
+    /// The socket of a `millrace spawner` that starts this node's workers, instead of a process of
+    /// its own.
+    #[arg(long, value_name = "PATH", env = "MILLRACE_SPAWNER")]
+    pub spawner: Option<PathBuf>,
+    /// Say whether flags, variables, the node's file and the applications can be used, and end.
+    #[arg(long)]
+    pub check: bool,
     /// What else a node is told.
     #[command(flatten)]
     pub settings: NodeFlags,
@@ -300,6 +316,8 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Explain(args) if globals.output == Format::Json => explain::run_json(args),
         Command::Explain(args) => explain::run(args),
         Command::Completions(args) => completions::run(args),
+        Command::Spawner(args) => spawner::run(args),
+        Command::Man(args) => man::run(args),
     }
 }
 

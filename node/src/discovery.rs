@@ -5,6 +5,9 @@
 //! $XDG_STATE_HOME/millrace/nodes/<name>-<pid>.json      else ~/.local/state/millrace/nodes/
 //! ```
 //!
+//! A node that runs as a service keeps it in `$RUNTIME_DIRECTORY/nodes`, where the group of its user
+//! may read it: commands look into `/run/millrace/nodes` too.
+//!
 //! A file whose process is gone is passed over and removed, so that a killed node leaves nothing
 //! that a person must clean up.
 
@@ -21,6 +24,9 @@ use crate::commands::program::{program, quoted};
 
 /// The variable that holds the token of a node given by its URL.
 pub const TOKEN_VARIABLE: &str = "MILLRACE_TOKEN";
+
+/// Where nodes of the package are found.
+const SERVICES: &str = "/run/millrace/nodes";
 
 /// More bytes than a node's file can have.
 const FILE_BYTES_MAX: u64 = 64 << 10;
@@ -122,6 +128,12 @@ pub fn directory() -> Result<PathBuf, CommandError> {
     directory_from(|name| std::env::var_os(name).map(PathBuf::from))
 }
 
+/// The folder of this process, if it is a service that was given one.
+fn service_directory() -> Option<PathBuf> {
+    let given = PathBuf::from(std::env::var_os("RUNTIME_DIRECTORY")?);
+    given.is_absolute().then(|| given.join("nodes"))
+}
+
 fn directory_from(variable: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf, CommandError> {
     // The specification says that a relative path is no path.
     let absolute = |name: &str| variable(name).filter(|path| path.is_absolute());
@@ -161,11 +173,20 @@ impl Drop for Registered {
 ///
 /// When the state directory or the file cannot be made.
 pub fn register(file: &NodeFile) -> Result<Registered, CommandError> {
-    register_in(&directory()?, file)
+    match service_directory() {
+        Some(directory) => register_in(&directory, file, true),
+        None => register_in(&directory()?, file, false),
+    }
 }
 
-fn register_in(directory: &Path, file: &NodeFile) -> Result<Registered, CommandError> {
-    make_private(directory).map_err(|error| CommandError::file("make", directory, &error))?;
+/// With `shared` the group may read it.
+fn register_in(
+    directory: &Path,
+    file: &NodeFile,
+    shared: bool,
+) -> Result<Registered, CommandError> {
+    let made = if shared { make_shared(directory) } else { make_private(directory) };
+    made.map_err(|error| CommandError::file("make", directory, &error))?;
     let path = directory.join(format!("{}.json", file.stem()));
     let fresh = directory.join(format!(".{}.new", file.stem()));
     let write = || -> io::Result<()> {
@@ -175,6 +196,10 @@ fn register_in(directory: &Path, file: &NodeFile) -> Result<Registered, CommandE
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
         out.write_all(&serde_json::to_vec_pretty(file)?)?;
         out.write_all(b"\n")?;
+        if shared {
+            // Whatever the umask says.
+            out.set_permissions(fs::Permissions::from_mode(0o640))?;
+        }
         fs::rename(&fresh, &path)
     };
     write().map_err(|error| CommandError::file("write", &path, &error))?;
@@ -192,13 +217,23 @@ fn make_private(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Every running node of this user, by name.
+/// Makes the folder of a service, for its user and group.
+fn make_shared(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).create(directory)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o750))
+}
+
+/// Every running node of this user, and those that run as services if this user may know them, by
+/// name.
 ///
 /// # Errors
 ///
 /// When the state directory is there but cannot be read.
 pub fn running() -> Result<Vec<NodeFile>, CommandError> {
-    running_in(&directory()?)
+    let mut nodes = running_in(&directory()?)?;
+    nodes.extend(running_in(Path::new(SERVICES)).unwrap_or_default());
+    nodes.sort_by(|a, b| (&a.name, a.pid).cmp(&(&b.name, b.pid)));
+    Ok(nodes)
 }
 
 fn running_in(directory: &Path) -> Result<Vec<NodeFile>, CommandError> {
@@ -452,13 +487,13 @@ mod tests {
         let nodes = dir.path().join("millrace/nodes");
         let this =
             NodeFile::of_this_process("a", "http://127.0.0.1:1".into(), "t".into(), dir.path());
-        let registered = register_in(&nodes, &this).unwrap();
+        let registered = register_in(&nodes, &this, false).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(registered.path()), 0o600);
         assert_eq!((mode(&nodes), mode(nodes.parent().unwrap())), (0o700, 0o700));
         assert_eq!(running_in(&nodes).unwrap().as_slice(), std::slice::from_ref(&this));
         fs::set_permissions(&nodes, fs::Permissions::from_mode(0o755)).unwrap();
-        let again = register_in(&nodes, &this).unwrap();
+        let again = register_in(&nodes, &this, false).unwrap();
         assert_eq!(mode(&nodes), 0o700, "a folder that others can read is closed");
         drop(registered);
         assert_eq!(running_in(&nodes).unwrap(), []);
@@ -474,10 +509,10 @@ mod tests {
         assert!(this.pid_started > 0 && this.is_running());
         // The process id came again, for another process.
         let other = NodeFile { pid_started: this.pid_started + 1, ..this.clone() };
-        std::mem::forget(register_in(dir.path(), &other).unwrap());
+        std::mem::forget(register_in(dir.path(), &other, false).unwrap());
         // No process can have this id.
         let gone = NodeFile { pid: u32::try_from(i32::MAX).unwrap(), name: "b".into(), ..this };
-        std::mem::forget(register_in(dir.path(), &gone).unwrap());
+        std::mem::forget(register_in(dir.path(), &gone, false).unwrap());
         fs::write(dir.path().join("notes.json"), "[1]").unwrap();
         assert_eq!(running_in(dir.path()).unwrap(), []);
         let left: Vec<_> =

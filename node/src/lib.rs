@@ -8,3 +8,4 @@ pub mod discovery;
 mod journal;
 pub mod node;
 pub mod output;
+mod service;

@@ -37,6 +37,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("ratatui", &["node/src/commands/top", "node/Cargo.toml"]),
     ("clap", &["node/src/", "node/tests/", "node/Cargo.toml"]),
     ("clap_complete", &["node/src/", "node/tests/", "node/Cargo.toml"]),
+    ("clap_mangen", &["node/src/commands/man.rs", "node/Cargo.toml"]),
+    ("sd_notify", &["node/src/service.rs", "node/Cargo.toml"]),
 ];
 
 /// The floors, lowest first. A crate knows crates of lower floors only; storage borrows the words

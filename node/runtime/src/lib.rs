@@ -21,8 +21,8 @@ pub use logs::{LogLine, LogSink};
 pub use metrics::describe_metrics;
 pub use pool::{Fresh, InstanceFigures, Pool, PoolConfig, instance_name};
 pub use process::{
-    Language, Missing, Program, Spawner, WorkerSpec, Workers, WorkersConfig, WorkersError,
-    function_arn, kafka_event, spawner_main,
+    Language, Missing, Program, Spawner, SpawnerListener, WorkerSpec, Workers, WorkersConfig,
+    WorkersError, function_arn, kafka_event, spawner_main,
 };
 pub use slots::InstanceState;
 pub use wasm::{Engine, EngineConfig, EngineError, LoadError, Module};

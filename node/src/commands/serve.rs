@@ -16,6 +16,8 @@ use crate::cli::{Globals, SPAWNER, ServeArgs};
 use crate::discovery::{self, NodeFile, Registered};
 use crate::journal::{self, Journal};
 use crate::node::{Deployed, Node, Settings, describe_trace_metrics};
+use crate::output::{self, Format};
+use crate::service;
 
 /// Seconds; from a wasm call to a slow disk.
 const BUCKETS_S: [f64; 12] = [1e-5, 5e-5, 2e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0];
@@ -31,31 +33,68 @@ pub fn run(args: &ServeArgs, globals: &Globals) -> Result<(), CommandError> {
         .iter()
         .map(|dir| Ok((dir.clone(), Manifest::load(dir)?)))
         .collect::<Result<Vec<_>, CommandError>>()?;
-    let first = manifests.first().map(|(_, manifest)| manifest.app.to_string());
-    let name = args.name.clone().or(first).unwrap_or_else(|| "millrace".to_owned());
-    // First of all: it must be there before the second thread is.
-    let spawner = spawner()?;
     let settings = Settings::choose(&args.settings, false)?;
+    let site = settings.site.clone();
+    let first = manifests.first().map(|(_, manifest)| manifest.app.to_string());
+    let name = args.name.clone().or(site.name).or(first).unwrap_or_else(|| "millrace".to_owned());
+    let Some(data) = args.data.clone().or(site.data) else {
+        let failed = CommandError::new(exit::UNUSABLE, "E0414", "nothing names the data folder");
+        return Err(failed.help("name it: --data DIR, MILLRACE_DATA, or `data` in [node]"));
+    };
+    let listen = args.listen.or(site.listen);
+    let socket = args.spawner.clone().or(site.spawner);
+    if args.check {
+        return checked(globals, &name, &data, listen);
+    }
+    // First of all: it must be there before the second thread is.
+    let spawner = match &socket {
+        Some(path) => reach(path)?,
+        None => spawner()?,
+    };
     let journal = start_logging(globals, "info");
     let logs = journal.map(|journal| -> LogSink { Arc::new(move |line| journal.line(&line)) });
     runtime()?.block_on(async {
-        let up = Up::start(&args.data, &name, args.listen, spawner, logs, settings).await?;
+        let starting = service::excuse(None);
+        let up = Up::start(&data, &name, listen, spawner, logs, settings).await?;
         let name = up.node.name();
-        tracing::info!(name, url = up.url, data = %args.data.display(), "the node listens");
+        tracing::info!(name, url = up.url, data = %data.display(), "the node listens");
         if let Err(error) = start(&up.node, &manifests).await {
             let was_asked_to_end = up.node.shutdown().is_cancelled();
             up.end().await;
             return if was_asked_to_end { Ok(()) } else { Err(error) };
         }
+        drop(starting);
+        service::ready("ready");
+        let watch = service::watch(up.node.clone());
         let ended = tokio::select! {
             () = wait_for_end(&up.node) => Ok(()),
             error = up.node.lost_membership() => Err(error),
         };
         tracing::info!("draining");
+        drop(watch);
+        service::stopping("draining");
+        let draining = service::excuse(Some(up.node.clone()));
         up.end().await;
+        drop(draining);
         tracing::info!("drained");
         ended
     })
+}
+
+/// What `--check` says of settings that can be used.
+fn checked(
+    globals: &Globals,
+    name: &str,
+    data: &Path,
+    listen: Option<SocketAddr>,
+) -> Result<(), CommandError> {
+    if globals.output == Format::Json {
+        let listen = listen.map(|it| it.to_string());
+        return output::print_json(&serde_json::json!({
+            "name": name, "data": data, "listen": listen,
+        }));
+    }
+    output::print(&format!("ok    node {name}, data in {}", data.display()))
 }
 
 /// Brings up what was deployed into the node before, then the folders it was started with.
@@ -167,6 +206,15 @@ pub(super) fn spawner() -> Result<Spawner, CommandError> {
     Spawner::launch(Path::new("/proc/self/exe"), &[SPAWNER]).map_err(|error| {
         let message = format!("cannot start the process for workers: {error}");
         CommandError::new(exit::FAILED, "E0312", message)
+    })
+}
+
+/// Uses the process that starts worker processes and listens there.
+fn reach(path: &Path) -> Result<Spawner, CommandError> {
+    Spawner::reach(path).map_err(|error| {
+        let message = format!("no spawner answers at {}: {error}", path.display());
+        CommandError::new(exit::FAILED, "E0312", message)
+            .help("start it first: systemctl start millrace-spawner, or millrace spawner --listen")
     })
 }
 

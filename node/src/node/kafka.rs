@@ -2,7 +2,7 @@
 //! names under which its triggers are known there.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bus::kafka::{GroupName, KafkaBus, KafkaConfig};
@@ -12,6 +12,9 @@ use storage::SledPositions;
 
 use super::chain;
 use crate::commands::error::{CommandError, exit};
+
+/// What `LoadCredential=` of the package calls its folder of credentials.
+const CREDENTIALS: &str = "millrace";
 
 /// `[kafka]` of the node's file: with it the node has no bus of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -27,6 +30,9 @@ pub struct Kafka {
     pub create_topics: Option<bool>,
     /// Settings of librdkafka: `"security.protocol" = "SASL_SSL"`.
     pub settings: BTreeMap<String, String>,
+    /// Settings whose values are secrets: each names a file in `$CREDENTIALS_DIRECTORY`, where the
+    /// system's service manager puts what `LoadCredential=` names.
+    pub credentials: BTreeMap<String, String>,
     /// Without a name, the data folder makes one of its own: who deletes it starts anew, as on the
     /// node's own bus. So in `dev`; a service that lost its disk must not.
     #[serde(skip)]
@@ -55,10 +61,33 @@ impl Kafka {
             let failed = CommandError::new(exit::UNUSABLE, "E0414", "`kafka.brokers` is empty");
             return Err(failed.help("name them as host:port, several with commas"));
         }
+        let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        for (setting, name) in &kafka.credentials {
+            let secret = credential(folder.as_deref(), name).map_err(|why| {
+                let message = format!("cannot use the credential `{name}` for `{setting}`: {why}");
+                CommandError::new(exit::UNUSABLE, "E0414", message)
+                    .help("put it into a file of this name in /etc/millrace/credentials")
+            })?;
+            kafka.settings.insert(setting.clone(), secret);
+        }
         kafka.create_topics.get_or_insert(is_dev);
         kafka.named_by_folder = is_dev && kafka.cluster.is_none();
         Ok(Some(kafka))
     }
+}
+
+/// What the service manager has laid down under this name. That of the package loads a folder, so
+/// that the names of its files have the name of the folder in front.
+fn credential(folder: Option<&Path>, name: &str) -> Result<String, String> {
+    let folder = folder.ok_or("this process has no CREDENTIALS_DIRECTORY")?;
+    if name.is_empty() || name.contains('/') {
+        return Err("this is no name of a file".to_owned());
+    }
+    let names = [name.to_owned(), format!("{CREDENTIALS}_{name}")];
+    let found = names.into_iter().map(|it| folder.join(it)).find(|it| it.exists());
+    let path = found.ok_or_else(|| format!("it is not in {}", folder.display()))?;
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// The triggers of shards, by which their groups are called.
@@ -207,6 +236,23 @@ mod tests {
             assert_eq!((error.exit, error.code), (exit::UNUSABLE, Some("E0414")));
             assert!(error.message.contains(named), "{}", error.message);
         }
+    }
+
+    #[test]
+    fn a_credential_is_found_under_its_name_and_that_of_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("millrace_word"), "secret\n").unwrap();
+        std::fs::write(folder.path().join("other"), "plain").unwrap();
+        let of = |name| credential(Some(folder.path()), name);
+        assert_eq!(of("word").as_deref(), Ok("secret"));
+        assert_eq!(of("other").as_deref(), Ok("plain"));
+        for bad in ["", "../other", "missing"] {
+            assert!(of(bad).is_err(), "{bad}");
+        }
+        assert!(credential(None, "other").is_err());
+        let text = "[kafka]\nbrokers = \"a:1\"\n[kafka.credentials]\n\"sasl.password\" = \"word\"";
+        let error = chosen(text, None).unwrap_err();
+        assert_eq!((error.exit, error.code), (exit::UNUSABLE, Some("E0414")));
     }
 
     #[test]

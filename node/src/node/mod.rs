@@ -26,6 +26,7 @@ mod restore;
 mod retire;
 mod running;
 mod settings;
+mod site;
 mod status;
 mod topics;
 mod traces;
@@ -50,6 +51,7 @@ pub use history::History;
 pub use kafka::Kafka;
 pub use peers::PeerSettings;
 pub use settings::{NodeFlags, Settings, TraceSettings};
+pub use site::Site;
 pub(crate) use traces::describe_metrics as describe_trace_metrics;
 
 use crate::commands::error::{CommandError, exit};
@@ -57,7 +59,7 @@ use kafka::Groups;
 use packages::PackageStore;
 use peers::{Folder, Peers};
 
-/// How long a node that ends waits for what is in flight.
+/// How long what is in flight may take to end when a shard leaves while the node goes on.
 pub const DRAIN_PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// How long it waits until its worker processes, which have nothing to do any more, are gone.
@@ -128,6 +130,8 @@ struct Inner {
     books: Mutex<history::Books>,
     /// Held while a redrive begins, and while an edit is written.
     redriving: tokio::sync::Mutex<()>,
+    /// How long what is in flight may take to end with the node.
+    drain: Duration,
     shutdown: CancellationToken,
     /// Cancelled when what runs here ends for good.
     over: CancellationToken,
@@ -147,7 +151,7 @@ impl Node {
         logs: Option<LogSink>,
         settings: Settings,
     ) -> Result<Self, CommandError> {
-        let Settings { kafka, history, traces, cluster: place } = settings;
+        let Settings { site, kafka, history, traces, cluster: place } = settings;
         std::fs::create_dir_all(data_dir).map_err(|error| {
             let message = format!("cannot make {}: {error}", data_dir.display());
             CommandError::new(exit::FAILED, "E0410", message)
@@ -247,6 +251,7 @@ impl Node {
             logbook,
             redrives: Mutex::default(),
             replays: Mutex::default(),
+            drain: site.drain,
             redriving: tokio::sync::Mutex::default(),
             shutdown: CancellationToken::new(),
             over: CancellationToken::new(),
@@ -294,8 +299,8 @@ impl Node {
         &self.inner.shutdown
     }
 
-    /// Gives away what other members can run, finishes what is in flight, for at most
-    /// [`DRAIN_PATIENCE`], and closes the files.
+    /// Gives away what other members can run, finishes what is in flight, for at most as long as
+    /// `drain` of its settings, and closes the files.
     pub async fn end(&self) {
         self.inner.shutdown.cancel();
         self.retire().await;
@@ -305,7 +310,7 @@ impl Node {
         for function in apps.into_values().flat_map(|app| app.functions.into_values()) {
             pools.push(function.pool);
             let shards = function.shards.into_iter();
-            drains.extend(shards.map(|shard| tokio::spawn(shard.drain(DRAIN_PATIENCE))));
+            drains.extend(shards.map(|shard| tokio::spawn(shard.drain(self.inner.drain))));
         }
         for drain in drains {
             // A task that panicked has nothing more to finish.

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::history::History;
 use super::kafka::Kafka;
 use super::peers::PeerSettings;
+use super::site::Site;
 use crate::commands::error::{CommandError, exit};
 
 /// Where a collector of OpenTelemetry takes spans, below its address.
@@ -20,12 +21,12 @@ const TRACES_PATH: &str = "/v1/traces";
 pub struct NodeFlags {
     /// Use the Kafka at these brokers instead of a bus of the node's own: host:port, several with
     /// commas.
-    #[arg(long, value_name = "BROKERS")]
+    #[arg(long, value_name = "BROKERS", env = "MILLRACE_KAFKA", hide_env_values = true)]
     pub kafka: Option<String>,
-    /// The node's file: [kafka] with brokers, cluster, create-topics and [kafka.settings], [history]
-    /// with max-bytes and max-age, [traces] with endpoint and ratio, [cluster] with listen and
-    /// advertise.
-    #[arg(long, value_name = "FILE")]
+    /// The node's file: [node] with name, data, listen, spawner and drain, [kafka] with brokers,
+    /// cluster, create-topics, [kafka.settings] and [kafka.credentials], [history] with max-bytes and
+    /// max-age, [traces] with endpoint and ratio, [cluster] with listen and advertise.
+    #[arg(long, value_name = "FILE", env = "MILLRACE_CONFIG")]
     pub config: Option<PathBuf>,
     /// Send traces to the OpenTelemetry collector here, by OTLP over HTTP [default:
     /// OTEL_EXPORTER_OTLP_ENDPOINT, else none].
@@ -40,6 +41,7 @@ pub struct NodeFlags {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct NodeFile {
+    pub(super) node: Site,
     pub(super) kafka: Option<Kafka>,
     history: History,
     traces: Option<TracesTable>,
@@ -68,6 +70,8 @@ pub struct TraceSettings {
 /// What a node is told beside its folders.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
+    /// Where it is: for `serve`.
+    pub site: Site,
     /// The brokers, if the bus is not to be the node's own.
     pub kafka: Option<Kafka>,
     /// How much of what became of records is kept.
@@ -89,18 +93,22 @@ impl Settings {
         let kafka = Kafka::choose(flags.kafka.as_deref(), file.kafka, is_dev)?;
         let own = |name: &str| std::env::var(name).ok().filter(|it| !it.is_empty());
         let traces = traces(flags, file.traces.unwrap_or_default(), own)?;
-        Ok(Self { kafka, history: file.history, traces, cluster: file.cluster })
+        let (site, history, cluster) = (file.node, file.history, file.cluster);
+        Ok(Self { site, kafka, history, traces, cluster })
     }
 }
 
 pub(super) fn read(path: &Path) -> Result<NodeFile, CommandError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| CommandError::file("read", path, &error))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("cannot read {}: {error}", path.display());
+        unusable(message, "name the node's file with --config, and let the node's user read it")
+    })?;
     toml::from_str(&text).map_err(|error| {
         let message = format!("cannot use {}: {error}", path.display());
         unusable(
             message.trim_end(),
-            "a node's file has [kafka], [history], [traces] and [cluster]: millrace serve --help",
+            "a node's file has [node], [kafka], [history], [traces] and [cluster]: \
+             millrace serve --help",
         )
     })
 }

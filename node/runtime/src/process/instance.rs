@@ -75,7 +75,7 @@ impl Instance {
             Failure::new(FailureKind::Start, format!("cannot start a process: {error}"))
         };
         let setup = template.setup().map_err(failed)?;
-        let worker = Worker::start(template.spawner(), setup).await.map_err(failed)?;
+        let worker = Worker::start(template.spawner(), setup).map_err(failed)?;
         let arn = function_arn(&template.function);
         let this = Self {
             worker,

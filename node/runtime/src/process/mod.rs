@@ -16,7 +16,7 @@ mod workers;
 pub use events::kafka_event;
 pub use instance::function_arn;
 pub use program::{Language, Missing, Program};
-pub use spawner::{Spawner, spawner_main};
+pub use spawner::{Spawner, SpawnerListener, spawner_main};
 pub use workers::{WorkerSpec, Workers, WorkersConfig, WorkersError};
 
 pub(crate) use instance::Instance;

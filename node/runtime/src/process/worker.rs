@@ -1,13 +1,15 @@
 //! One worker process as the node holds it: its pipes, its Runtime API, its end.
 
-use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::io::{self, IoSliceMut};
+use std::net::TcpListener as StdTcpListener;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use tempfile::TempDir;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::unix::pipe;
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::{oneshot, watch};
@@ -15,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::api::{Api, serve_connection, serve_port};
 use super::memory::{Group, resident_bytes};
-use super::spawner::{Order, Report, Spawner, Stage};
+use super::spawner::{Order, Report, Spawner, Stage, own};
 use crate::logs::Output;
 
 /// Read from a worker's output at a time, bytes.
@@ -56,8 +58,6 @@ pub(crate) struct Worker {
 #[derive(Debug)]
 pub(crate) struct Setup {
     pub(crate) order: Order,
-    /// Whether it reaches the API on a port; else on a socket that it has from birth.
-    pub(crate) by_port: bool,
     pub(crate) scratch: TempDir,
     pub(crate) group: Option<Group>,
     pub(crate) out: Output,
@@ -82,7 +82,7 @@ struct Pipe {
 
 impl Worker {
     /// Has the process started. That it runs is known when it asks for its first event.
-    pub(crate) async fn start(spawner: &Spawner, mut setup: Setup) -> io::Result<Self> {
+    pub(crate) fn start(spawner: &Spawner, mut setup: Setup) -> io::Result<Self> {
         let api = Api::new();
         let out = Arc::new(setup.out);
         let mut tasks = JoinSet::new();
@@ -92,18 +92,15 @@ impl Worker {
         let (stdout_end, stderr_end) = (OwnedFd::from(stdout_end), OwnedFd::from(stderr_end));
         let mut descriptors: Vec<BorrowedFd<'_>> =
             vec![control.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()];
-        let socket;
-        if setup.by_port {
-            let listener = TcpListener::bind("127.0.0.1:0").await?;
-            let address = listener.local_addr()?.to_string();
-            setup.order.env.push(("AWS_LAMBDA_RUNTIME_API".to_owned(), address));
-            tasks.spawn(serve_port(api.clone(), listener));
+        // The API's connection where the worker has it from birth, else that of its listener.
+        let (server, client) = StdUnixStream::pair()?;
+        descriptors.push(client.as_fd());
+        server.set_nonblocking(true)?;
+        let server = UnixStream::from_std(server)?;
+        if setup.order.by_port {
+            tasks.spawn(serve_received(api.clone(), server));
         } else {
-            let (server, client) = StdUnixStream::pair()?;
-            socket = client;
-            descriptors.push(socket.as_fd());
-            server.set_nonblocking(true)?;
-            tasks.spawn(serve_connection(api.clone(), UnixStream::from_std(server)?));
+            tasks.spawn(serve_connection(api.clone(), server));
         }
         let group = setup.group;
         let is_grouped = group.is_some();
@@ -205,6 +202,32 @@ impl Pipe {
         }
         true
     }
+}
+
+/// Serves the API on the port that the guardian listens at, once it has sent the listener.
+async fn serve_received(api: Api, socket: UnixStream) {
+    let received = socket.async_io(Interest::READABLE, || receive_listener(socket.as_raw_fd()));
+    match received.await.and_then(TcpListener::from_std) {
+        Ok(listener) => serve_port(api, listener).await,
+        // The guardian reports why it has none.
+        Err(error) => tracing::debug!(%error, "no port for the Runtime API"),
+    }
+}
+
+fn receive_listener(socket: RawFd) -> io::Result<StdTcpListener> {
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let mut byte = [0; 1];
+    let mut slices = [IoSliceMut::new(&mut byte)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<()>(socket, &mut slices, Some(&mut space), flags)?;
+    let sent = message.cmsgs()?.find_map(|it| match it {
+        ControlMessageOwned::ScmRights(raw) => raw.first().copied(),
+        _ => None,
+    });
+    let raw = sent.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let listener = StdTcpListener::from(own(raw));
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 struct Burial {

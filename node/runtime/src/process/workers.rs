@@ -288,15 +288,15 @@ impl Template {
             env,
             dir: text(&spec.package),
             files_max: FILES_MAX,
+            by_port: spec.program.language == Language::Provided,
             groups: Vec::new(),
         };
         let group = match &self.shared.groups {
             Groups::None => None,
             groups => Some(groups.make(self.memory_bytes_max)?),
         };
-        let by_port = spec.program.language == Language::Provided;
         let out = Output::new(&self.function, self.shared.logs.as_ref());
         let living = Arc::clone(&self.shared.living);
-        Ok(Setup { order, by_port, scratch, group, out, living })
+        Ok(Setup { order, scratch, group, out, living })
     }
 }

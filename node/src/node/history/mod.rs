@@ -26,6 +26,7 @@ use crate::commands::error::{CommandError, exit};
 
 pub(super) use self::library::Books;
 pub use self::settings::History;
+pub(in crate::node) use self::settings::duration;
 
 /// How far back an origin is followed.
 const STEPS_MAX: usize = 64;

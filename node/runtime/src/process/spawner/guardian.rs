@@ -4,7 +4,10 @@
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
+use std::io::IoSlice;
+use std::net::TcpListener;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
@@ -14,9 +17,10 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, killpg, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, chdir, execve, getpid, pipe2, read, setsid, write};
+use nix::unistd::{Gid, Pid, Uid, chdir, execve, getpid, pipe2, read, setsid, write};
 
 use super::order::{Order, Report, Stage};
 use super::serve::{clone, take_children};
@@ -26,25 +30,38 @@ use super::serve::{clone, take_children};
 pub(super) enum Ground {
     /// A process namespace of their own.
     Namespace,
+    /// The same inside a user namespace, where this user and group alone are known.
+    Own(Uid, Gid),
     /// None: they adopt what their workers leave behind.
     Plain,
 }
 
-/// Guards a worker to its end. Never returns.
+impl Ground {
+    /// Whether the guardian is the first process of a namespace.
+    fn has_namespace(self) -> bool {
+        self != Self::Plain
+    }
+}
+
+/// Guards a worker to its end. `hidden` is a folder that the worker shall find empty. Never returns.
 pub(super) fn guard(
     ground: Ground,
-    order: &Order,
+    hidden: Option<&Path>,
+    mut order: Order,
     control: &OwnedFd,
-    descriptors: Vec<OwnedFd>,
+    mut descriptors: Vec<OwnedFd>,
 ) -> ! {
     take_children();
     let signals = SigSet::from_iter([Signal::SIGCHLD, Signal::SIGTERM]);
-    let prepared = prepare(ground, order, &signals);
+    let prepared = prepare(ground, hidden, &order, &signals);
     let report = prepared.and_then(|signals| {
-        let worker = start(order, &descriptors)?;
+        if order.by_port {
+            listen(&mut order, &mut descriptors).map_err(|error| (Stage::Prepare, error))?;
+        }
+        let worker = start(&order, &descriptors)?;
         // The pipes' ends are the worker's alone from here on.
         drop(descriptors);
-        if ground == Ground::Namespace {
+        if ground.has_namespace() {
             join_all(&order.groups).map_err(|error| (Stage::Prepare, error))?;
         }
         Ok(watch(&signals, control, worker))
@@ -57,18 +74,23 @@ pub(super) fn guard(
 }
 
 /// Makes this process what a guardian is; gives what its signals come from.
-fn prepare(ground: Ground, order: &Order, signals: &SigSet) -> Result<SignalFd, (Stage, Errno)> {
+fn prepare(
+    ground: Ground,
+    hidden: Option<&Path>,
+    order: &Order,
+    signals: &SigSet,
+) -> Result<SignalFd, (Stage, Errno)> {
     let failed = |error| (Stage::Prepare, error);
     let death = match ground {
         // The end of a namespace's first process is the end of all of it.
-        Ground::Namespace => Signal::SIGKILL,
+        Ground::Namespace | Ground::Own(..) => Signal::SIGKILL,
         Ground::Plain => Signal::SIGTERM,
     };
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(signals), None).map_err(failed)?;
     prctl::set_pdeathsig(death).map_err(failed)?;
     match ground {
-        Ground::Namespace => own_proc().map_err(failed)?,
         Ground::Plain => prctl::set_child_subreaper(true).map_err(failed)?,
+        _ => own_mounts(ground, hidden).map_err(failed)?,
     }
     if ground == Ground::Plain {
         for group in &order.groups {
@@ -118,12 +140,39 @@ fn join_all(groups: &[String]) -> Result<(), Errno> {
     Err(Errno::EAGAIN)
 }
 
-/// A `/proc` that shows this namespace, and mounts that nobody else sees.
-pub(super) fn own_proc() -> Result<(), Errno> {
+/// A `/proc` that shows this namespace, nothing in the folder that is hidden, and mounts that
+/// nobody else sees.
+pub(super) fn own_mounts(ground: Ground, hidden: Option<&Path>) -> Result<(), Errno> {
     let none: Option<&str> = None;
+    if let Ground::Own(user, group) = ground {
+        let map = |file: &str, text: &str| {
+            fs::write(format!("/proc/self/{file}"), text).map_err(|error| errno(&error))
+        };
+        // Without it the kernel lets nobody but root map a group.
+        map("setgroups", "deny")?;
+        map("uid_map", &format!("{user} {user} 1"))?;
+        map("gid_map", &format!("{group} {group} 1"))?;
+    }
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), "/proc", Some("proc"), flags, none)
+    mount(Some("proc"), "/proc", Some("proc"), flags, none)?;
+    if let Some(folder) = hidden {
+        let flags = flags | MsFlags::MS_RDONLY;
+        mount(Some("tmpfs"), folder, Some("tmpfs"), flags, Some("size=4k,mode=000"))?;
+    }
+    Ok(())
+}
+
+/// Listens for the worker's client of the Runtime API and sends the listener to the node, over the
+/// last of the descriptors.
+fn listen(order: &mut Order, descriptors: &mut Vec<OwnedFd>) -> Result<(), Errno> {
+    let to_node = descriptors.pop().ok_or(Errno::EPROTO)?;
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| errno(&error))?;
+    let address = listener.local_addr().map_err(|error| errno(&error))?;
+    order.env.push(("AWS_LAMBDA_RUNTIME_API".to_owned(), address.to_string()));
+    let (raw, byte) = ([listener.as_raw_fd()], [IoSlice::new(&[1])]);
+    let rights = [ControlMessage::ScmRights(&raw)];
+    sendmsg::<()>(to_node.as_raw_fd(), &byte, &rights, MsgFlags::MSG_NOSIGNAL, None).map(drop)
 }
 
 /// Forks the worker, and waits until its executable runs.
@@ -267,7 +316,7 @@ fn kill_rest(ground: Ground) {
     loop {
         let rest: Vec<Pid> = match ground {
             // All of the namespace but its first process.
-            Ground::Namespace => vec![Pid::from_raw(-1)],
+            Ground::Namespace | Ground::Own(..) => vec![Pid::from_raw(-1)],
             Ground::Plain => children(),
         };
         for pid in rest {

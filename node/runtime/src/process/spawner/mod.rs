@@ -13,6 +13,8 @@
 //!
 //! - The node dies: the kernel closes the control sockets, the guardians kill their workers.
 //! - The spawner dies: the guardians get a parent-death signal and do the same.
+//! - The spawner is a unit of its own (`millrace spawner`): each connection of a node is served by a
+//!   fork, which ends when the connection does, as above. The node connects anew when it is gone.
 //! - A guardian dies: its worker gets a parent-death signal; with a process namespace, all that the
 //!   worker started dies too.
 //!
@@ -22,10 +24,13 @@
 
 mod guardian;
 mod launch;
+mod listen;
 mod order;
 mod serve;
 
 pub use launch::Spawner;
+pub use listen::SpawnerListener;
 pub use serve::spawner_main;
 
 pub(crate) use order::{Order, Report, Stage};
+pub(crate) use serve::own;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) const ORDER_BYTES_MAX: usize = 192 << 10;
 
 /// A worker to start. Descriptors go beside it: the control socket, stdout, stderr, and the socket
-/// of the Runtime API where the worker is given one.
+/// of the Runtime API, or with `by_port` the one over which the guardian sends its listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Order {
     /// The executable's path, then its arguments.
@@ -17,6 +17,9 @@ pub(crate) struct Order {
     pub(crate) dir: String,
     /// Descriptors that it may have open.
     pub(crate) files_max: u64,
+    /// Whether it reaches the Runtime API on a port of loopback. The guardian listens there, since
+    /// only it is in the worker's network, and adds the address to the environment.
+    pub(crate) by_port: bool,
     /// Folders of control groups that it is put into.
     pub(crate) groups: Vec<String>,
 }

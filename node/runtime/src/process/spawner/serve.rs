@@ -2,14 +2,15 @@
 
 use std::io::IoSliceMut;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::path::Path;
 use std::process::ExitCode;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use nix::unistd::{Pid, write};
+use nix::unistd::{Pid, getegid, geteuid, write};
 
-use super::guardian::{Ground, guard};
+use super::guardian::{Ground, guard, own_mounts};
 use super::order::{ORDER_BYTES_MAX, Order, Report, Stage};
 
 /// An order's descriptors at most: control, stdout, stderr, API.
@@ -18,15 +19,20 @@ const DESCRIPTORS_MAX: usize = 4;
 /// Serves as a spawner on the socket that is this process's stdin, until the node closes it.
 #[must_use]
 pub fn spawner_main() -> ExitCode {
+    serve(None)
+}
+
+/// The same, with a folder that workers shall find empty.
+pub(super) fn serve(hidden: Option<&Path>) -> ExitCode {
     // What the node's own parent left open is no worker's business; 2 stays for messages.
     close_from(3);
     reap_by_itself();
-    let ground = probe();
+    let ground = probe(hidden);
     let mut bytes = vec![0; ORDER_BYTES_MAX];
     loop {
         match receive(&mut bytes) {
             Ok(None) => return ExitCode::SUCCESS,
-            Ok(Some((order, descriptors))) => start(ground, &order, descriptors),
+            Ok(Some((order, descriptors))) => start(ground, hidden, order, descriptors),
             Err(Errno::EINTR) => {}
             Err(_broken) => return ExitCode::FAILURE,
         }
@@ -55,13 +61,13 @@ fn receive(bytes: &mut [u8]) -> Result<Option<(Order, Vec<OwnedFd>)>, Errno> {
 }
 
 /// Makes a guardian, and tells the node its process id.
-fn start(ground: Ground, order: &Order, mut descriptors: Vec<OwnedFd>) {
+fn start(ground: Ground, hidden: Option<&Path>, order: Order, mut descriptors: Vec<OwnedFd>) {
     if descriptors.is_empty() {
         return;
     }
     let control = descriptors.remove(0);
     let report = match clone(ground) {
-        Ok(None) => guard(ground, order, &control, descriptors),
+        Ok(None) => guard(ground, hidden, order, &control, descriptors),
         Ok(Some(guardian)) => Report::Guarded(guardian.as_raw().cast_unsigned()),
         Err(error) => Report::Failed(Stage::Fork, error as i32),
     };
@@ -74,6 +80,7 @@ fn start(ground: Ground, order: &Order, mut descriptors: Vec<OwnedFd>) {
 pub(super) fn clone(ground: Ground) -> Result<Option<Pid>, Errno> {
     let flags = match ground {
         Ground::Namespace => libc::CLONE_NEWPID | libc::CLONE_NEWNS,
+        Ground::Own(..) => libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS,
         Ground::Plain => 0,
     };
     let arguments = [libc::c_long::from(flags | libc::SIGCHLD), 0, 0, 0, 0];
@@ -87,12 +94,18 @@ pub(super) fn clone(ground: Ground) -> Result<Option<Pid>, Errno> {
     Ok((pid != 0).then(|| Pid::from_raw(pid as libc::pid_t)))
 }
 
-/// Whether guardians can have namespaces here: tried once, with a guardian that has no worker.
-fn probe() -> Ground {
+/// Which namespaces guardians can have here: tried once, with a guardian that has no worker.
+fn probe(hidden: Option<&Path>) -> Ground {
+    let (user, group) = (geteuid(), getegid());
+    let mut grounds = vec![Ground::Namespace];
+    // Root in a user namespace would have all its capabilities there again once it runs a program.
+    if !user.is_root() {
+        grounds.push(Ground::Own(user, group));
+    }
     take_children();
-    let works = match clone(Ground::Namespace) {
+    let works = |ground: &Ground| match clone(*ground) {
         Ok(None) => {
-            let works = super::guardian::own_proc().is_ok();
+            let works = own_mounts(*ground, hidden).is_ok();
             std::process::exit(i32::from(!works));
         }
         Ok(Some(child)) => matches!(
@@ -101,13 +114,14 @@ fn probe() -> Ground {
         ),
         Err(_not_permitted) => false,
     };
+    let ground = grounds.into_iter().find(works).unwrap_or(Ground::Plain);
     reap_by_itself();
-    if works { Ground::Namespace } else { Ground::Plain }
+    ground
 }
 
 /// Lets the kernel bury children that nobody waits for.
 #[expect(unsafe_code, reason = "sets a signal's disposition")]
-fn reap_by_itself() {
+pub(super) fn reap_by_itself() {
     // SAFETY: no handler runs, so that none can run at a bad time.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.ok();
 }
@@ -120,9 +134,9 @@ pub(super) fn take_children() {
 }
 
 #[expect(unsafe_code, reason = "takes a descriptor that came as a number")]
-fn own(raw: RawFd) -> OwnedFd {
-    // SAFETY: the kernel has just made this descriptor for this process and named it once, in the
-    // control message that it comes from.
+pub(crate) fn own(raw: RawFd) -> OwnedFd {
+    // SAFETY: callers have just got the number from the kernel, in a control message or as a
+    // connection: the descriptor was made for this process and nobody else knows of it.
     unsafe { OwnedFd::from_raw_fd(raw) }
 }
 

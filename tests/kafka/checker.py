@@ -106,6 +106,7 @@ class Checker:
         self.behind_ms = 0
         self.began = {}  # (source, partition, epoch) -> when its first result was taken, in ms
         self.newest_ms = {}  # (source, partition) -> when its newest result was taken
+        self.silent_ms = {}  # (source, partition) -> the longest time between two results, of late
 
     def found(self, kind, account):
         self.counts[kind] = self.counts.get(kind, 0) + 1
@@ -148,7 +149,10 @@ class Checker:
                 self.found(REPEATED, origin)
         shard.fresh.append((offset, time_ms))
         self.began.setdefault((origin.topic, origin.partition, origin.epoch), time_ms)
-        self.newest_ms[origin.topic, origin.partition] = time_ms
+        of = origin.topic, origin.partition
+        silent = time_ms - self.newest_ms.get(of, time_ms)
+        self.silent_ms[of] = max(self.silent_ms.get(of, 0), silent)
+        self.newest_ms[of] = time_ms
         shard.results[offset] = min(255, shard.results[offset] + 1)
 
     def in_order(self, stage, shard, place, key, origin):

@@ -4,8 +4,8 @@ with a line of JSON.
 
 topics          makes the topics of the chain
 look            reads what is new in all of them and in the groups, and judges it
-owners          looks, and says when each epoch of each shard put out its first result, and when
-                each shard put out its newest
+owners          looks, and says when each epoch of each shard put out its first result, when each
+                shard put out its newest, and how long it was silent at most since the last time
 final RECORDS   reads everything once more, from the beginning, as what it must be at the end
 planted         plants faults in copies of topics and in a group, each of which has to be found
 """
@@ -228,7 +228,9 @@ class Judge:
         checker = self.world.checker
         began = [[*shard, time_ms] for shard, time_ms in checker.began.items()]
         newest = [[*shard, time_ms] for shard, time_ms in checker.newest_ms.items()]
-        return self.world.said(new_outputs=fresh, began=began, newest=newest)
+        silent = [[*shard, time_ms] for shard, time_ms in checker.silent_ms.items()]
+        checker.silent_ms = {}
+        return self.world.said(new_outputs=fresh, began=began, newest=newest, silent=silent)
 
     async def final(self, records):
         # What one look after the other has seen has to be there in one look, too.

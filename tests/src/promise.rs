@@ -110,6 +110,13 @@ impl Figures {
         self
     }
 
+    /// Adds all figures of another and goes on.
+    #[must_use]
+    pub fn with_all(mut self, other: Self) -> Self {
+        self.extend("", other);
+        self
+    }
+
     /// Adds the figures of a part, under names that begin with `of`.
     pub fn extend(&mut self, of: &str, part: Self) {
         for (name, value) in part.0 {
@@ -497,7 +504,19 @@ pub const PROMISES: &[Promise] = &[
         ci: "3 min: 15 kills; times may be three times as long",
         may_skip: false,
         floors: &[("kills", 15), ("leader_kills", 5), ("records", 10_000), ("red_controls", 3)],
-        run: crate::failover::run,
+        run: crate::fleet::run_failover,
+    },
+    Promise {
+        name: "drain",
+        says: "a node of three that is drained, or stopped and started again, repeats nothing, loses \
+               nothing, and no shard is silent for more than 300 ms (p99)",
+        needs: "python3 with venv and PyPI, Java 17 and Maven (77 without)",
+        flags: &["rounds", "rate"],
+        full: "5 min: 10 rounds of every node at 5,000 records/s",
+        ci: "1 min: one round at 500 records/s; silence may be three times as long",
+        may_skip: false,
+        floors: &[("drains", 3), ("restarts", 3), ("records", 5_000), ("red_controls", 3)],
+        run: crate::fleet::run_drain,
     },
     Promise {
         name: "stubborn-key",

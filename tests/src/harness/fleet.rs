@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::demand;
@@ -192,6 +193,20 @@ impl Slot {
         demand!(was_killed, "{} was gone before SIGKILL: {tail}", self.name);
         self.up = None;
         Ok(())
+    }
+
+    /// Ends the node by a signal, as systemd does, and demands that it drains.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end in time, or with another status than 0.
+    pub fn stop(&mut self, signal: Signal, within: Duration) -> Result<Duration, NotShown> {
+        let name = self.name.clone();
+        let node = self.node()?;
+        let (status, took) = node.stop(signal, within)?;
+        demand!(status == 0, "{name} ended with status {status}: {}", node.tail());
+        self.up = None;
+        Ok(took)
     }
 
     /// The members as `millrace node list -o json` has them.

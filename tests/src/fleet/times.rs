@@ -19,6 +19,8 @@ pub(super) struct Seen {
     began: BTreeMap<(Shard, u64), i64>,
     /// By shard: its newest result.
     newest: BTreeMap<Shard, i64>,
+    /// By shard: the longest time between two results since the look before.
+    silent: BTreeMap<Shard, i64>,
 }
 
 impl Seen {
@@ -36,11 +38,26 @@ impl Seen {
             let row = began(row).ok_or_else(|| broken(format!("no epoch: {row}")))?;
             seen.began.insert(row.0, row.1);
         }
-        for row in said["newest"].as_array().into_iter().flatten() {
-            let row = newest(row).ok_or_else(|| broken(format!("no result: {row}")))?;
-            seen.newest.insert(row.0, row.1);
-        }
+        let times = |name: &str| -> Result<BTreeMap<Shard, i64>, NotShown> {
+            let rows = said[name].as_array().into_iter().flatten();
+            let row = |row| newest(row).ok_or_else(|| broken(format!("no result: {row}")));
+            rows.map(row).collect()
+        };
+        (seen.newest, seen.silent) = (times("newest")?, times("silent")?);
         Ok(seen)
+    }
+
+    /// Counts the silences of an earlier look as this one's, too.
+    pub(super) fn add_silence(&mut self, before: &Self) {
+        for (shard, silent) in &before.silent {
+            let longest = self.silent.entry(shard.clone()).or_default();
+            *longest = (*longest).max(*silent);
+        }
+    }
+
+    /// How long each shard was silent at most, in milliseconds.
+    pub(super) fn silent(&self) -> Vec<i64> {
+        self.silent.values().copied().collect()
     }
 
     /// How many shards have put out something.
@@ -126,7 +143,7 @@ impl Times {
 }
 
 /// The value that so many percent do not exceed.
-fn share(values: &[i64], percent: usize) -> i64 {
+pub(super) fn share(values: &[i64], percent: usize) -> i64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
     let at = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
@@ -142,6 +159,7 @@ mod tests {
         Seen {
             began: began.iter().map(|(p, epoch, at)| ((shard(*p), *epoch), *at)).collect(),
             newest: newest.iter().map(|(p, at)| (shard(*p), *at)).collect(),
+            silent: BTreeMap::new(),
         }
     }
 

@@ -1,0 +1,150 @@
+//! The promises that several nodes on one Kafka keep: `failover` (a node that is killed is a
+//! non-event) and `drain` (one that goes on purpose is none at all).
+//!
+//! ```text
+//! load ──▶ in[8] ──▶ first ──▶ mid[8] ──▶ second ──▶ out[8]     (three nodes)
+//!            └──────────┴─────────┴───────────┴─────────┘
+//!                  Kafka, read by who knows no node
+//! ```
+//!
+//! Which shard a result is of, and under which epoch, its origin says; when it was there, the
+//! broker. Loss and order are judged as for a node alone.
+
+mod drain;
+mod failover;
+mod times;
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::demand;
+use crate::harness::fleet::Fleet;
+use crate::harness::kafka::{Broker, Kafka, Listeners};
+use crate::harness::python::{self, Asked};
+use crate::harness::rng::Rng;
+use crate::harness::wait;
+use crate::kill::{App, First};
+use crate::promise::{Figures, NotShown, Run, broken};
+use times::Seen;
+
+pub use drain::run as run_drain;
+pub use failover::run as run_failover;
+
+/// A client of Kafka in Python alone, with a protocol of its own.
+const CLIENT: &str = "aiokafka==0.14.0";
+const PATIENCE: Duration = Duration::from_secs(300);
+const NODES: usize = 3;
+/// Until shards that move have come to rest.
+const BALANCED_WITHIN: Duration = Duration::from_secs(30);
+/// No shard changes hands for so long: balanced.
+const STILL: Duration = Duration::from_millis(1_500);
+/// More records than any run sends.
+const ALL: &str = "100000000";
+
+/// Three nodes under load, and who judges them.
+struct Mill {
+    judge: Asked,
+    load: Asked,
+    fleet: Fleet,
+    rng: Rng,
+    _broker: Broker,
+}
+
+impl Mill {
+    /// Brings up Kafka and the nodes, deploys the chain, and sends so many records a second.
+    fn start(run: &Run, rate: u64, salt: u64) -> Result<Self, NotShown> {
+        run.note("fetch Kafka and a client of it");
+        let kafka = Kafka::fetch()?;
+        let python = python::with(&[CLIENT])?;
+        let broker = Broker::start(&kafka, &run.evidence.join("broker"), Listeners::Plain)?;
+        let address = broker.address();
+        run.note("three nodes");
+        let fleet = Fleet::form(&run.evidence, &address, NODES)?;
+        let name = fleet.name()?;
+        let mut judge = Asked::start(&python, "judge.py", &[&address, &name], &run.evidence)?;
+        judge.ask("topics", PATIENCE)?;
+        let mut load = Asked::start(&python, "load.py", &[&address, "in", ALL], &run.evidence)?;
+        let app = App::make(&run.evidence, First::Python, None)?;
+        fleet.slots[0].run(&["deploy", "--yes", &app.dir().display().to_string()])?;
+        load.ask(&format!("rate {rate} {ALL}"), PATIENCE)?;
+        Ok(Self { judge, load, fleet, rng: Rng::new(run.seed, salt), _broker: broker })
+    }
+
+    fn look(&mut self) -> Result<Seen, NotShown> {
+        Seen::of(&judged(self.judge.ask("owners", PATIENCE)?)?)
+    }
+
+    /// Waits until every shard puts out results, and none has changed hands for a while. What comes
+    /// back has the longest silences of all that time.
+    fn settle(&mut self) -> Result<Seen, NotShown> {
+        let (until, mut still_since) = (Instant::now() + BALANCED_WITHIN, Instant::now());
+        let mut seen = self.look()?;
+        while Instant::now() < until {
+            wait::pause(Duration::from_millis(100));
+            let mut now = self.look()?;
+            now.add_silence(&seen);
+            if now.epochs() != seen.epochs() {
+                still_since = Instant::now();
+            }
+            seen = now;
+            if seen.shards() == 2 * crate::kill::PARTITIONS && STILL < still_since.elapsed() {
+                return Ok(seen);
+            }
+        }
+        Err(broken(format!("shards change hands for {BALANCED_WITHIN:?}: {seen:?}")))
+    }
+
+    /// Ends the load, and waits until everything is settled; how many records there are.
+    fn stop(&mut self) -> Result<u64, NotShown> {
+        let said = self.load.ask("rate 0 0", PATIENCE)?;
+        let sent = number(&said, "sent")?;
+        let acknowledged = wait::until(Duration::from_secs(30), || {
+            let said = self.load.ask("left", PATIENCE).ok()?;
+            (said["acknowledged"] == said["sent"]).then_some(said)
+        });
+        let said = acknowledged.ok_or_else(|| broken("Kafka did not acknowledge the load"))?;
+        demand!(number(&said, "sent")? == sent, "the load went on: {said}");
+        let settled = wait::until(Duration::from_secs(60), || {
+            let look = self.judge.ask("look", PATIENCE);
+            match look.and_then(judged) {
+                Ok(said) => (said["open"] == 0).then_some(Ok(())),
+                Err(error) => Some(Err(error)),
+            }
+        });
+        settled.ok_or_else(|| broken("lag does not return to 0"))??;
+        Ok(sent)
+    }
+
+    /// Ends the load, reads everything once more from the beginning, and proves the judge; the
+    /// figures of all that.
+    fn finish(&mut self, run: &Run) -> Result<Figures, NotShown> {
+        run.note("all nodes are up: the rest, and the final read");
+        let records = self.stop()?;
+        let last = judged(self.judge.ask(&format!("final {records}"), PATIENCE)?)?;
+        let dead = number(&last, "dead_letters")?;
+        demand!(dead == 0, "{dead} dead letters, but no record is bad");
+        let planted = self.judge.ask("planted", PATIENCE)?;
+        let red = planted["red"].as_object().into_iter().flatten();
+        let red = red.filter(|it| it.1.as_u64() > Some(0)).count();
+        demand!(red == 3, "of dropped, reordered, advanced only {red} were found: {planted}");
+        Ok(Figures::default()
+            .with("records", records)
+            .with("outputs", number(&last, "outputs")?)
+            .with("repeats", number(&last, "repeats")?)
+            .with("gaps", 0)
+            .with("disorder", 0)
+            .with("red_controls", red))
+    }
+}
+
+/// What the judge said, when it found nothing.
+fn judged(said: Value) -> Result<Value, NotShown> {
+    let is_green = said["findings"].as_object().is_some_and(serde_json::Map::is_empty);
+    demand!(is_green, "{}: {}", said["findings"], said["accounts"]);
+    Ok(said)
+}
+
+fn number(said: &Value, name: &str) -> Result<u64, NotShown> {
+    said[name].as_u64().ok_or_else(|| broken(format!("no {name} in {said}")))
+}

@@ -165,10 +165,17 @@ impl Node {
             let message = format!("cannot open the packages in {}: {error}", data_dir.display());
             CommandError::new(exit::FAILED, "E0410", message)
         })?;
+        // What belongs to a cluster on Kafka is called the same on all of its nodes.
+        let installation = match cluster.name() {
+            "" => name.to_owned(),
+            cluster => cluster.to_owned(),
+        };
         let groups = Groups::default();
         groups.learn_all(&cluster.state());
         let bus = match &kafka {
-            Some(kafka) => kafka::open(kafka, data_dir, name, &groups, opened.store).await?,
+            Some(kafka) => {
+                kafka::open(kafka, data_dir, &installation, &groups, opened.store).await?
+            }
             None => open_embedded(data_dir, opened.store)?,
         };
         let logbook = Arc::new(logbook::Logbook::default());
@@ -191,7 +198,9 @@ impl Node {
                 .help("look at the folder, or choose another with --data")
         })?;
         let prefix = match &kafka {
-            Some(kafka) => format!("millrace.{}", kafka::cluster_of(kafka, data_dir, name)?),
+            Some(kafka) => {
+                format!("millrace.{}", kafka::cluster_of(kafka, data_dir, &installation)?)
+            }
             None => "millrace".to_owned(),
         };
         let system = if kafka.is_some() { "kafka" } else { "millrace" };

@@ -205,6 +205,11 @@ pub enum Command {
         /// Its id.
         member: u64,
     },
+    /// A member's process that has started is ready to run shards.
+    Ready {
+        /// Its id.
+        member: u64,
+    },
 }
 
 /// Who puts back the dead letters of a topic: its position there says which are done.
@@ -346,6 +351,8 @@ pub struct State {
     unfit: BTreeMap<(u64, String), String>,
     /// Members whose process is about to end.
     stopping: BTreeSet<u64>,
+    /// Members whose process has started and is not ready yet.
+    starting: BTreeSet<u64>,
 }
 
 impl State {
@@ -428,6 +435,7 @@ impl State {
                 }
                 if let MemberChange::Start { .. } = change {
                     self.stopping.remove(member);
+                    self.starting.insert(*member);
                 }
                 Ok(Applied::default())
             }
@@ -450,6 +458,10 @@ impl State {
             }
             Command::Stop { member } => {
                 self.stopping.insert(*member);
+                Ok(Applied::default())
+            }
+            Command::Ready { member } => {
+                self.starting.remove(member);
                 Ok(Applied::default())
             }
         }
@@ -475,6 +487,7 @@ impl State {
         };
         if change == MemberChange::Remove {
             self.stopping.remove(&member);
+            self.starting.remove(&member);
         }
         drop(self.roster.apply(member, &change));
     }

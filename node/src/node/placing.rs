@@ -11,6 +11,8 @@
 //! - **PL-3** who was gone has to be heard of for a while before it gets anything, each time within
 //!   a minute for twice as long.
 //! - **PL-4** a plan that was carried out leads to no other.
+//! - **PL-5** who has started and is not ready yet keeps what it has and gets nothing, for at most
+//!   [`STARTING_MAX`]: a shard that is handed to it would wait until its functions are ready.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -30,6 +32,9 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 /// How long an owner may take to hand a shard over.
 pub(super) const HAND_MAX: Duration = Duration::from_secs(5);
 
+/// How long a member may take to become ready before it counts as gone.
+pub(super) const STARTING_MAX: Duration = Duration::from_secs(30);
+
 /// What a host takes: nothing measures yet what a shard needs.
 const CAPACITY: u64 = 1 << 32;
 
@@ -37,6 +42,8 @@ const CAPACITY: u64 = 1 << 32;
 #[derive(Debug, Default)]
 pub(super) struct Planner {
     members: BTreeMap<u64, Health>,
+    /// Since when a member starts.
+    starting: BTreeMap<u64, Duration>,
     /// Since when a shard is to be handed over, at which epoch.
     handing: BTreeMap<ShardId, (Epoch, Duration)>,
 }
@@ -85,7 +92,11 @@ impl Planner {
         self.handing.retain(|id, (epoch, _)| {
             shards.get(id).is_some_and(|it| it.epoch == *epoch && it.target.is_some())
         });
-        let loads = loads(sight.state);
+        let mut loads = loads(sight.state);
+        // What a member has that is about to be ready is not to be placed.
+        loads.retain(|_, it| {
+            it.owner.is_none_or(|id| hosts.contains_key(&id) || !self.starting.contains_key(&id))
+        });
         let moves = placement::plan(&hosts, &loads).moves;
         let wanted: BTreeMap<ShardId, u64> = moves.iter().map(|it| (it.shard, it.to)).collect();
         let mut proposals = Proposals::default();
@@ -121,8 +132,16 @@ impl Planner {
         let mut standings: BTreeMap<u64, Standing> = BTreeMap::new();
         // Who leads votes, whatever the roster says yet.
         let voters = members.iter().filter(|(id, it)| it.role == Role::Voter || **id == me);
+        self.starting.retain(|id, _| state.is_starting(*id));
         for (id, member) in voters {
-            let is_gone = *id != me && self.is_gone(*id, sight);
+            let mut is_gone = *id != me && self.is_gone(*id, sight);
+            if state.is_starting(*id) {
+                let since = *self.starting.entry(*id).or_insert(sight.led_for);
+                is_gone |= STARTING_MAX <= sight.led_for.saturating_sub(since);
+                if !is_gone {
+                    continue;
+                }
+            }
             let drains = member.is_draining || state.is_stopping(*id);
             standings.insert(
                 *id,
@@ -356,5 +375,28 @@ mod tests {
         world.hand_over(1);
         let owned = world.owned();
         assert_eq!((owned[0], owned[1] + owned[2]), (0, 9));
+    }
+
+    #[test]
+    fn who_starts_keeps_what_it_has_and_gets_nothing_until_it_is_ready() {
+        let mut world = World::new(3, 9);
+        world.carry_out();
+        let mut incarnation = 0;
+        let mut start = |state: &mut State| {
+            incarnation += 1;
+            let (address, version) = ("a:1".to_owned(), String::new());
+            let change = MemberChange::Start { address, incarnation, version };
+            state.apply(&Command::Member { member: 3, change }).unwrap();
+        };
+        start(&mut world.state);
+        assert!(world.carry_out().is_empty(), "PL-5: it keeps what it had");
+        world.now += 29_999;
+        assert!(world.carry_out().is_empty(), "PL-5");
+        world.now += 1;
+        assert_eq!(world.carry_out().assign.len(), 3, "PL-5: as if it were gone");
+        start(&mut world.state);
+        assert!(world.carry_out().is_empty(), "PL-5: it gets nothing");
+        world.state.apply(&Command::Ready { member: 3 }).unwrap();
+        assert_eq!(world.carry_out().hand.len(), 3);
     }
 }

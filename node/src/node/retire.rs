@@ -1,4 +1,5 @@
-//! How a member of several ends: the others have its shards before its process is gone.
+//! How a member of several comes and goes: it gets shards when it can run them, and the others have
+//! them before its process is gone.
 
 use std::time::Duration;
 
@@ -10,7 +11,33 @@ use super::Node;
 /// How long a node that ends waits until its shards are others'.
 const RETIRE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How often a node that starts looks whether the cluster knows.
+const TELL_AGAIN: Duration = Duration::from_millis(50);
+
 impl Node {
+    /// Tells the cluster that this node can run shards, until it knows. It may not have heard yet
+    /// that the node has started.
+    pub(super) async fn tell_ready(self) {
+        let (member, starts) = (self.inner.cluster.me(), self.inner.cluster.incarnation());
+        loop {
+            let (has_started, is_starting) = self.state(|state| {
+                let known = state.roster().members().get(&member);
+                let has_started = known.is_none_or(|it| starts <= it.incarnation);
+                (has_started, state.is_starting(member))
+            });
+            if has_started && !is_starting {
+                return;
+            }
+            if has_started && self.append(Command::Ready { member }).await.is_ok() {
+                return;
+            }
+            tokio::select! {
+                () = self.inner.shutdown.cancelled() => return,
+                () = tokio::time::sleep(TELL_AGAIN) => {}
+            }
+        }
+    }
+
     /// Has the leader move everything off this node, and waits for it. What is not moved in time is
     /// found by the others as that of any node that is gone.
     pub(super) async fn retire(&self) {

@@ -77,9 +77,11 @@ impl Node {
         shown.functions = functions;
     }
 
-    /// Everything that the node was started with is up, as far as it can be.
+    /// Everything that the node was started with is up, as far as it can be: others may hand it
+    /// shards.
     pub(crate) fn mark_up(&self) {
         self.inner.shown.lock().expect("nothing panics while holding it").is_up = true;
+        drop(tokio::spawn(self.clone().tell_ready()));
     }
 
     /// What the feed does, if there is one.

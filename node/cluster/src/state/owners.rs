@@ -74,4 +74,11 @@ impl State {
     pub fn is_stopping(&self, member: u64) -> bool {
         self.stopping.contains(&member)
     }
+
+    /// Whether a member's process has started and is not ready to run shards yet: it keeps what it
+    /// has and gets nothing.
+    #[must_use]
+    pub fn is_starting(&self, member: u64) -> bool {
+        self.starting.contains(&member)
+    }
 }

@@ -200,6 +200,7 @@ impl Model {
             | Command::Hand { .. }
             | Command::Unfit { .. }
             | Command::Stop { .. }
+            | Command::Ready { .. }
             | Command::Pause { .. }
             | Command::Resume { .. }
             | Command::Redrive { .. }

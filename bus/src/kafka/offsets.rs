@@ -156,7 +156,7 @@ impl Inner {
     pub(super) fn look(&self, group: &str, committed: &[Committed], starts: Option<ShardId>) {
         for (shard, epoch) in self.ledger().saw(committed) {
             if starts != Some(shard) {
-                tracing::error!(%shard, %epoch, group, "somebody else owns the shard");
+                tracing::info!(%shard, %epoch, group, "the shard has another owner");
             }
         }
     }

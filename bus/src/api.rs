@@ -255,6 +255,10 @@ pub trait Bus: Send + Sync + Debug {
     /// way is refused. Of a shard that was never recovered here nothing is on its way.
     fn fence(&self, _shard: ShardId, _epoch: Epoch) {}
 
+    /// Whether others may own shards of this bus too: then what they say there is looked at again
+    /// and again, and after every pause of this process before anything is committed.
+    fn share(&self, _is_shared: bool) {}
+
     /// Shards that have ended here are about to be owned by other nodes: makes durable for them
     /// what was committed, at once. A bus that is one node's alone has nothing to do.
     ///

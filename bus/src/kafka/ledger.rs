@@ -241,6 +241,15 @@ impl Ledger {
         rows.unwrap_or_default().into_iter().collect()
     }
 
+    /// Shards of which the group holds this node's offsets under the newest epoch known.
+    pub fn owned(&self) -> Vec<ShardId> {
+        let owned = self
+            .shards
+            .iter()
+            .filter(|(_, shard)| shard.rows.values().any(|row| row.anchored == Some(shard.epoch)));
+        owned.map(|(id, _)| *id).collect()
+    }
+
     /// Every shard there is.
     pub fn shards(&self) -> Vec<ShardId> {
         self.shards.keys().copied().collect()

@@ -24,6 +24,7 @@ mod offsets;
 mod producers;
 mod reader;
 mod recorder;
+mod suspicion;
 mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,6 +60,7 @@ use ledger::{Ledger, Move, epoch_row, log_row};
 use offsets::{Mark, Offsets};
 use producers::Producers;
 use recorder::Recorder;
+use suspicion::Suspicion;
 use topics::{Topic, Topics, blocking};
 
 /// How long the end of the bus waits for the last offsets to be committed.
@@ -99,6 +101,7 @@ struct Inner {
     log: Arc<dyn PositionLog>,
     recorder: Recorder,
     offsets: Offsets,
+    suspicion: Suspicion,
     /// One commit or recovery of a shard at a time.
     shards: Mutex<BTreeMap<ShardId, Arc<tokio::sync::Mutex<()>>>>,
     room: Arc<Semaphore>,
@@ -138,6 +141,7 @@ impl KafkaBus {
             ledger: Mutex::new(Ledger::load(rows)),
             room: Arc::new(Semaphore::new(config.in_flight_bytes_max)),
             offsets: Offsets::default(),
+            suspicion: Suspicion::default(),
             shards: Mutex::default(),
             recorder: Recorder::start(Arc::clone(&log)),
             log,
@@ -146,6 +150,7 @@ impl KafkaBus {
         let every = inner.brokers.config.offsets_every;
         drop(tokio::spawn(offsets::run(Arc::downgrade(&inner), every)));
         drop(tokio::spawn(watch(Arc::downgrade(&inner.brokers))));
+        drop(tokio::spawn(suspicion::run(Arc::downgrade(&inner))));
         Ok(Arc::new(Self { inner }))
     }
 }
@@ -423,6 +428,7 @@ impl Inner {
         let (shard, epoch) = (commit.shard, commit.epoch);
         let gate = self.gate(shard);
         let _turn = gate.lock().await;
+        self.look_after_pause(shard).await?;
         self.check_epoch(shard, epoch)?;
         let appends = self.check_appends(std::mem::take(&mut commit.appends)).await?;
         let settles = self.check_appends(std::mem::take(&mut commit.settles)).await?;
@@ -434,6 +440,7 @@ impl Inner {
             self.send(settles, false).await?;
         }
         // Somebody may have been seen meanwhile: the outputs are out, the position stays.
+        self.look_after_pause(shard).await?;
         self.check_epoch(shard, epoch)?;
         let marks: Vec<Mark> = {
             let ledger = self.ledger();
@@ -459,6 +466,18 @@ impl Inner {
         self.ledger().moved(shard, epoch, moves);
         self.offsets.follow(shard);
         Ok(appended)
+    }
+
+    /// After a pause of this process somebody else may own what it commits: the group says so, for
+    /// whoever owns a shard writes that there before anything else (KL-1).
+    async fn look_after_pause(&self, shard: ShardId) -> Result<(), Error> {
+        if let Some(pauses) = self.suspicion.unseen(shard) {
+            let group = (self.brokers.config.group)(shard);
+            let committed = self.patiently(|| self.committed(&group)).await?;
+            self.look(&group, &committed, None);
+            self.suspicion.saw(shard, pauses);
+        }
+        Ok(())
     }
 
     fn check_epoch(&self, shard: ShardId, epoch: Epoch) -> Result<(), Error> {
@@ -642,6 +661,10 @@ impl Bus for KafkaBus {
         self.inner.rewrite_log().await
     }
 
+    fn share(&self, is_shared: bool) {
+        self.inner.suspicion.share(is_shared);
+    }
+
     fn fence(&self, shard: ShardId, epoch: Epoch) {
         self.inner.ledger().fence(shard, epoch);
     }
@@ -669,7 +692,7 @@ impl Bus for KafkaBus {
             return;
         }
         // What is not committed in time is committed by the next start, from the position log.
-        drop(tokio::time::timeout(LAST_OFFSETS, self.inner.follow_up()).await);
+        drop(tokio::time::timeout(LAST_OFFSETS, self.inner.follow_up(false)).await);
         self.inner.offsets.give_up();
         let inner = Arc::clone(&self.inner);
         let ended = blocking(move || {

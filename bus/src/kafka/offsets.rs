@@ -14,7 +14,7 @@ use rdkafka_ffi::{AdminError, GroupOffset};
 
 use super::Inner;
 use super::health::Context;
-use super::ledger::Committed;
+use super::ledger::{Committed, Row};
 use super::note::Note;
 use super::topics::blocking;
 use crate::{Epoch, Error, Offset, Position, ShardId, TopicPartition, metrics as names};
@@ -68,11 +68,16 @@ pub(super) async fn run(bus: Weak<Inner>, every: Duration) {
     loop {
         ticks.tick().await;
         let Some(inner) = bus.upgrade() else { return };
-        if RENEW_EVERY <= renewed_at.elapsed() {
+        let is_renewed = RENEW_EVERY <= renewed_at.elapsed();
+        if is_renewed {
             renewed_at = tokio::time::Instant::now();
             inner.ledger().shards().into_iter().for_each(|shard| inner.offsets.follow(shard));
+        } else if inner.suspicion.is_shared() {
+            // What an owner before this one was slow to say may have moved an offset back, and
+            // somebody may own what this node thinks to own.
+            inner.ledger().owned().into_iter().for_each(|shard| inner.offsets.follow(shard));
         }
-        inner.follow_up().await;
+        inner.follow_up(is_renewed).await;
         if inner.brokers.is_closed() {
             return;
         }
@@ -81,13 +86,13 @@ pub(super) async fn run(bus: Weak<Inner>, every: Duration) {
 
 impl Inner {
     /// Writes the groups of all shards that moved.
-    pub(super) async fn follow_up(&self) {
+    pub(super) async fn follow_up(&self, is_renewed: bool) {
         let mut groups: BTreeMap<String, Vec<ShardId>> = BTreeMap::new();
         for shard in self.offsets.take() {
             groups.entry((self.brokers.config.group)(shard)).or_default().push(shard);
         }
         for (group, shards) in groups {
-            if let Err(error) = self.write_group(&group, &shards).await {
+            if let Err(error) = self.write_group(&group, &shards, is_renewed).await {
                 metrics::counter!(names::KAFKA_OFFSET_ERRORS).increment(1);
                 if self.brokers.health.is_down() {
                     tracing::debug!(group, %error, "could not commit the offsets yet");
@@ -106,12 +111,18 @@ impl Inner {
             groups.entry((self.brokers.config.group)(*shard)).or_default().push(*shard);
         }
         for (group, shards) in groups {
-            self.write_group(&group, &shards).await?;
+            self.write_group(&group, &shards, false).await?;
         }
         Ok(())
     }
 
-    async fn write_group(&self, group: &str, shards: &[ShardId]) -> Result<(), Error> {
+    /// Offsets that stand there as they are expire all the same, unless they are `is_renewed`.
+    async fn write_group(
+        &self,
+        group: &str,
+        shards: &[ShardId],
+        is_renewed: bool,
+    ) -> Result<(), Error> {
         let _turn = self.offsets.turn.lock().await;
         let committed = self.committed(group).await?;
         self.look(group, &committed, None);
@@ -123,6 +134,16 @@ impl Inner {
             };
             // What was fenced above is not ours to write; its rows stay as they were.
             let ours = rows.into_iter().filter(|(_, row)| row.anchored == Some(epoch));
+            let is_news = |(partition, row): &(TopicPartition, Row)| {
+                !committed.iter().any(|it| {
+                    it.partition == *partition
+                        && (it.note.shard, it.note.epoch) == (*shard, epoch)
+                        && it.next == row.position.next
+                        && it.note.completions == row.position.completions
+                        && it.note.suspects == row.position.suspects
+                })
+            };
+            let ours = ours.filter(|it| is_renewed || is_news(it));
             marks.extend(ours.map(|(partition, row)| {
                 let mark = Mark { partition, topic_id: row.topic_id, position: row.position };
                 (*shard, epoch, mark)

@@ -106,6 +106,7 @@ impl Node {
             if !self.inner.ownership().has_begun() {
                 continue;
             }
+            self.inner.bus.share(self.has_others());
             let mut apps = self.inner.apps.lock().await;
             self.inner.ownership().again_at = None;
             self.converge(&mut apps).await;

@@ -45,8 +45,12 @@ impl Node {
         for shard in self.shards() {
             shards.entry(shard.trigger).or_default().push(shard.state);
         }
-        let mut triggers = Vec::new();
+        let (mut triggers, me) = (Vec::new(), self.inner.cluster.me());
         self.state(|state| {
+            let is_elsewhere = |id: &str| {
+                let mut mine = state.shards().values().filter(|it| it.trigger == id);
+                mine.any(|it| it.owner.is_some_and(|owner| owner != me))
+            };
             for (app, it) in state.apps() {
                 for (id, trigger) in &it.triggers {
                     let spec = it.functions.get(&trigger.function).map(as_kept);
@@ -65,7 +69,11 @@ impl Node {
                         on_failure: spec.as_ref().and_then(|it| it.on_failure.clone()),
                         dead_letter: spec.map(|it| it.dead_letter),
                         partitions: trigger.topics.values().sum(),
-                        state: worst(states),
+                        // What is on other nodes alone they know better.
+                        state: match states {
+                            [] if is_elsewhere(id) => ShardState::Running,
+                            states => worst(states),
+                        },
                         paused_since: state.paused().get(id).copied().map(rfc3339),
                         held_up: mine.cloned().collect(),
                         lag: None,

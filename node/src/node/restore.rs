@@ -91,7 +91,7 @@ impl Node {
         let state = self.caught_up().await?;
         if self.inner.kafka.is_none() && self.has_others() {
             let message = "the bus of a node is its own: a member of several needs a Kafka";
-            return Err(CommandError::new(exit::UNUSABLE, "E0571", message)
+            return Err(CommandError::new(exit::UNUSABLE, "E0577", message)
                 .help("name its brokers: --kafka HOST:PORT, or `brokers` in [kafka]"));
         }
         self.inner.bus.share(self.has_others());

@@ -176,7 +176,7 @@ impl Node {
             CommandError::new(exit::FAILED, "E0410", message)
         })?;
         let packages = Arc::new(packages);
-        let (cluster, peers) = open_cluster(data_dir, &place, &packages)?;
+        let (cluster, peers) = open_cluster(data_dir, &place, kafka.is_some(), &packages)?;
         let name = peers.as_ref().map_or(name, |peers| peers.name());
         // What all of its nodes are called together.
         let whole = peers.as_ref().map_or(name, |peers| peers.cluster_name());
@@ -352,6 +352,7 @@ fn noted(book: Arc<logbook::Logbook>, shown: Option<LogSink>) -> LogSink {
 fn open_cluster(
     data_dir: &Path,
     place: &PeerSettings,
+    has_kafka: bool,
     packages: &Arc<PackageStore>,
 ) -> Result<(Cluster, Option<Arc<Peers>>), CommandError> {
     let on_fatal: cluster::OnFatal = Arc::new(|reason| {
@@ -363,7 +364,7 @@ fn open_cluster(
     if !Folder::of(data_dir).is_there() {
         return Ok((open(cluster::Config::alone())?, None));
     }
-    let peers = Arc::new(Peers::open(data_dir, place, Arc::clone(packages), open)?);
+    let peers = Arc::new(Peers::open(data_dir, place, has_kafka, Arc::clone(packages), open)?);
     Ok((peers.cluster().clone(), Some(peers)))
 }
 
@@ -396,6 +397,13 @@ fn open_embedded(data_dir: &Path, positions: SledPositions) -> Result<Arc<dyn Bu
         CommandError::new(exit::FAILED, code, message).help(help)
     })?;
     Ok(bus)
+}
+
+/// Several nodes share no embedded bus.
+fn without_kafka() -> CommandError {
+    let message = "the bus of a node is its own: a member of several needs a Kafka";
+    CommandError::new(exit::UNUSABLE, "E0577", message)
+        .help("start every node with --kafka HOST:PORT, or `brokers` in [kafka] of its file")
 }
 
 /// Who has the directory, before anything in it is touched. The bus takes the lock itself.

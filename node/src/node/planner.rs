@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use cluster::{Command, Role};
 
-use super::Node;
 use super::placing::{Planner, Sight};
+use super::{Inner, Node};
 
 /// How often the leader looks for members that went.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -16,6 +16,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(super) struct Seat {
     term: Option<(u64, Instant)>,
     planner: Planner,
+}
+
+impl Inner {
+    /// Whether the cluster has other members.
+    pub(super) fn has_others(&self) -> bool {
+        let (me, state) = (self.cluster.me(), self.cluster.state());
+        let mut members = state.roster().members().iter();
+        members.any(|(id, it)| *id != me && it.role != Role::Removed)
+    }
+
+    /// Whether the others could not go on with what this node ran: it may run nothing then.
+    pub(super) fn shares_no_bus(&self) -> bool {
+        self.kafka.is_none() && self.has_others()
+    }
 }
 
 impl Node {
@@ -38,11 +52,7 @@ impl Node {
 
     /// Whether the cluster has other members.
     pub(super) fn has_others(&self) -> bool {
-        let me = self.inner.cluster.me();
-        self.state(|state| {
-            let mut members = state.roster().members().iter();
-            members.any(|(id, it)| *id != me && it.role != Role::Removed)
-        })
+        self.inner.has_others()
     }
 
     /// What people call a member.

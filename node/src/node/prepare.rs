@@ -53,6 +53,10 @@ pub(super) async fn prepare(
     spec: &FunctionSpec,
     running: Option<&(Arc<str>, Arc<Pool>)>,
 ) -> Result<Ready, Refused> {
+    if inner.shares_no_bus() {
+        let error = super::without_kafka();
+        return Err((error.code.unwrap_or_default(), error.message));
+    }
     for trigger in spec.triggers.iter().filter(|it| !it.filter.is_empty()) {
         let compiled = filter::Filter::compile(&trigger.filter);
         compiled

@@ -12,7 +12,7 @@ use super::deploy::{Deployed, Refusal, draining};
 use super::prepare::{Kept, Ready, Refused, Source, prepare};
 use super::running::Apps;
 use super::{Inner, Node, topics};
-use crate::commands::error::{CommandError, exit};
+use crate::commands::error::CommandError;
 
 /// How long after a failed start a function is tried again, at first; it doubles.
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -89,10 +89,8 @@ impl Node {
         folders: &[&Manifest],
     ) -> Result<Vec<(String, Deployed)>, CommandError> {
         let state = self.caught_up().await?;
-        if self.inner.kafka.is_none() && self.has_others() {
-            let message = "the bus of a node is its own: a member of several needs a Kafka";
-            return Err(CommandError::new(exit::UNUSABLE, "E0577", message)
-                .help("name its brokers: --kafka HOST:PORT, or `brokers` in [kafka]"));
+        if self.inner.shares_no_bus() && !state.apps().is_empty() {
+            return Err(super::without_kafka());
         }
         self.inner.bus.share(self.has_others());
         let mut restored = Vec::new();

@@ -238,6 +238,9 @@ impl Peers {
     }
 
     pub(crate) async fn make_token(&self) -> Result<JoinToken, CommandError> {
+        if !self.has_kafka && !self.desk.cluster.state().apps().is_empty() {
+            return Err(super::super::without_kafka());
+        }
         let ca = self.identity_ca;
         let token = Token::new(ca, rand::random());
         let (hash, at) = (token.hash(), now());

@@ -54,6 +54,8 @@ pub(crate) struct Peers {
     name: String,
     /// The cluster's name.
     whole: String,
+    /// Whether others could run what this node runs: the embedded bus is one node's alone.
+    has_kafka: bool,
     advertise: String,
     /// The CA that join tokens name.
     identity_ca: Fingerprint,
@@ -75,6 +77,7 @@ impl Peers {
     pub(super) fn open(
         data_dir: &Path,
         settings: &PeerSettings,
+        has_kafka: bool,
         packages: Arc<PackageStore>,
         open: impl FnOnce(cluster::Config) -> Result<Cluster, CommandError>,
     ) -> Result<Self, CommandError> {
@@ -132,6 +135,7 @@ impl Peers {
             desk,
             name: card.name,
             whole: card.cluster,
+            has_kafka,
             advertise: card.advertise,
             identity_ca,
             keeping,

@@ -77,16 +77,28 @@ pub(super) async fn prepare(
         let package = digest.to_string();
         return Ok(Ready { spec: spec.clone(), revision, package, pool });
     }
+    let is_new = read.is_some();
+    if let Some(peers) = inner.peers.as_ref().filter(|_| !is_new) {
+        peers.fetch(digest).await.map_err(refused)?;
+    }
     let package = with_store(inner, move |inner| match read {
         Some(package) => inner.packages.keep(&package).map(|()| package),
         None => inner.packages.read(digest),
     });
     let package = package.await?;
+    if let Some(peers) = inner.peers.as_ref().filter(|_| is_new) {
+        peers.spread([digest]).await.map_err(refused)?;
+    }
     let pool = match spec.runtime.is_process() {
         true => start_process(inner, spec, &revision, package).await?,
         false => compile(inner, spec, &package).await?,
     };
     Ok(Ready { spec: spec.clone(), revision, package: digest.to_string(), pool })
+}
+
+/// What the other nodes say of a package.
+fn refused(error: crate::commands::error::CommandError) -> Refused {
+    (error.code.unwrap_or("E0524"), error.message)
 }
 
 /// What a function's folder says its package is: all of it for processes, else one file.

@@ -11,8 +11,8 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 use crate::commands::error::{CommandError, exit};
 use crate::commands::{
     build, completions, consume, dead_letter, deploy, describe, dev, doctor, event, explain, init,
-    join, lag, logs, man, new, node, plan, produce, ps, raft, record, replay, revisions, serve,
-    spawner, status, support_bundle, tail, top, topic, trigger,
+    join, lag, logs, man, new, node, plan, produce, ps, raft_group, record, replay, revisions,
+    serve, spawner, status, support_bundle, tail, top, topic, trigger,
 };
 use crate::node::NodeFlags;
 use crate::output::{ColorChoice, Format};
@@ -170,7 +170,7 @@ pub enum Command {
     Node(node::NodeCommand),
     /// Show and steer what the nodes of a cluster agree by.
     #[command(subcommand)]
-    Raft(raft::RaftCommand),
+    Raft(raft_group::RaftCommand),
     /// Examine a node and its machine, with a remedy for what is not well.
     Doctor(doctor::DoctorArgs),
     /// Put what somebody else needs to help with a node into one file, without secrets and records.
@@ -310,7 +310,7 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Init(args) => init::run(args, globals),
         Command::Join(args) => join::run(args, globals),
         Command::Node(command) => node::run(command, globals),
-        Command::Raft(command) => raft::run(command, globals),
+        Command::Raft(command) => raft_group::run(command, globals),
         Command::Doctor(args) => doctor::run(args, globals),
         Command::SupportBundle(args) => support_bundle::run(args, globals),
         Command::Explain(args) if globals.output == Format::Json => explain::run_json(args),

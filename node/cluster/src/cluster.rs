@@ -283,6 +283,7 @@ impl Cluster {
     }
 
     /// As [`Cluster::propose`], for callers that are no tasks.
+    #[cfg(test)]
     pub(crate) fn propose_and_wait(&self, command: &Command) -> Result<Applied, Error> {
         let (reply, answer) = channel();
         self.send(Input::Propose {

@@ -28,7 +28,7 @@ pub use group::{
     carries_checkpoint, changes_members,
 };
 pub use image::{Checkpoint, Cut, Image, Place, Write, place_of};
-pub use log::{COMMAND_BYTES_MAX, CommandLog, Error, OnFatal};
+pub use log::{COMMAND_BYTES_MAX, Error, OnFatal};
 pub use members::{Change, Members, NotChanged};
 /// What members send each other, and what their logs hold.
 pub use raft::eraftpb::{Entry, Message};

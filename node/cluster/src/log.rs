@@ -1,16 +1,13 @@
-//! The commands that a node alone has agreed on with itself, for callers that wait on the disk.
-//!
-//! It is a [`Cluster`] of one: a command is proposed, synced, committed and applied before it is
-//! acknowledged, by the same steps that a group of several takes.
+//! What can go wrong with the log of commands, and how its checkpoints are read, whichever version
+//! wrote them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use storage::codec;
 
-use crate::cluster::{Cluster, Config};
 use crate::members::NotChanged;
-use crate::state::{Alone, Applied, Command, Former, Named, Refused, State};
+use crate::state::{Alone, Former, Named, Refused, State};
 
 /// The largest command: an application of many functions has to fit, and with its head it has to
 /// fit into a frame of 8 MiB between two nodes.
@@ -80,42 +77,6 @@ impl Error {
 /// What ends the process when the log cannot be trusted any more; gets the reason.
 pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// See the [module documentation](self). Calls block on the disk.
-#[derive(Debug)]
-pub struct CommandLog(Cluster);
-
-impl CommandLog {
-    /// Opens the log in a data directory, making it if there is none, and applies all of it.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Damaged`], [`Error::Former`], [`Error::Write`].
-    pub fn open(data_dir: &Path, on_fatal: OnFatal) -> Result<Self, Error> {
-        Cluster::open(data_dir, Config::alone(), on_fatal).map(Self)
-    }
-
-    /// Of a member that runs.
-    #[must_use]
-    pub const fn of(cluster: Cluster) -> Self {
-        Self(cluster)
-    }
-
-    /// What the commands so far lead to.
-    #[must_use]
-    pub fn state(&self) -> Arc<State> {
-        self.0.state()
-    }
-
-    /// Makes a command durable, then applies it.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Refused`] and [`Error::TooLarge`]; nothing was changed.
-    pub fn append(&mut self, command: &Command) -> Result<Applied, Error> {
-        self.0.propose_and_wait(command)
-    }
-}
-
 /// A checkpoint's state, also in the forms of earlier versions.
 pub(crate) fn decode_state(bytes: &[u8]) -> Result<State, codec::CodecError> {
     codec::decode_snapshot(bytes).or_else(|error| {
@@ -128,11 +89,14 @@ pub(crate) fn decode_state(bytes: &[u8]) -> Result<State, codec::CodecError> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use bus::ShardId;
 
     use super::*;
+    use crate::cluster::{Cluster, Config};
     use crate::group::Limits;
-    use crate::state::{App, Function, Trigger};
+    use crate::state::{App, Command, Function, Trigger};
 
     fn deploy(revision: u64) -> Command {
         let function = Function {
@@ -151,11 +115,11 @@ mod tests {
         Command::Deploy { name: "a".to_owned(), app, expects: None, at }
     }
 
-    fn open(dir: &Path, entries: u64) -> CommandLog {
+    fn open(dir: &Path, entries: u64) -> Cluster {
         let never: OnFatal = Arc::new(|reason| panic!("fatal: {reason}"));
         let limits = Limits { entries, trailing: entries / 2, ..Limits::default() };
         let config = Config { limits, ..Config::alone() };
-        CommandLog(Cluster::open(dir, config, never).unwrap())
+        Cluster::open(dir, config, never).unwrap()
     }
 
     #[test]
@@ -163,7 +127,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut log = open(dir.path(), 7);
         for revision in 0..40 {
-            log.append(&deploy(revision)).unwrap();
+            log.propose_and_wait(&deploy(revision)).unwrap();
             if revision % 3 == 0 {
                 let state = log.state();
                 drop(log);
@@ -174,7 +138,7 @@ mod tests {
         let vitals = log.0.vitals();
         assert!(30 < vitals.checkpoint && vitals.last < vitals.first + 20, "{vitals:?}");
         let remove = Command::Remove { name: "b".into() };
-        assert!(matches!(log.append(&remove), Err(Error::Refused(_))));
+        assert!(matches!(log.propose_and_wait(&remove), Err(Error::Refused(_))));
     }
 
     /// A checkpoint whose body is `edit` of that of `state`; its head holds a version and a checksum.
@@ -227,7 +191,7 @@ mod tests {
     fn the_log_of_a_version_without_raft_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("cluster.redb"), b"").unwrap();
-        let opened = CommandLog::open(dir.path(), Arc::new(|_| {}));
+        let opened = Cluster::open(dir.path(), Config::alone(), Arc::new(|_| {}));
         assert!(matches!(opened, Err(Error::Former(_))), "{opened:?}");
     }
 }

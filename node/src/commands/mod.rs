@@ -24,7 +24,7 @@ pub mod plan;
 pub mod produce;
 pub mod program;
 pub mod ps;
-pub mod raft;
+pub mod raft_group;
 pub mod record;
 pub mod replay;
 pub mod revisions;

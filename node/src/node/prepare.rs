@@ -54,8 +54,7 @@ pub(super) async fn prepare(
     running: Option<&(Arc<str>, Arc<Pool>)>,
 ) -> Result<Ready, Refused> {
     if inner.shares_no_bus() {
-        let error = super::without_kafka();
-        return Err((error.code.unwrap_or_default(), error.message));
+        return Err(refused(super::without_kafka()));
     }
     for trigger in spec.triggers.iter().filter(|it| !it.filter.is_empty()) {
         let compiled = filter::Filter::compile(&trigger.filter);
@@ -95,6 +94,10 @@ pub(super) async fn prepare(
     Ok(Ready { spec: spec.clone(), revision, package: digest.to_string(), pool })
 }
 
+fn refused(error: crate::commands::error::CommandError) -> Refused {
+    (error.code.unwrap_or_default(), error.message)
+}
+
 /// What a function's folder says its package is: all of it for processes, else one file.
 async fn read_folder(dir: &Path, spec: &FunctionSpec) -> Result<Package, Refused> {
     let (dir, spec) = (dir.to_owned(), spec.clone());
@@ -107,8 +110,7 @@ async fn read_folder(dir: &Path, spec: &FunctionSpec) -> Result<Package, Refused
 /// where it has to.
 async fn fetch(inner: &Arc<Inner>, digest: PackageDigest) -> Result<Package, Refused> {
     if let Some(peers) = inner.peers.as_ref().filter(|_| !inner.packages.has(digest)) {
-        let fetched = peers.fetch(digest).await;
-        fetched.map_err(|error| (error.code.unwrap_or("E0524"), error.message))?;
+        peers.fetch(digest).await.map_err(refused)?;
     }
     with_store(inner, move |inner| inner.packages.read(digest)).await
 }

@@ -4,7 +4,7 @@
 use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use exchange::{Authority, Identity, Life};
 use serde_json::{Value, json};
@@ -12,6 +12,13 @@ use serde_json::{Value, json};
 use crate::harness::{Said, User, ended};
 
 const PATIENCE: Duration = Duration::from_secs(90);
+
+fn pause(time: Duration) {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        std::thread::park_timeout(until.saturating_duration_since(Instant::now()));
+    }
+}
 
 /// A cluster of one user's nodes, each with a folder and a port of its own.
 struct Nodes {
@@ -124,7 +131,7 @@ impl Nodes {
                 log("log0"),
                 log("log1")
             );
-            std::thread::sleep(Duration::from_millis(100));
+            pause(Duration::from_millis(100));
         }
     }
 }
@@ -193,7 +200,7 @@ fn three_nodes_form_a_cluster_that_outlives_its_leader_and_one_that_lost_its_dis
 
     // Without a quorum nothing is changed, and it says so.
     nodes.kill(1);
-    std::thread::sleep(Duration::from_secs(3));
+    pause(Duration::from_secs(3));
     nodes.user.run("node remove edge-1 --node edge-0").failed(6, "E0570");
     let status = nodes.user.run("raft status --node edge-0").ok();
     assert!(status.contains("voters      edge-0, edge-1"), "{status}");
@@ -209,7 +216,7 @@ fn a_certificate_is_renewed_without_a_restart_and_its_node_is_heard_all_the_time
     let file = folder.join("identity.json");
     let authority = Authority::load(&nodes.data(0).join("cluster/ca.json")).unwrap();
     let identity = Identity::load(&file).unwrap();
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let now = u64::try_from(bus::Timestamp::now().0 / 1_000).unwrap();
     let old = Life::new(now - 25 * 24 * 3_600, 30 * 24 * 3_600);
     let issued = authority.issue(identity.name(), &identity.public_key(), old).unwrap();
     identity.renewed(issued, authority.certificate().clone()).unwrap().save(&file).unwrap();
@@ -217,7 +224,7 @@ fn a_certificate_is_renewed_without_a_restart_and_its_node_is_heard_all_the_time
     let until = Instant::now() + PATIENCE;
     while Identity::load(&file).unwrap().life().until <= old.until {
         assert!(Instant::now() < until, "it is not renewed");
-        std::thread::sleep(Duration::from_millis(100));
+        pause(Duration::from_millis(100));
     }
     nodes.until("both are up", 0, |list| list.iter().all(|it| it["state"] == json!("up")));
 }

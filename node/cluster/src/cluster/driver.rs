@@ -249,7 +249,7 @@ impl Driver {
             self.reply(number, Err(error));
         }
         self.may_give = true;
-        if self.group.ticks() % LOOK_TICKS == 0 && self.group.leads() {
+        if self.group.ticks().is_multiple_of(LOOK_TICKS) && self.group.leads() {
             self.look_at_members()?;
         }
         Ok(())

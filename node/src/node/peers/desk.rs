@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cluster::{Cluster, Command, Error, MemberChange, Refused, Role, Spent, State};
@@ -328,8 +328,7 @@ pub(crate) fn is_name(name: &str) -> bool {
 
 /// Unix seconds.
 pub(crate) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |it| it.as_secs())
+    u64::try_from(bus::Timestamp::now().0 / 1_000).unwrap_or_default()
 }
 
 fn refusal_of(error: &Error) -> Option<Refusal> {

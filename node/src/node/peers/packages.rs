@@ -23,6 +23,8 @@ use crate::node::packages::PackageStore;
 pub(super) const PACKAGE: u8 = b'p';
 /// How long a package may take to cross and to be written.
 const WITHIN: Duration = Duration::from_secs(120);
+/// How long a node may take to answer at all.
+const THERE: Duration = Duration::from_secs(3);
 
 impl Peers {
     /// Has other nodes fetch these packages from this one; returns when a quorum of those that vote
@@ -82,6 +84,11 @@ async fn store_at(
     digest: PackageDigest,
     told: mpsc::Sender<bool>,
 ) {
+    // Who is not there says so sooner than a package could cross.
+    if let Err(error) = exchange.call(NodeId(node), Kind::PING, Bytes::new(), THERE).await {
+        tracing::warn!(node, %digest, %error, "a node is not there to keep a package");
+        return;
+    }
     let asked = Bytes::from(digest.to_string());
     match exchange.call(NodeId(node), Kind::STORE, asked, WITHIN).await {
         // Whoever waited may have enough of them already.

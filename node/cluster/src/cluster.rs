@@ -15,6 +15,7 @@ mod inbox;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+#[cfg(test)]
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::thread::JoinHandle;

@@ -135,7 +135,7 @@ mod tests {
                 assert_eq!(log.state(), state);
             }
         }
-        let vitals = log.0.vitals();
+        let vitals = log.vitals();
         assert!(30 < vitals.checkpoint && vitals.last < vitals.first + 20, "{vitals:?}");
         let remove = Command::Remove { name: "b".into() };
         assert!(matches!(log.propose_and_wait(&remove), Err(Error::Refused(_))));

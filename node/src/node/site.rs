@@ -40,7 +40,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::super::settings::NodeFile;
-    use super::*;
 
     const SHIPPED: &str = include_str!("../../../deploy/node.toml");
 

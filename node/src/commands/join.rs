@@ -22,8 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[command(after_help = "\
 Examples:
   millrace join TOKEN --peer 10.0.0.7:7400 --data DIR --name edge-2 --peers-listen 10.0.0.8:7400
-  millrace join TOKEN --peer edge-1:7400 --data DIR --name edge-2 --peers-listen 0.0.0.0:7400 \\
-    --advertise edge-2:7400")]
+  millrace join TOKEN --peer a:7400 --data DIR --peers-listen 0.0.0.0:7400 --advertise b:7400")]
 pub struct JoinArgs {
     /// What `millrace node token` printed on a node of the cluster.
     #[arg(value_name = "TOKEN", env = "MILLRACE_JOIN_TOKEN", hide_env_values = true)]

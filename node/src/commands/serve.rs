@@ -58,7 +58,11 @@ pub fn run(args: &ServeArgs, globals: &Globals) -> Result<(), CommandError> {
         let up = Up::start(&data, &name, listen, spawner, logs, settings).await?;
         let name = up.node.name();
         tracing::info!(name, url = up.url, data = %data.display(), "the node listens");
-        if let Err(error) = start(&up.node, &manifests).await {
+        let started = tokio::select! {
+            started = start(&up.node, &manifests) => started,
+            error = up.node.lost_membership() => Err(error),
+        };
+        if let Err(error) = started {
             let was_asked_to_end = up.node.shutdown().is_cancelled();
             up.end().await;
             return if was_asked_to_end { Ok(()) } else { Err(error) };

@@ -2,7 +2,8 @@
 //! that shows more of it.
 
 use gateway::api::{
-    FunctionState, FunctionStatus, Health, HeldUp, PausedTrigger, ShardState, Status,
+    FunctionState, FunctionStatus, Health, HeldUp, MemberList, MemberState, PausedTrigger,
+    ShardState, Status,
 };
 
 use super::error::CommandError;
@@ -26,11 +27,32 @@ pub struct StatusArgs {}
 ///
 /// When no node answers.
 pub fn run(_args: &StatusArgs, globals: &Globals) -> Result<(), CommandError> {
-    let status: Status = Client::connect(globals)?.get("/v1/status")?;
+    let client = Client::connect(globals)?;
+    let status: Status = client.get("/v1/status")?;
     if globals.output == Format::Json {
         return output::print_json(&status);
     }
-    output::print(&render(&status, Paint::new(globals.colour_on_stdout()), &program()))
+    let paint = Paint::new(globals.colour_on_stdout());
+    // A node alone has none.
+    let members: Option<MemberList> = client.get("/v1/members").ok();
+    let cluster = members.map(|members| cluster(&members, paint)).unwrap_or_default();
+    output::print(&format!("{cluster}{}", render(&status, paint, &program())))
+}
+
+/// The cluster that the node belongs to, in a line.
+fn cluster(list: &MemberList, paint: Paint) -> String {
+    let leader = list.members.iter().find(|it| it.leads);
+    let leader = leader.map_or_else(|| "no leader".to_owned(), |it| format!("leader {}", it.name));
+    let silent = list.members.iter().filter(|it| it.state == MemberState::Unheard);
+    let silent: Vec<&str> = silent.map(|it| it.name.as_str()).collect();
+    let head = format!("CLUSTER {}  {} nodes, {leader}", list.cluster, list.members.len());
+    match silent[..] {
+        [] => format!("{}\n", printable(&head)),
+        _ => {
+            let silent = format!("not heard of: {}", silent.join(", "));
+            format!("{}  {}\n", printable(&head), paint.bad(&printable(&silent)))
+        }
+    }
 }
 
 fn render(status: &Status, paint: Paint, program: &str) -> String {
@@ -227,6 +249,8 @@ const fn state(state: FunctionState) -> &'static str {
 mod tests {
     use gateway::api::{FeedStatus, InstanceCounts, LastError, NodeInfo, ShardCounts};
 
+    use gateway::api::MemberInfo;
+
     use super::*;
 
     fn sample() -> Status {
@@ -289,6 +313,24 @@ mod tests {
             feed: Some(feed),
             ..Status::default()
         }
+    }
+
+    #[test]
+    fn a_cluster_says_who_leads_and_who_is_missing() {
+        let member = |name: &str, leads, state| MemberInfo {
+            name: name.to_owned(),
+            leads,
+            state,
+            ..MemberInfo::default()
+        };
+        let mut list = MemberList { cluster: "plant".into(), ..MemberList::default() };
+        list.members =
+            vec![member("a", true, MemberState::Up), member("b", false, MemberState::Up)];
+        assert_eq!(cluster(&list, Paint::default()), "CLUSTER plant  2 nodes, leader a\n");
+        list.members[1].state = MemberState::Unheard;
+        list.members[0].leads = false;
+        let said = cluster(&list, Paint::default());
+        assert_eq!(said, "CLUSTER plant  2 nodes, no leader  not heard of: b\n");
     }
 
     #[test]

@@ -36,6 +36,13 @@ pub fn carries_checkpoint(message: &Message) -> bool {
     message.get_msg_type() == MessageType::MsgSnapshot
 }
 
+/// Whether a message shows that its sender hears this member, too: one that asks for votes because
+/// it hears nobody is as good as gone.
+fn is_answer(message: &Message) -> bool {
+    let kind = message.get_msg_type();
+    matches!(kind, MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse)
+}
+
 /// Whether an entry changes who belongs to the group.
 #[must_use]
 pub fn changes_members(entry: &Entry) -> bool {
@@ -166,7 +173,7 @@ pub struct Group {
     handed: u64,
     reads: Reads,
     ticks: u64,
-    /// At which tick each member was heard of last.
+    /// At which tick each member has answered last.
     heard: BTreeMap<u64, u64>,
 }
 
@@ -264,7 +271,7 @@ impl Group {
         self.ticks
     }
 
-    /// For how many ticks each other member was not heard of, counted from tick `from` at the
+    /// For how many ticks each other member has not answered, counted from tick `from` at the
     /// earliest.
     #[must_use]
     pub fn unheard(&self, from: u64) -> BTreeMap<u64, u64> {
@@ -322,7 +329,9 @@ impl Group {
         if carries_checkpoint(&message) && from_snapshot(message.get_snapshot()).is_none() {
             return Ok(());
         }
-        self.heard.insert(message.from, self.ticks);
+        if is_answer(&message) {
+            self.heard.insert(message.from, self.ticks);
+        }
         // Errors are of senders it does not know and of messages that only a member itself makes.
         drop(self.raw.step(message));
         Ok(())

@@ -13,9 +13,11 @@ mod image;
 mod log;
 mod members;
 pub mod placement;
+pub mod placing;
 mod proposals;
 mod raft_log;
 mod reads;
+pub mod reconcile;
 pub mod state;
 mod wire;
 

@@ -6,11 +6,11 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bus::{Epoch, ShardId, Timestamp};
+use cluster::reconcile::{self, Action, Scene};
 use cluster::{Command, Placing, State};
 use futures::StreamExt as _;
 
 use super::prepare::Ready;
-use super::reconcile::{self, Action, Scene};
 use super::running::{Apps, RunningApp, RunningFunction, RunningShard};
 use super::{DRAIN_PATIENCE, Inner, Node};
 
@@ -251,9 +251,12 @@ impl Node {
         for action in actions {
             match action {
                 Action::Fence(id, epoch) => {
+                    // What is on its way out ends by this alone.
                     self.inner.bus.fence(id, epoch);
-                    tracing::warn!(shard = %id, %epoch, "the shard is another node's now");
-                    cut.extend(take(apps, id));
+                    if let Some(shard) = take(apps, id) {
+                        tracing::warn!(shard = %id, %epoch, "the shard is another node's now");
+                        cut.push(shard);
+                    }
                 }
                 Action::End(id) => ended.extend(take(apps, id)),
                 Action::Forget(id) => {

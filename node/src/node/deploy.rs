@@ -103,9 +103,11 @@ impl Node {
         let at = bus::Timestamp::now();
         deployed.removed = self.functions_of(&name);
         deployed.removed.retain(|function| !app.functions.contains_key(function));
+        let needed = ready.values().filter_map(|it| PackageDigest::parse(&it.package).ok());
+        let needed: BTreeSet<PackageDigest> = needed.collect();
+        let members = self.inner.cluster.vitals().members;
         if let Some(peers) = &self.inner.peers {
-            let packages = ready.values().filter_map(|it| PackageDigest::parse(&it.package).ok());
-            peers.spread(packages.collect::<BTreeSet<_>>()).await?;
+            peers.spread(needed.clone()).await?;
         }
         let command = Command::Deploy { name: name.clone(), app, expects, at };
         // Whoever follows the state waits until what is ready is taken over.
@@ -116,6 +118,12 @@ impl Node {
         self.inner.ownership().deployed(&name, ready);
         self.settle(&mut apps, &name, loose).await;
         drop(apps);
+        if let Some(peers) = &self.inner.peers
+            && members != self.inner.cluster.vitals().members
+        {
+            // A quorum of those who vote where the command is in the log has to have them (CLU-3).
+            peers.spread(needed).await?;
+        }
         if let Source::Store(packages) = source {
             self.inner.packages.expect_no_more(packages.values());
         }

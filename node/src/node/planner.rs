@@ -1,11 +1,11 @@
-//! Has shards assigned and handed over while this node leads: asks [`placing`](super::placing) at
+//! Has shards assigned and handed over while this node leads: asks [`placing`](cluster::placing) at
 //! every change of the state, and as often as a member can come or go.
 
 use std::time::{Duration, Instant};
 
+use cluster::placing::{Planner, Sight};
 use cluster::{Command, Role};
 
-use super::placing::{Planner, Sight};
 use super::{Inner, Node};
 
 /// How often the leader looks for members that went.

@@ -12,6 +12,8 @@ struct Net {
     groups: BTreeMap<u64, Group>,
     wire: VecDeque<Message>,
     cut: BTreeSet<u64>,
+    /// Those whom nothing reaches, and who reach the others.
+    deaf: BTreeSet<u64>,
     without_appends: bool,
     changes: Vec<Changed>,
     ended: Vec<(RequestId, ReadEnd)>,
@@ -25,6 +27,7 @@ impl Net {
             groups: BTreeMap::new(),
             wire: VecDeque::new(),
             cut: BTreeSet::new(),
+            deaf: BTreeSet::new(),
             without_appends: false,
             changes: Vec::new(),
             ended: Vec::new(),
@@ -87,6 +90,7 @@ impl Net {
             let is_append = message.get_msg_type() == MessageType::MsgAppend;
             let arrives = !self.cut.contains(&from)
                 && !self.cut.contains(&to)
+                && !self.deaf.contains(&to)
                 && (!is_append || !self.without_appends);
             if carries_checkpoint(&message)
                 && let Some(sender) = self.groups.get_mut(&from)
@@ -203,6 +207,18 @@ fn a_removed_member_is_not_heard_and_its_id_is_gone() {
     assert_eq!(net.groups[&1].term(), term);
     assert_eq!(net.groups[&1].heard[&3], heard, "nothing of it was heard");
     assert_eq!(net.change(1, Change::AddLearner(3)), Err(NotChanged::Used(3)));
+}
+
+#[test]
+fn a_member_that_hears_nobody_is_not_there_however_often_it_asks_for_votes() {
+    let mut net = Net::of(3);
+    net.tick(1);
+    net.deaf = [3].into();
+    net.tick(5 * ELECTION_TICKS);
+    let leader = &net.groups[&1];
+    assert!(leader.leads());
+    let unheard = leader.unheard(0);
+    assert!(unheard[&2] <= 1 && 4 * ELECTION_TICKS as u64 <= unheard[&3], "{unheard:?}");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! A pure core: from the cluster's state, and from what the leader has heard of its members, which
 //! shards are assigned and which are to be handed over now.
 //!
-//! [`placement`] says who should own what. Here is added who is there to own anything, and how a
-//! shard gets from one to the other:
+//! [`placement`](crate::placement) says who should own what. Here is added who is there to own
+//! anything, and how a shard gets from one to the other:
 //!
 //! - **PL-1** a shard whose owner is there and can run it is never assigned to another over its
 //!   head, unless it was to be handed over for [`HAND_MAX`]: it is handed over.
@@ -18,11 +18,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bus::{Epoch, ShardId};
-use cluster::placement::{self, Host, Load, Standing};
-use cluster::{Placing, Role, State};
+
+use crate::placement::{self, Host, Load, Standing};
+use crate::state::{self, Placing, Role, State};
 
 /// A member that was not heard of for this long is gone. Heartbeats come every 50 ms.
-pub(super) const GONE_AFTER: Duration = Duration::from_secs(1);
+pub const GONE_AFTER: Duration = Duration::from_secs(1);
 /// A member that was heard of within this is there.
 const HEARD_WITHIN: Duration = Duration::from_millis(500);
 /// How long one that was gone has to be heard of, at first; and at most.
@@ -30,17 +31,17 @@ const BACK_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration::
 /// Who was gone within this has to be heard of for longer.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// How long an owner may take to hand a shard over.
-pub(super) const HAND_MAX: Duration = Duration::from_secs(5);
+pub const HAND_MAX: Duration = Duration::from_secs(5);
 
 /// How long a member may take to become ready before it counts as gone.
-pub(super) const STARTING_MAX: Duration = Duration::from_secs(30);
+pub const STARTING_MAX: Duration = Duration::from_secs(30);
 
 /// What a host takes: nothing measures yet what a shard needs.
 const CAPACITY: u64 = 1 << 32;
 
 /// What the planner hears and remembers while its node leads. Times are since it began to.
 #[derive(Debug, Default)]
-pub(super) struct Planner {
+pub struct Planner {
     members: BTreeMap<u64, Health>,
     /// Since when a member starts.
     starting: BTreeMap<u64, Duration>,
@@ -60,33 +61,37 @@ struct Health {
 
 /// What the leader sees.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sight<'a> {
-    pub(super) me: u64,
-    pub(super) state: &'a State,
+pub struct Sight<'a> {
+    /// Itself.
+    pub me: u64,
+    /// What is agreed on.
+    pub state: &'a State,
     /// Of other members, since each was heard of.
-    pub(super) unheard: &'a BTreeMap<u64, Duration>,
+    pub unheard: &'a BTreeMap<u64, Duration>,
     /// How long this node has led.
-    pub(super) led_for: Duration,
+    pub led_for: Duration,
 }
 
 /// What should be proposed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Proposals {
+pub struct Proposals {
     /// At once.
-    pub(super) assign: Vec<Placing>,
+    pub assign: Vec<Placing>,
     /// By their owners.
-    pub(super) hand: Vec<Placing>,
+    pub hand: Vec<Placing>,
 }
 
 impl Proposals {
-    pub(super) const fn is_empty(&self) -> bool {
+    /// Whether all is where it should be.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
         self.assign.is_empty() && self.hand.is_empty()
     }
 }
 
 impl Planner {
     /// What should be proposed now.
-    pub(super) fn plan(&mut self, sight: Sight<'_>) -> Proposals {
+    pub fn plan(&mut self, sight: Sight<'_>) -> Proposals {
         let hosts = self.hosts(sight);
         let shards = sight.state.shards();
         self.handing.retain(|id, (epoch, _)| {
@@ -196,7 +201,7 @@ impl Planner {
 /// A shard that is on its way counts as where it goes.
 fn loads(state: &State) -> BTreeMap<ShardId, Load> {
     let unfit: BTreeSet<&str> = state.unfit().map(|(_, function)| function).collect();
-    let load = |(id, shard): (&ShardId, &cluster::Shard)| {
+    let load = |(id, shard): (&ShardId, &state::Shard)| {
         let function = shard.trigger.rsplit_once('/').map_or("", |(function, _)| function);
         let requires = unfit.get(function).map(|it| (*it).to_owned()).into_iter().collect();
         (*id, Load { weight: 1, requires, owner: shard.target.or(shard.owner) })
@@ -206,7 +211,7 @@ fn loads(state: &State) -> BTreeMap<ShardId, Load> {
 
 #[cfg(test)]
 mod tests {
-    use cluster::{App, Command, Function, MemberChange, Trigger};
+    use crate::state::{App, Command, Function, MemberChange, Trigger};
 
     use super::*;
 

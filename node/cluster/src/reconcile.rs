@@ -11,7 +11,8 @@
 //!
 //! - **RC-1** a shard starts only where the state says that it is this node's, at an epoch at which
 //!   no process ran it before.
-//! - **RC-2** a shard that is somebody else's now is fenced, and before anything else is done.
+//! - **RC-2** a shard that is somebody else's now is fenced, and before anything else is done; also
+//!   one that is still on its way out.
 //! - **RC-3** a shard of this node that is to go elsewhere is handed over, not dropped.
 //! - **RC-4** of a shard that is still on its way out nothing is begun.
 //! - **RC-5** carried out again and again, actions come to an end: then what runs is what the state
@@ -20,11 +21,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bus::{Epoch, ShardId};
-use cluster::Shard;
+
+use crate::state::Shard;
 
 /// What has to be done for a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Action {
+pub enum Action {
     /// Stop it without waiting: somebody else owns it at this epoch.
     Fence(ShardId, Epoch),
     /// Let what is in flight end: it is to run at another epoch, or its function not at all.
@@ -32,7 +34,14 @@ pub(super) enum Action {
     /// Its trigger is gone: let what is in flight end, and forget its positions.
     Forget(ShardId),
     /// Give it to this member, ending this epoch.
-    HandOver { shard: ShardId, ends: Epoch, to: u64 },
+    HandOver {
+        /// Which.
+        shard: ShardId,
+        /// The epoch that it has here.
+        ends: Epoch,
+        /// The member that gets it.
+        to: u64,
+    },
     /// Assign it to this node anew, ending this epoch.
     Renew(ShardId, Epoch),
     /// Run it.
@@ -41,21 +50,22 @@ pub(super) enum Action {
 
 /// What is known when it is decided.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Scene<'a> {
+pub struct Scene<'a> {
     /// This member.
-    pub(super) me: u64,
+    pub me: u64,
     /// By the cluster's state.
-    pub(super) shards: &'a BTreeMap<ShardId, Shard>,
+    pub shards: &'a BTreeMap<ShardId, Shard>,
     /// What runs here, and at which epoch.
-    pub(super) present: &'a BTreeMap<ShardId, Epoch>,
+    pub present: &'a BTreeMap<ShardId, Epoch>,
     /// What is on its way out.
-    pub(super) leaving: &'a BTreeSet<ShardId>,
+    pub leaving: &'a BTreeSet<ShardId>,
     /// The newest epoch at which this node ran each shard, in this process or one before.
-    pub(super) used: &'a BTreeMap<ShardId, Epoch>,
+    pub used: &'a BTreeMap<ShardId, Epoch>,
 }
 
 /// What has to be done, in this order. `can_run` says whether a trigger's function runs here.
-pub(super) fn actions(scene: Scene<'_>, can_run: impl Fn(&str) -> bool) -> Vec<Action> {
+#[must_use]
+pub fn actions(scene: Scene<'_>, can_run: impl Fn(&str) -> bool) -> Vec<Action> {
     let gone = scene.present.keys().filter(|id| !scene.shards.contains_key(id));
     let mut actions: Vec<Action> = gone.map(|id| Action::Forget(*id)).collect();
     for (id, shard) in scene.shards {
@@ -66,12 +76,14 @@ pub(super) fn actions(scene: Scene<'_>, can_run: impl Fn(&str) -> bool) -> Vec<A
 }
 
 fn action(scene: Scene<'_>, id: ShardId, shard: &Shard, can_run: bool) -> Option<Action> {
-    if scene.leaving.contains(&id) {
-        return None; // RC-4
-    }
     let present = scene.present.get(&id).copied();
+    let is_leaving = scene.leaving.contains(&id);
     if shard.owner != Some(scene.me) {
-        return present.map(|_| Action::Fence(id, shard.epoch)); // RC-2
+        let is_here = present.is_some() || is_leaving;
+        return is_here.then_some(Action::Fence(id, shard.epoch)); // RC-2
+    }
+    if is_leaving {
+        return None; // RC-4
     }
     if let Some(to) = shard.target {
         return Some(Action::HandOver { shard: id, ends: shard.epoch, to }); // RC-3
@@ -126,6 +138,20 @@ mod tests {
         assert_eq!(decide(going(), None, 3), hand_over, "also of what could not start here");
         assert_eq!(decide(None, Some(3), 3), [Action::Forget(ID)]);
         assert_eq!(decide(Some(shard(0, None, None)), None, 0), []);
+    }
+
+    /// A node that stood still while it handed a shard over may find that nobody has waited for it.
+    #[test]
+    fn a_shard_on_its_way_out_is_left_alone_until_it_is_somebody_elses() {
+        let decide = |owner| {
+            let shards = [(ID, shard(4, Some(owner), None))].into();
+            let (present, used) = (BTreeMap::new(), [(ID, Epoch(3))].into());
+            let leaving = [ID].into();
+            let (shards, present, leaving, used) = (&shards, &present, &leaving, &used);
+            actions(Scene { me: ME, shards, present, leaving, used }, |_| true)
+        };
+        assert_eq!(decide(ME), [], "RC-4");
+        assert_eq!(decide(2), [Action::Fence(ID, Epoch(4))], "RC-2");
     }
 
     /// RC-1 to RC-5: two nodes follow one state that somebody changes at random, each at its own

@@ -545,7 +545,7 @@ pub const PROMISES: &[Promise] = &[
     },
     Promise {
         name: "backlog",
-        says: "a function that is far behind costs only itself: the node's memory stays below 300 MiB, \
+        says: "a function that is far behind costs only itself: the node's memory stays below 300 MB, \
                another function keeps 0.9 of its rate and 1.5 times its p99, and lag is what the \
                journal says",
         needs: "python3 (77 where there is none)",

@@ -1,11 +1,12 @@
 """Judges a chain of two functions on Kafka with a client that shares no code with the node:
-`judge.py BROKERS CLUSTER`. Reads commands from its standard input, a line each, and answers each
+`judge.py BROKERS CLUSTER [zombies]`. Reads commands from its standard input, a line each, and answers each
 with a line of JSON.
 
 topics          makes the topics of the chain
 look            reads what is new in all of them and in the groups, and judges it
 owners          looks, and says when each epoch of each shard put out its first result, when each
-                shard put out its newest, and how long it was silent at most since the last time
+                shard put out its newest, how long it was silent at most since the last time, and
+                when a result was taken of an epoch below one that had begun
 final RECORDS   reads everything once more, from the beginning, as what it must be at the end
 planted         plants faults in copies of topics and in a group, each of which has to be found
 """
@@ -74,7 +75,7 @@ class Follow:
 class World:
     """The chain, or a part of it, as far as it was read."""
 
-    def __init__(self, brokers, admin, chain, partitions=range(PARTITIONS)):
+    def __init__(self, brokers, admin, chain, partitions=range(PARTITIONS), has_zombies=False):
         """`chain`: per stage its source, its results' topics and its group."""
         self.admin, self.partitions = admin, partitions
         self.stages, self.groups, self.follows, roles = [], [], [], {}
@@ -89,7 +90,7 @@ class World:
         for topic, (source_of, result_of) in roles.items():
             follow = Follow(brokers, topic, partitions)
             self.follows.append((follow, source_of, result_of))
-        self.checker = Checker(self.stages)
+        self.checker = Checker(self.stages, has_zombies)
         self.numbers = bytearray()  # which came out of the chain
         self.newest = {}
 
@@ -197,8 +198,8 @@ def note(text):
 
 
 class Judge:
-    def __init__(self, brokers, cluster):
-        self.brokers = brokers
+    def __init__(self, brokers, cluster, zombies=""):
+        self.brokers, self.has_zombies = brokers, zombies == "zombies"
         self.group = f"millrace.{cluster}.chain.second.second"
         self.chain = [
             ("in", ["chain.first.dead", "mid"], f"millrace.{cluster}.chain.first.first"),
@@ -215,9 +216,12 @@ class Judge:
     async def topics(self):
         await self.admin.start()
         await self.make(["in", "mid", "out", "chain.first.dead", "chain.second.dead"])
-        self.world = World(self.brokers, self.admin, self.chain)
+        self.world = self.whole()
         await self.world.start()
         return {}
+
+    def whole(self):
+        return World(self.brokers, self.admin, self.chain, has_zombies=self.has_zombies)
 
     async def look(self):
         fresh = await self.world.look()
@@ -230,12 +234,14 @@ class Judge:
         newest = [[*shard, time_ms] for shard, time_ms in checker.newest_ms.items()]
         silent = [[*shard, time_ms] for shard, time_ms in checker.silent_ms.items()]
         checker.silent_ms = {}
-        return self.world.said(new_outputs=fresh, began=began, newest=newest, silent=silent)
+        stale = [[*shard, time_ms] for shard, time_ms in checker.stale.items()]
+        times = {"began": began, "newest": newest, "silent": silent, "stale": stale}
+        return self.world.said(new_outputs=fresh, back_ms=int(1_000 * checker.back_s), **times)
 
     async def final(self, records):
         # What one look after the other has seen has to be there in one look, too.
         seen = self.world.said()
-        world = World(self.brokers, self.admin, self.chain)
+        world = self.whole()
         await world.start()
         await world.look()
         world.end(int(records))
@@ -248,7 +254,8 @@ class Judge:
 
     async def part(self, topic):
         """The second stage, as far as its first partition goes, with its results in `topic`."""
-        world = World(self.brokers, self.admin, [("mid", [topic], self.group)], [0])
+        chain = [("mid", [topic], self.group)]
+        world = World(self.brokers, self.admin, chain, [0], self.has_zombies)
         await world.start()
         await world.look()
         world.checker.on_end()

@@ -507,6 +507,32 @@ pub const PROMISES: &[Promise] = &[
         run: crate::fleet::run_failover,
     },
     Promise {
+        name: "zombies",
+        says: "a node of three that is stopped and goes on later does no harm: what it still puts \
+               out ends within 2 s, what it moves back is restored within 2 s, nothing is lost, keys \
+               keep their order in every epoch",
+        needs: "python3 with venv and PyPI, Java 17 and Maven (77 without)",
+        flags: &["stops"],
+        full: "45 min: 60 stops of 0.5 to 60 s",
+        ci: "3 min: 10 stops of 0.5 to 6 s, one of them of 60 s",
+        may_skip: false,
+        floors: &[("stops", 10), ("taken_over", 3), ("records", 10_000), ("red_controls", 3)],
+        run: crate::fleet::run_zombies,
+    },
+    Promise {
+        name: "rebalance",
+        says: "a fourth node that joins three gets its share of very many shards within 2 s, no more \
+               move than have to, those that stay notice nothing, and joins and leaves end with \
+               equal shares",
+        needs: "python3 with venv and PyPI, Java 17 and Maven (77 without)",
+        flags: &["shards", "turns"],
+        full: "5 min: 1,000 shards, ten joins and leaves",
+        ci: "2 min: 200 shards, four joins and leaves; the join may take 10 s",
+        may_skip: false,
+        floors: &[("shards", 200), ("turns", 4), ("records", 10_000)],
+        run: crate::fleet::run_rebalance,
+    },
+    Promise {
         name: "drain",
         says: "a node of three that is drained, or stopped and started again, repeats nothing, loses \
                nothing, and no shard is silent for more than 300 ms (p99)",

@@ -1,5 +1,6 @@
 //! The promises that several nodes on one Kafka keep: `failover` (a node that is killed is a
-//! non-event) and `drain` (one that goes on purpose is none at all).
+//! non-event), `zombies` (one that stops and goes on does no harm), `drain` (one that goes on
+//! purpose is no event at all) and `rebalance` (one that comes gets its share and no more).
 //!
 //! ```text
 //! load ──▶ in[8] ──▶ first ──▶ mid[8] ──▶ second ──▶ out[8]     (three nodes)
@@ -12,7 +13,9 @@
 
 mod drain;
 mod failover;
+mod rebalance;
 mod times;
+mod zombies;
 
 use std::time::{Duration, Instant};
 
@@ -30,6 +33,8 @@ use times::Seen;
 
 pub use drain::run as run_drain;
 pub use failover::run as run_failover;
+pub use rebalance::run as run_rebalance;
+pub use zombies::run as run_zombies;
 
 /// A client of Kafka in Python alone, with a protocol of its own.
 const CLIENT: &str = "aiokafka==0.14.0";
@@ -54,6 +59,15 @@ struct Mill {
 impl Mill {
     /// Brings up Kafka and the nodes, deploys the chain, and sends so many records a second.
     fn start(run: &Run, rate: u64, salt: u64) -> Result<Self, NotShown> {
+        Self::judged_by(run, rate, salt, &[])
+    }
+
+    /// The same where a node may go on with an old view.
+    fn start_with_zombies(run: &Run, rate: u64, salt: u64) -> Result<Self, NotShown> {
+        Self::judged_by(run, rate, salt, &["zombies"])
+    }
+
+    fn judged_by(run: &Run, rate: u64, salt: u64, words: &[&str]) -> Result<Self, NotShown> {
         run.note("fetch Kafka and a client of it");
         let kafka = Kafka::fetch()?;
         let python = python::with(&[CLIENT])?;
@@ -62,7 +76,8 @@ impl Mill {
         run.note("three nodes");
         let fleet = Fleet::form(&run.evidence, &address, NODES)?;
         let name = fleet.name()?;
-        let mut judge = Asked::start(&python, "judge.py", &[&address, &name], &run.evidence)?;
+        let words = [&[address.as_str(), &name], words].concat();
+        let mut judge = Asked::start(&python, "judge.py", &words, &run.evidence)?;
         judge.ask("topics", PATIENCE)?;
         let mut load = Asked::start(&python, "load.py", &[&address, "in", ALL], &run.evidence)?;
         let app = App::make(&run.evidence, First::Python, None)?;

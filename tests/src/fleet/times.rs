@@ -21,6 +21,10 @@ pub(super) struct Seen {
     newest: BTreeMap<Shard, i64>,
     /// By shard: the longest time between two results since the look before.
     silent: BTreeMap<Shard, i64>,
+    /// By shard and epoch: its newest result that came after one of a higher epoch.
+    stale: BTreeMap<(Shard, u64), i64>,
+    /// How long a committed offset had gone back, at most.
+    back_ms: u64,
 }
 
 impl Seen {
@@ -32,12 +36,15 @@ impl Seen {
     pub(super) fn of(said: &Value) -> Result<Self, NotShown> {
         let mut seen = Self::default();
         let shard = |row: &Value| Some((row[0].as_str()?.to_owned(), row[1].as_u64()?));
-        let began = |row: &Value| Some(((shard(row)?, row[2].as_u64()?), row[3].as_i64()?));
+        let of_epoch = |row: &Value| Some(((shard(row)?, row[2].as_u64()?), row[3].as_i64()?));
         let newest = |row: &Value| Some((shard(row)?, row[2].as_i64()?));
-        for row in said["began"].as_array().into_iter().flatten() {
-            let row = began(row).ok_or_else(|| broken(format!("no epoch: {row}")))?;
-            seen.began.insert(row.0, row.1);
-        }
+        let epochs = |name: &str| -> Result<BTreeMap<(Shard, u64), i64>, NotShown> {
+            let rows = said[name].as_array().into_iter().flatten();
+            let row = |row| of_epoch(row).ok_or_else(|| broken(format!("no epoch: {row}")));
+            rows.map(row).collect()
+        };
+        (seen.began, seen.stale) = (epochs("began")?, epochs("stale")?);
+        seen.back_ms = said["back_ms"].as_u64().unwrap_or_default();
         let times = |name: &str| -> Result<BTreeMap<Shard, i64>, NotShown> {
             let rows = said[name].as_array().into_iter().flatten();
             let row = |row| newest(row).ok_or_else(|| broken(format!("no result: {row}")));
@@ -53,6 +60,16 @@ impl Seen {
             let longest = self.silent.entry(shard.clone()).or_default();
             *longest = (*longest).max(*silent);
         }
+    }
+
+    /// When a result of an epoch was taken after one of a higher epoch, by shard and epoch.
+    pub(super) const fn stale(&self) -> &BTreeMap<(Shard, u64), i64> {
+        &self.stale
+    }
+
+    /// How long a committed offset had gone back, at most.
+    pub(super) const fn back_ms(&self) -> u64 {
+        self.back_ms
     }
 
     /// How long each shard was silent at most, in milliseconds.
@@ -159,7 +176,7 @@ mod tests {
         Seen {
             began: began.iter().map(|(p, epoch, at)| ((shard(*p), *epoch), *at)).collect(),
             newest: newest.iter().map(|(p, at)| (shard(*p), *at)).collect(),
-            silent: BTreeMap::new(),
+            ..Seen::default()
         }
     }
 

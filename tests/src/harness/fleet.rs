@@ -46,14 +46,8 @@ impl Fleet {
     /// When a command fails, or the nodes do not come to vote.
     pub fn form(folder: &Path, brokers: &str, nodes: usize) -> Result<Self, NotShown> {
         let mut fleet = Self { slots: Vec::new() };
-        for number in 1..=nodes {
-            let mut slot = Slot::new(folder, &format!("edge-{number}"), brokers)?;
-            match fleet.slots.first() {
-                None => slot.init()?,
-                Some(first) => slot.join(first)?,
-            }
-            slot.start()?;
-            fleet.slots.push(slot);
+        for _ in 0..nodes {
+            fleet.add(folder, brokers)?;
         }
         let voting = wait::until(PATIENCE, || {
             let members = fleet.slots[0].members().ok()?;
@@ -63,6 +57,22 @@ impl Fleet {
         let told = || format!("not {nodes} voters: {:?}", fleet.slots[0].members());
         voting.ok_or_else(|| broken(told()))?;
         Ok(fleet)
+    }
+
+    /// One more node: the first founds the cluster, the others join it.
+    ///
+    /// # Errors
+    ///
+    /// When a command fails, or the node does not start.
+    pub fn add(&mut self, folder: &Path, brokers: &str) -> Result<(), NotShown> {
+        let mut slot = Slot::new(folder, &format!("edge-{}", self.slots.len() + 1), brokers)?;
+        match self.slots.first() {
+            None => slot.init()?,
+            Some(first) => slot.join(first)?,
+        }
+        slot.start()?;
+        self.slots.push(slot);
+        Ok(())
     }
 
     /// What the cluster is called: groups on Kafka have it in their names.

@@ -18,7 +18,20 @@ import sys
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.structs import OffsetAndMetadata
-from checker import DISORDER, GAP, INPUT, KEYS, Checker, Origin, Stage, key_of, made, number_in
+from checker import (
+    DISORDER,
+    GAP,
+    INPUT,
+    KEYS,
+    POSITION,
+    REPAIRED_WITHIN_S,
+    Checker,
+    Origin,
+    Stage,
+    key_of,
+    made,
+    number_in,
+)
 
 PARTITIONS = 8
 ORIGIN = "millrace-origin"
@@ -252,12 +265,17 @@ class Judge:
         # What belongs to one life only the looks have seen.
         return world.said(**{it: seen[it] for it in ("repeats_most", "behind_ms")})
 
-    async def part(self, topic):
+    async def opened(self, topic, group=None):
         """The second stage, as far as its first partition goes, with its results in `topic`."""
-        chain = [("mid", [topic], self.group)]
+        chain = [("mid", [topic], group or self.group)]
         world = World(self.brokers, self.admin, chain, [0], self.has_zombies)
         await world.start()
         await world.look()
+        return world
+
+    async def part(self, topic):
+        """The same, to its end."""
+        world = await self.opened(topic)
         world.checker.on_end()
         await world.stop()
         return world
@@ -273,12 +291,46 @@ class Judge:
         swapped = list(records)
         swapped[at[0]], swapped[at[1]] = records[at[1]], records[at[0]]
         for name, copy, kind in [("dropped", dropped, GAP), ("reordered", swapped, DISORDER)]:
-            await self.make([f"planted.{name}"], 1)
-            await self.produce(f"planted.{name}", copy)
-            red[name] = (await self.part(f"planted.{name}")).checker.counts.get(kind, 0)
+            red[name] = (await self.copied(name, copy)).checker.counts.get(kind, 0)
+        if self.has_zombies:
+            world = await self.copied("stale", [*records, of_epoch_zero(records[-1])])
+            red["stale"] = sum(epoch == 0 for _, _, epoch in world.checker.stale)
+            red["back"] = await self.back()
         await self.advance()
         red["advanced"] = (await self.part("out")).checker.counts.get(GAP, 0)
         return {"red": red}
+
+    async def copied(self, name, records):
+        """What is found where these are the results."""
+        await self.make([f"planted.{name}"], 1)
+        await self.produce(f"planted.{name}", records)
+        return await self.part(f"planted.{name}")
+
+    async def back(self):
+        """Commits an older offset of an older epoch, in a group of its own, and nobody repairs it:
+        how often that is found. It may not be found at once."""
+        place, group = TopicPartition("mid", 0), "planted.back"
+        known = (await committed(self.admin, self.group))[place]
+        await self.commit(group, place, known.offset, known.metadata)
+        world = await self.opened("out", group)
+        version, shard, _, rest = known.metadata.split(";", 3)
+        await self.commit(group, place, known.offset - 1, f"{version};{shard};0;{rest}")
+        await world.look()
+        if world.checker.counts:
+            raise ValueError(f"an offset that has just gone back: {world.said()}")
+        await asyncio.sleep(REPAIRED_WITHIN_S)
+        await world.look()
+        await world.stop()
+        return world.checker.counts.get(POSITION, 0)
+
+    async def commit(self, group, place, offset, metadata):
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.brokers, group_id=group, enable_auto_commit=False
+        )
+        await consumer.start()
+        consumer.assign([place])
+        await consumer.commit({place: OffsetAndMetadata(offset, metadata)})
+        await consumer.stop()
 
     async def records(self, topic, partition):
         found, follow = [], Follow(self.brokers, topic, [partition])
@@ -299,13 +351,7 @@ class Judge:
         await self.produce("mid", [(key_of(0), made(0), [])])
         place = TopicPartition("mid", 0)
         known = (await committed(self.admin, self.group))[place]
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.brokers, group_id=self.group, enable_auto_commit=False
-        )
-        await consumer.start()
-        consumer.assign([place])
-        await consumer.commit({place: OffsetAndMetadata(known.offset + 1, known.metadata)})
-        await consumer.stop()
+        await self.commit(self.group, place, known.offset + 1, known.metadata)
 
 
 def chosen(records, stage):
@@ -320,8 +366,15 @@ def chosen(records, stage):
     raise ValueError("no key has two outputs to plant a fault in")
 
 
-async def main(brokers, cluster):
-    judge, loop = Judge(brokers, cluster), asyncio.get_running_loop()
+def of_epoch_zero(record):
+    """The same result, put out under an epoch below all others."""
+    key, value, headers = record
+    origin = dict(headers)[ORIGIN].rsplit(b";", 1)[0] + b";0"
+    return key, value, [(ORIGIN, origin)]
+
+
+async def main(*arguments):
+    judge, loop = Judge(*arguments), asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         command, *arguments = line.split()
         answer = await getattr(judge, command)(*arguments)

@@ -50,6 +50,8 @@ const ALL: &str = "100000000";
 /// Three nodes under load, and who judges them.
 struct Mill {
     judge: Asked,
+    /// How many kinds of faults the judge plants.
+    plants: usize,
     load: Asked,
     fleet: Fleet,
     rng: Rng,
@@ -59,15 +61,21 @@ struct Mill {
 impl Mill {
     /// Brings up Kafka and the nodes, deploys the chain, and sends so many records a second.
     fn start(run: &Run, rate: u64, salt: u64) -> Result<Self, NotShown> {
-        Self::judged_by(run, rate, salt, &[])
+        Self::judged_by(run, rate, salt, &[], 3)
     }
 
     /// The same where a node may go on with an old view.
     fn start_with_zombies(run: &Run, rate: u64, salt: u64) -> Result<Self, NotShown> {
-        Self::judged_by(run, rate, salt, &["zombies"])
+        Self::judged_by(run, rate, salt, &["zombies"], 5)
     }
 
-    fn judged_by(run: &Run, rate: u64, salt: u64, words: &[&str]) -> Result<Self, NotShown> {
+    fn judged_by(
+        run: &Run,
+        rate: u64,
+        salt: u64,
+        words: &[&str],
+        plants: usize,
+    ) -> Result<Self, NotShown> {
         run.note("fetch Kafka and a client of it");
         let kafka = Kafka::fetch()?;
         let python = python::with(&[CLIENT])?;
@@ -83,7 +91,7 @@ impl Mill {
         let app = App::make(&run.evidence, First::Python, None)?;
         fleet.slots[0].run(&["deploy", "--yes", &app.dir().display().to_string()])?;
         load.ask(&format!("rate {rate} {ALL}"), PATIENCE)?;
-        Ok(Self { judge, load, fleet, rng: Rng::new(run.seed, salt), _broker: broker })
+        Ok(Self { judge, plants, load, fleet, rng: Rng::new(run.seed, salt), _broker: broker })
     }
 
     fn look(&mut self) -> Result<Seen, NotShown> {
@@ -142,7 +150,11 @@ impl Mill {
         let planted = self.judge.ask("planted", PATIENCE)?;
         let red = planted["red"].as_object().into_iter().flatten();
         let red = red.filter(|it| it.1.as_u64() > Some(0)).count();
-        demand!(red == 3, "of dropped, reordered, advanced only {red} were found: {planted}");
+        demand!(
+            red == self.plants,
+            "of {} kinds of faults only {red} were found: {planted}",
+            self.plants
+        );
         Ok(Figures::default()
             .with("records", records)
             .with("outputs", number(&last, "outputs")?)

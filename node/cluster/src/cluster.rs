@@ -337,7 +337,7 @@ impl Cluster {
     }
 
     /// Where this member leads: how long ago each other one was heard of, since it began to lead at
-    /// the most. Empty elsewhere.
+    /// the most; of who led before it, however long. Empty elsewhere.
     #[must_use]
     pub fn unheard(&self) -> BTreeMap<u64, Duration> {
         self.inner.shared.unheard.lock().expect(UNPOISONED).clone()

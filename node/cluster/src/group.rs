@@ -175,6 +175,8 @@ pub struct Group {
     ticks: u64,
     /// At which tick each member has answered last.
     heard: BTreeMap<u64, u64>,
+    /// Who led last, other than this member, and at which tick it was heard of as the leader.
+    led: Option<(u64, u64)>,
 }
 
 impl std::fmt::Debug for Group {
@@ -226,6 +228,7 @@ impl Group {
             reads: Reads::default(),
             ticks: 0,
             heard: BTreeMap::new(),
+            led: None,
         })
     }
 
@@ -272,12 +275,17 @@ impl Group {
     }
 
     /// For how many ticks each other member has not answered, counted from tick `from` at the
-    /// earliest.
+    /// earliest: before it led, nobody had to answer it. Of who led before it, it has heard all the
+    /// same.
     #[must_use]
     pub fn unheard(&self, from: u64) -> BTreeMap<u64, u64> {
         let others = self.members.voters().iter().chain(self.members.learners());
         let others = others.filter(|id| **id != self.raw.raft.id);
-        let since = |id: &u64| self.heard.get(id).copied().unwrap_or_default().max(from);
+        let led = |id: &u64| self.led.filter(|led| led.0 == *id).map(|led| led.1);
+        let since = |id: &u64| {
+            let heard = self.heard.get(id).copied().unwrap_or_default();
+            heard.max(led(id).unwrap_or(from))
+        };
         others.map(|id| (*id, self.ticks.saturating_sub(since(id)))).collect()
     }
 
@@ -329,11 +337,15 @@ impl Group {
         if carries_checkpoint(&message) && from_snapshot(message.get_snapshot()).is_none() {
             return Ok(());
         }
+        let from = message.from;
         if is_answer(&message) {
-            self.heard.insert(message.from, self.ticks);
+            self.heard.insert(from, self.ticks);
         }
         // Errors are of senders it does not know and of messages that only a member itself makes.
         drop(self.raw.step(message));
+        if self.leader() == Some(from) {
+            self.led = Some((from, self.ticks));
+        }
         Ok(())
     }
 

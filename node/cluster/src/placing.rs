@@ -6,8 +6,8 @@
 //!
 //! - **PL-1** a shard whose owner is there and can run it is never assigned to another over its
 //!   head, unless it was to be handed over for [`HAND_MAX`]: it is handed over.
-//! - **PL-2** who was not heard of for [`GONE_AFTER`] is gone, but not before the leader has led for
-//!   as long: it may not have had a chance to hear.
+//! - **PL-2** who was not heard of for [`GONE_AFTER`] is gone. Before it led, the leader has heard of
+//!   nobody but of who led then: for the others its time begins with its own lead.
 //! - **PL-3** who was gone has to be heard of for a while before it gets anything, each time within
 //!   a minute for twice as long.
 //! - **PL-4** a plan that was carried out leads to no other.
@@ -66,7 +66,7 @@ pub struct Sight<'a> {
     pub me: u64,
     /// What is agreed on.
     pub state: &'a State,
-    /// Of other members, since each was heard of.
+    /// Of other members, since each was heard of, or could have been.
     pub unheard: &'a BTreeMap<u64, Duration>,
     /// How long this node has led.
     pub led_for: Duration,
@@ -174,7 +174,7 @@ impl Planner {
         let now = sight.led_for;
         let unheard = sight.unheard.get(&id).copied().unwrap_or(now);
         let health = self.members.entry(id).or_default();
-        if GONE_AFTER <= unheard.min(now) {
+        if GONE_AFTER <= unheard {
             if health.gone.is_none() {
                 let is_again = health.was_gone.is_some_and(|it| now < it + REMEMBERED);
                 let longer = (2 * health.back_after).min(BACK_AFTER.1);
@@ -313,6 +313,11 @@ mod tests {
         fresh.unheard.clear();
         fresh.carry_out();
         assert_eq!(fresh.owned(), [3, 3, 3], "PL-2");
+        // Who led before it was silent for all that time.
+        fresh.now = 500;
+        fresh.unheard.insert(2, GONE_AFTER);
+        fresh.carry_out();
+        assert_eq!(fresh.owned()[1], 0, "PL-2");
     }
 
     #[test]

@@ -222,6 +222,25 @@ fn a_member_that_hears_nobody_is_not_there_however_often_it_asks_for_votes() {
 }
 
 #[test]
+fn a_fresh_leader_knows_how_long_the_one_before_it_is_silent_and_gives_the_others_time() {
+    let mut net = Net::of(3);
+    net.tick(1);
+    net.cut = [1].into();
+    let mut silent = 0;
+    while !net.groups[&2].leads() && !net.groups[&3].leads() {
+        net.tick(1);
+        silent += 1;
+    }
+    assert!(ELECTION_TICKS as u64 <= silent, "{silent}");
+    let (id, other) = if net.groups[&2].leads() { (2, 3) } else { (3, 2) };
+    let from = net.groups[&id].ticks();
+    net.deaf = [other].into();
+    net.tick(3);
+    let unheard = net.groups[&id].unheard(from);
+    assert!(silent <= unheard[&1] && unheard[&other] <= 3, "{silent}: {unheard:?}");
+}
+
+#[test]
 fn an_old_id_on_a_blank_or_older_disk_is_noticed() {
     for first in [Image::joining(), Image::founding(vec![1, 2, 3], Vec::new())] {
         let mut net = Net::of(3);

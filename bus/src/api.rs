@@ -255,6 +255,11 @@ pub trait Bus: Send + Sync + Debug {
     /// way is refused. Of a shard that was never recovered here nothing is on its way.
     fn fence(&self, _shard: ShardId, _epoch: Epoch) {}
 
+    /// Whether the bus answers this node within so long. One that is a part of it always does.
+    async fn answers(&self, _within: Duration) -> bool {
+        true
+    }
+
     /// Whether others may own shards of this bus too: then what they say there is looked at again
     /// and again, and after every pause of this process before anything is committed.
     fn share(&self, _is_shared: bool) {}

@@ -516,8 +516,23 @@ pub const PROMISES: &[Promise] = &[
         full: "45 min: 60 stops of 0.5 to 60 s",
         ci: "3 min: 10 stops of 0.5 to 6 s, one of them of 60 s",
         may_skip: false,
-        floors: &[("stops", 10), ("taken_over", 3), ("records", 10_000), ("red_controls", 3)],
+        floors: &[("stops", 10), ("taken_over", 3), ("records", 10_000), ("red_controls", 5)],
         run: crate::fleet::run_zombies,
+    },
+    Promise {
+        name: "partitions",
+        says: "a network that is cut between three nodes, in both directions, in one, in a ring, on \
+               and off, or between a node and Kafka, loses nothing and keys keep their order in every \
+               epoch; who is cut off goes on until another owns what it has, who is cut off from \
+               Kafka is relieved, and everything is settled when the network is whole",
+        needs: "root, ip, unshare and nsenter; python3 with venv and PyPI, Java 17 and Maven (77 \
+                without)",
+        flags: &["cuts"],
+        full: "30 min: 60 cuts",
+        ci: "4 min: 8 cuts",
+        may_skip: false,
+        floors: &[("cuts", 8), ("records", 10_000), ("red_controls", 5)],
+        run: crate::fleet::run_partitions,
     },
     Promise {
         name: "rebalance",

@@ -228,6 +228,17 @@ impl Brokers {
         }
     }
 
+    /// Whether a broker answers within so long.
+    async fn answer_within(&self, within: Duration) -> bool {
+        let Ok(lane) = self.lanes.asking() else { return false };
+        let asked = blocking(move || lane.consumer().fetch_metadata(Some(offsets::GROUPS), within));
+        let is_answered = matches!(asked.await, Ok(Ok(_)));
+        if is_answered {
+            self.health.answered();
+        }
+        is_answered
+    }
+
     /// Asks a question about a partition. A client that does not know a new topic yet, or knows
     /// one that was made again as gone, is told to look and asked again.
     async fn ask<T: Send + 'static>(
@@ -659,6 +670,10 @@ impl Bus for KafkaBus {
         self.inner.forget_group(shard).await?;
         self.inner.ledger().forget(shard);
         self.inner.rewrite_log().await
+    }
+
+    async fn answers(&self, within: Duration) -> bool {
+        self.inner.brokers.answer_within(within).await
     }
 
     fn share(&self, is_shared: bool) {

@@ -24,7 +24,7 @@ use crate::{Epoch, Error, Offset, Position, ShardId, TopicPartition, metrics as 
 const RENEW_EVERY: Duration = Duration::from_secs(24 * 3_600);
 
 /// The topic of Kafka's own that holds the groups.
-const GROUPS: &str = "__consumer_offsets";
+pub(super) const GROUPS: &str = "__consumer_offsets";
 
 /// Which shards' groups are behind, and the turn of who writes one.
 #[derive(Debug, Default)]

@@ -200,12 +200,13 @@ pub enum Command {
         /// The revision that it cannot run.
         revision: Option<String>,
     },
-    /// A member's process is about to end: until it starts again it gives away its shards.
+    /// A member's process is about to end, or does not reach the bus: until it starts again, or is
+    /// ready again, it gives away its shards.
     Stop {
         /// Its id.
         member: u64,
     },
-    /// A member's process that has started is ready to run shards.
+    /// A member's process that has started, or reaches the bus again, is ready to run shards.
     Ready {
         /// Its id.
         member: u64,
@@ -462,6 +463,7 @@ impl State {
             }
             Command::Ready { member } => {
                 self.starting.remove(member);
+                self.stopping.remove(member);
                 Ok(Applied::default())
             }
         }

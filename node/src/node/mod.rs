@@ -19,6 +19,7 @@ pub(crate) mod peers;
 mod plan;
 mod planner;
 mod prepare;
+mod relief;
 mod replays;
 mod restore;
 mod retire;
@@ -261,6 +262,7 @@ impl Node {
         }
         drop(tokio::spawn(node.clone().follow()));
         drop(tokio::spawn(node.clone().plan_places()));
+        drop(tokio::spawn(node.clone().watch_bus()));
         drop(tokio::spawn(node.clone().watch_books()));
         Ok(node)
     }

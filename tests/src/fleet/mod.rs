@@ -1,5 +1,6 @@
 //! The promises that several nodes on one Kafka keep: `failover` (a node that is killed is a
-//! non-event), `zombies` (one that stops and goes on does no harm), `drain` (one that goes on
+//! non-event), `zombies` (one that stops and goes on does no harm), `partitions` (nor does a network that
+//! is cut), `drain` (one that goes on
 //! purpose is no event at all) and `rebalance` (one that comes gets its share and no more).
 //!
 //! ```text
@@ -13,6 +14,7 @@
 
 mod drain;
 mod failover;
+mod partitions;
 mod rebalance;
 mod times;
 mod zombies;
@@ -24,6 +26,7 @@ use serde_json::Value;
 use crate::demand;
 use crate::harness::fleet::Fleet;
 use crate::harness::kafka::{Broker, Kafka, Listeners};
+use crate::harness::network::{Host, Network, Place};
 use crate::harness::python::{self, Asked};
 use crate::harness::rng::Rng;
 use crate::harness::wait;
@@ -33,6 +36,7 @@ use times::Seen;
 
 pub use drain::run as run_drain;
 pub use failover::run as run_failover;
+pub use partitions::run as run_partitions;
 pub use rebalance::run as run_rebalance;
 pub use zombies::run as run_zombies;
 
@@ -58,40 +62,63 @@ struct Mill {
     _broker: Broker,
 }
 
+/// Where all of it runs.
+struct Hosts {
+    /// Kafka, the load and the judge.
+    hub: Host,
+    nodes: Vec<Host>,
+}
+
+impl Hosts {
+    fn here() -> Self {
+        Self { hub: Host::HERE, nodes: vec![Host::HERE; NODES] }
+    }
+}
+
 impl Mill {
     /// Brings up Kafka and the nodes, deploys the chain, and sends so many records a second.
     fn start(run: &Run, rate: u64, salt: u64) -> Result<Self, NotShown> {
-        Self::judged_by(run, rate, salt, &[], 3)
+        Self::on(&Hosts::here(), run, rate, salt, false)
     }
 
     /// The same where a node may go on with an old view.
     fn start_with_zombies(run: &Run, rate: u64, salt: u64) -> Result<Self, NotShown> {
-        Self::judged_by(run, rate, salt, &["zombies"], 5)
+        Self::on(&Hosts::here(), run, rate, salt, true)
     }
 
-    fn judged_by(
+    /// The same in a network that can be cut.
+    fn start_in(network: &Network, run: &Run, rate: u64, salt: u64) -> Result<Self, NotShown> {
+        let nodes = (0..NODES).map(|node| network.host(Place::Node(node))).collect();
+        Self::on(&Hosts { hub: network.host(Place::Hub), nodes }, run, rate, salt, true)
+    }
+
+    fn on(
+        hosts: &Hosts,
         run: &Run,
         rate: u64,
         salt: u64,
-        words: &[&str],
-        plants: usize,
+        has_zombies: bool,
     ) -> Result<Self, NotShown> {
         run.note("fetch Kafka and a client of it");
         let kafka = Kafka::fetch()?;
-        let python = python::with(&[CLIENT])?;
-        let broker = Broker::start(&kafka, &run.evidence.join("broker"), Listeners::Plain)?;
+        let (python, hub) = (python::with(&[CLIENT])?, hosts.hub);
+        let dir = run.evidence.join("broker");
+        let broker = Broker::start_on(hub, &kafka, &dir, Listeners::Plain)?;
         let address = broker.address();
         run.note("three nodes");
-        let fleet = Fleet::form(&run.evidence, &address, NODES)?;
+        let fleet = Fleet::form_on(&hosts.nodes, &run.evidence, &address)?;
         let name = fleet.name()?;
-        let words = [&[address.as_str(), &name], words].concat();
-        let mut judge = Asked::start(&python, "judge.py", &words, &run.evidence)?;
+        let zombies: &[&str] = if has_zombies { &["zombies"] } else { &[] };
+        let words = [&[address.as_str(), &name], zombies].concat();
+        let mut judge = Asked::start_on(hub, &python, "judge.py", &words, &run.evidence)?;
         judge.ask("topics", PATIENCE)?;
-        let mut load = Asked::start(&python, "load.py", &[&address, "in", ALL], &run.evidence)?;
+        let words = [&address, "in", ALL];
+        let mut load = Asked::start_on(hub, &python, "load.py", &words, &run.evidence)?;
         let app = App::make(&run.evidence, First::Python, None)?;
         fleet.slots[0].run(&["deploy", "--yes", &app.dir().display().to_string()])?;
         load.ask(&format!("rate {rate} {ALL}"), PATIENCE)?;
-        Ok(Self { judge, plants, load, fleet, rng: Rng::new(run.seed, salt), _broker: broker })
+        let (plants, rng) = (if has_zombies { 5 } else { 3 }, Rng::new(run.seed, salt));
+        Ok(Self { judge, plants, load, fleet, rng, _broker: broker })
     }
 
     fn look(&mut self) -> Result<Seen, NotShown> {

@@ -96,6 +96,17 @@ impl Seen {
         has.all(|(shard, epoch)| had.get(shard) != Some(&epoch) || late < self.newest[shard])
     }
 
+    /// Of results of an old epoch, how long after the first one of a newer epoch the last was taken,
+    /// in milliseconds; those that a look before has seen left out.
+    pub(super) fn stale_for(&self, before: &Self) -> Vec<i64> {
+        let fresh = self.stale.iter().filter(|(of, at)| before.stale.get(of) != Some(at));
+        let lasted = fresh.filter_map(|((shard, epoch), at)| {
+            let newer = self.began.iter().filter(|((of, it), _)| of == shard && epoch < it);
+            Some(at - newer.map(|(_, began)| *began).min()?)
+        });
+        lasted.collect()
+    }
+
     /// Those that have put out nothing since then.
     pub(super) fn silent_since(&self, at: Timestamp) -> Vec<&Shard> {
         let silent = self.newest.iter().filter(|(_, newest)| **newest <= at.0 + 300);
@@ -195,6 +206,16 @@ mod tests {
         assert!(times.judge(true).is_ok());
         times.silent_ms.push(5_100);
         assert!(times.judge(true).is_err() && times.judge(false).is_ok());
+    }
+
+    #[test]
+    fn what_an_old_epoch_still_puts_out_is_counted_from_the_first_result_of_the_next() {
+        let mut before = seen(&[(0, 1, 10), (0, 2, 500)], &[(0, 900)]);
+        let shard = ("in".to_owned(), 0);
+        before.stale = [((shard.clone(), 1), 600)].into();
+        let mut after = seen(&[(0, 1, 10), (0, 2, 500), (0, 3, 1_000)], &[(0, 9_000)]);
+        after.stale = [((shard.clone(), 1), 600), ((shard, 2), 1_700)].into();
+        assert_eq!(after.stale_for(&before), [700]);
     }
 
     #[test]

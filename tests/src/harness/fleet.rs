@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::demand;
 use crate::harness::api::Api;
+use crate::harness::network::Host;
 use crate::harness::node::Node;
 use crate::harness::{binaries, command, wait};
 use crate::promise::{During, NotShown, broken};
@@ -28,7 +29,8 @@ pub struct Slot {
     state: PathBuf,
     log: PathBuf,
     brokers: String,
-    up: Option<(Node, Api)>,
+    host: Host,
+    up: Option<(Node, Option<Api>)>,
 }
 
 /// The nodes of a cluster.
@@ -45,9 +47,18 @@ impl Fleet {
     ///
     /// When a command fails, or the nodes do not come to vote.
     pub fn form(folder: &Path, brokers: &str, nodes: usize) -> Result<Self, NotShown> {
-        let mut fleet = Self { slots: Vec::new() };
-        for _ in 0..nodes {
-            fleet.add(folder, brokers)?;
+        Self::form_on(&vec![Host::HERE; nodes], folder, brokers)
+    }
+
+    /// The same, a node on each of these hosts.
+    ///
+    /// # Errors
+    ///
+    /// When a command fails, or the nodes do not come to vote.
+    pub fn form_on(hosts: &[Host], folder: &Path, brokers: &str) -> Result<Self, NotShown> {
+        let (mut fleet, nodes) = (Self { slots: Vec::new() }, hosts.len());
+        for host in hosts {
+            fleet.add_on(*host, folder, brokers)?;
         }
         let voting = wait::until(PATIENCE, || {
             let members = fleet.slots[0].members().ok()?;
@@ -65,7 +76,12 @@ impl Fleet {
     ///
     /// When a command fails, or the node does not start.
     pub fn add(&mut self, folder: &Path, brokers: &str) -> Result<(), NotShown> {
-        let mut slot = Slot::new(folder, &format!("edge-{}", self.slots.len() + 1), brokers)?;
+        self.add_on(Host::HERE, folder, brokers)
+    }
+
+    fn add_on(&mut self, host: Host, folder: &Path, brokers: &str) -> Result<(), NotShown> {
+        let name = format!("edge-{}", self.slots.len() + 1);
+        let mut slot = Slot::new(host, folder, &name, brokers)?;
         match self.slots.first() {
             None => slot.init()?,
             Some(first) => slot.join(first)?,
@@ -100,23 +116,24 @@ impl Fleet {
 }
 
 impl Slot {
-    fn new(folder: &Path, name: &str, brokers: &str) -> Result<Self, NotShown> {
+    fn new(host: Host, folder: &Path, name: &str, brokers: &str) -> Result<Self, NotShown> {
         let dir = folder.join(name);
         std::fs::create_dir_all(&dir).during("make a node's folder")?;
         Ok(Self {
             name: name.to_owned(),
-            address: format!("127.0.0.1:{}", free_port()?),
+            address: format!("{}:{}", host.ip, free_port()?),
             data: dir.join("data"),
             state: dir.join("state"),
             log: dir.join("node.log"),
             brokers: brokers.to_owned(),
+            host,
             up: None,
         })
     }
 
     /// A command line of this node's user.
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(binaries::millrace());
+        let mut command = self.host.command(binaries::millrace());
         command.args(words).env("XDG_STATE_HOME", &self.state).env("NO_COLOR", "1");
         command.env_remove("MILLRACE_NODE");
         command
@@ -163,8 +180,14 @@ impl Slot {
         // What it starts is known by this folder.
         serve.current_dir(self.folder());
         let mut node = Node::start(&mut serve, &self.log)?;
-        let api = Api::of(&self.state, &mut node, PATIENCE)?;
-        self.up = Some((node, api));
+        if self.host.is_here() {
+            let api = Api::of(&self.state, &mut node, PATIENCE)?;
+            self.up = Some((node, Some(api)));
+            return Ok(());
+        }
+        // From outside of its network it cannot be asked.
+        node.line("a node that is ready", PATIENCE, |line| line.text.contains("is ready"))?;
+        self.up = Some((node, None));
         Ok(())
     }
 
@@ -187,9 +210,9 @@ impl Slot {
     ///
     /// # Errors
     ///
-    /// When it is not up.
+    /// When it is not up, or in a network of its own.
     pub fn api(&self) -> Result<&Api, NotShown> {
-        let api = self.up.as_ref().map(|up| &up.1);
+        let api = self.up.as_ref().and_then(|up| up.1.as_ref());
         api.ok_or_else(|| broken(format!("{} is not up", self.name)))
     }
 

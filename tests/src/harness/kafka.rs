@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::harness::network::Host;
 use crate::harness::node::Node;
 use crate::harness::{binaries, command};
 use crate::promise::{During, NotShown, broken};
@@ -84,7 +85,7 @@ impl Kafka {
     /// Writes down the classes that a broker loads: each start is a second quicker.
     fn archive_classes(&self) -> Result<(), NotShown> {
         let dir = self.dir.join("first");
-        let mut first = Broker::format(self, &dir, Listeners::Plain)?;
+        let mut first = Broker::format(Host::HERE, self, &dir, Listeners::Plain)?;
         let flag = format!("-XX:ArchiveClassesAtExit={}", self.archive().display());
         first.start_with(&flag)?;
         first.stop()?;
@@ -121,6 +122,7 @@ pub struct Broker {
     dir: PathBuf,
     port: u16,
     second_port: u16,
+    host: Host,
     process: Option<Node>,
     /// Compiled as in production, which takes a start longer.
     is_for_figures: bool,
@@ -133,7 +135,21 @@ impl Broker {
     ///
     /// When it does not start.
     pub fn start(kafka: &Kafka, dir: &Path, listeners: Listeners) -> Result<Self, NotShown> {
-        let mut broker = Self::format(kafka, dir, listeners)?;
+        Self::start_on(Host::HERE, kafka, dir, listeners)
+    }
+
+    /// The same on a host of its own.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn start_on(
+        host: Host,
+        kafka: &Kafka,
+        dir: &Path,
+        listeners: Listeners,
+    ) -> Result<Self, NotShown> {
+        let mut broker = Self::format(host, kafka, dir, listeners)?;
         broker.start_again()?;
         Ok(broker)
     }
@@ -144,13 +160,18 @@ impl Broker {
     ///
     /// When it does not start.
     pub fn start_for_figures(kafka: &Kafka, dir: &Path) -> Result<Self, NotShown> {
-        let mut broker = Self::format(kafka, dir, Listeners::Plain)?;
+        let mut broker = Self::format(Host::HERE, kafka, dir, Listeners::Plain)?;
         broker.is_for_figures = true;
         broker.start_again()?;
         Ok(broker)
     }
 
-    fn format(kafka: &Kafka, dir: &Path, listeners: Listeners) -> Result<Self, NotShown> {
+    fn format(
+        host: Host,
+        kafka: &Kafka,
+        dir: &Path,
+        listeners: Listeners,
+    ) -> Result<Self, NotShown> {
         fs::create_dir_all(dir).during("make a broker's folder")?;
         let [port, controller, second_port] = free_ports()?;
         let broker = Self {
@@ -158,6 +179,7 @@ impl Broker {
             dir: dir.to_owned(),
             port,
             second_port,
+            host,
             process: None,
             is_for_figures: false,
         };
@@ -262,7 +284,7 @@ impl Broker {
     /// `host:port` without encryption.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("{}:{}", self.host.ip, self.port)
     }
 
     /// `host:port` with a password in the clear.
@@ -301,7 +323,7 @@ impl Broker {
     }
 
     fn start_with(&mut self, archive: &str) -> Result<(), NotShown> {
-        let mut java = Command::new("java");
+        let mut java = self.host.command("java");
         if self.is_for_figures {
             java.arg("-Xmx768m");
         } else {
@@ -379,9 +401,9 @@ impl Broker {
 }
 
 fn properties(broker: &Broker, controller: u16, doors: Listeners) -> String {
-    let Broker { dir, port, second_port, .. } = broker;
-    let (mut listeners, mut advertised) =
-        (format!("PLAINTEXT://127.0.0.1:{port}"), format!("PLAINTEXT://127.0.0.1:{port}"));
+    let Broker { dir, port, second_port, host: Host { ip, .. }, .. } = broker;
+    let mut listeners = format!("PLAINTEXT://{ip}:{port}");
+    let mut advertised = listeners.clone();
     let second = match doors {
         Listeners::Plain => None,
         Listeners::PlainAndScram => Some(("SASL_SSL", "localhost")),

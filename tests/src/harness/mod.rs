@@ -8,6 +8,7 @@ pub mod command;
 pub mod fleet;
 pub mod kafka;
 pub mod mounts;
+pub mod network;
 pub mod node;
 pub mod overlay;
 pub mod processes;

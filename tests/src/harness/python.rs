@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::harness::network::Host;
 use crate::harness::{binaries, command};
 use crate::promise::{During, NotShown, broken};
 
@@ -57,8 +58,23 @@ impl Asked {
         arguments: &[&str],
         folder: &Path,
     ) -> Result<Self, NotShown> {
+        Self::start_on(Host::HERE, python, name, arguments, folder)
+    }
+
+    /// The same on a host of its own.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn start_on(
+        host: Host,
+        python: &Path,
+        name: &str,
+        arguments: &[&str],
+        folder: &Path,
+    ) -> Result<Self, NotShown> {
         let errors = folder.join(format!("{name}.log"));
-        let mut program = Command::new(python);
+        let mut program = host.command(python);
         // No bytecode beside the sources.
         program.arg("-B").arg(binaries::root().join("tests/kafka").join(name)).args(arguments);
         program.stdin(Stdio::piped()).stdout(Stdio::piped());

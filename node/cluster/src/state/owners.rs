@@ -69,7 +69,8 @@ impl State {
         self.unfit.keys().map(|(member, function)| (*member, function.as_str()))
     }
 
-    /// Whether a member's process is about to end, and gives away its shards.
+    /// Whether a member's process is about to end, or does not reach the bus, and so gives away its
+    /// shards.
     #[must_use]
     pub fn is_stopping(&self, member: u64) -> bool {
         self.stopping.contains(&member)

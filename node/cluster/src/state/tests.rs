@@ -83,6 +83,9 @@ fn what_a_member_cannot_run_is_said_of_one_revision_and_who_stops_is_back_with_i
     assert_eq!(state.unfit().count(), 0);
     state.apply(&Command::Stop { member: 2 }).unwrap();
     assert!(state.is_stopping(2));
+    state.apply(&Command::Ready { member: 2 }).unwrap();
+    assert!(!state.is_stopping(2), "it reaches the bus again");
+    state.apply(&Command::Stop { member: 2 }).unwrap();
     let (name, address) = ("n".to_owned(), "a:1".to_owned());
     let join = MemberChange::Join { name, address: address.clone(), key: [0; 32], token: None };
     state.apply(&Command::Member { member: 2, change: join }).unwrap();

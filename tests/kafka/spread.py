@@ -3,7 +3,7 @@ with the node: `spread.py BROKERS APP PARTITIONS`. Reads commands from its stand
 and answers each with a line of JSON.
 
 topics   makes `in`, `out` and the topic of dead letters
-look     reads what is new in `out`: by source partition the newest epoch, when its newest output was
+look     reads what is new in `out`: by source partition the newest epoch, when its first output was
          taken, and the longest time between two outputs since the last look, in milliseconds
 final    how many records `in` has, of how many of them there is an output, and how many outputs are
          there again
@@ -25,13 +25,15 @@ class Source:
     """One source partition."""
 
     def __init__(self):
-        self.epoch, self.newest_ms, self.silent_ms = 0, None, 0
+        self.epoch, self.began_ms, self.newest_ms, self.silent_ms = 0, None, None, 0
         self.seen, self.repeats = set(), 0
 
     def on_output(self, offset, epoch, time_ms):
         if self.newest_ms is not None:
             self.silent_ms = max(self.silent_ms, time_ms - self.newest_ms)
-        self.epoch, self.newest_ms = max(self.epoch, epoch), time_ms
+        if self.epoch < epoch:
+            self.epoch, self.began_ms = epoch, time_ms
+        self.newest_ms = time_ms
         self.repeats += offset in self.seen
         self.seen.add(offset)
 
@@ -80,7 +82,7 @@ class Spread:
 
     async def look(self):
         await self.read()
-        rows = [[it.epoch, it.newest_ms, it.silent_ms] for it in self.sources]
+        rows = [[it.epoch, it.began_ms, it.silent_ms] for it in self.sources]
         for source in self.sources:
             source.silent_ms = 0
         return {"sources": rows}

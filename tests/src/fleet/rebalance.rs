@@ -4,9 +4,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bus::Timestamp;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use super::times::share as share_of;
 use super::{ALL, CLIENT, PATIENCE, number};
 use crate::demand;
 use crate::harness::fleet::Fleet;
@@ -26,6 +28,8 @@ const JOIN_CI: Duration = Duration::from_secs(10);
 const SILENT_FACTOR: f64 = 1.5;
 /// A share may differ from an equal one by a tenth: less is not worth a move.
 const SHARE_TOLERANCE: f64 = 0.1;
+/// No shard puts out anything under a newer epoch for so long: all have come to rest.
+const STILL: Duration = Duration::from_secs(4);
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 
 const MANIFEST: &str = r#"
@@ -53,8 +57,8 @@ output = { topic = "out" }
 #[derive(Clone, Copy, Debug)]
 struct Source {
     epoch: u64,
-    /// Whether it has put out anything yet.
-    has_begun: bool,
+    /// When the first result of that epoch was taken, if there is one.
+    began_ms: Option<i64>,
     silent_ms: i64,
 }
 
@@ -83,12 +87,14 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     settle(&mut spread, &fleet, NODES, shards)?;
 
     run.note("what silence is usual");
+    // A shard that has just begun was silent before.
+    wait::pause(STILL);
     look(&mut spread)?;
     wait::pause(Duration::from_secs(if run.full { 60 } else { 15 }));
     let before = look(&mut spread)?;
     run.note("a fourth node joins");
     fleet.add(&run.evidence, &address)?;
-    let ready_at = Instant::now();
+    let (ready_at, joined_at) = (Instant::now(), Timestamp::now());
     let share = shards / (NODES as u64 + 1);
     let has_share = || (share <= shares(&fleet).ok()?.last().copied()?).then_some(());
     let joined = wait::until(SETTLED_WITHIN, has_share);
@@ -99,6 +105,10 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     let moved = (0..after.len()).filter(|at| is_moved(*at)).count() as u64;
     let most = shards.div_ceil(NODES as u64 + 1) + 1;
     demand!(moved <= most, "{moved} shards moved, {most} had to");
+    // One that nobody sent a record to meanwhile does not show.
+    demand!(9 * share <= 10 * moved, "only {moved} shards put out results of a new owner");
+    let began = (0..after.len()).filter(|at| is_moved(*at)).filter_map(|at| after[at].began_ms);
+    let first_ms: Vec<i64> = began.map(|it| it - joined_at.0).collect();
     let usual = before.iter().map(|it| it.silent_ms).max().unwrap_or_default();
     let stayed = (0..after.len()).filter(|at| !is_moved(*at)).map(|at| after[at].silent_ms);
     let silent = stayed.max().unwrap_or_default();
@@ -125,6 +135,8 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
         .with("shards", shards)
         .with("moved", moved)
         .with("join_ms", took.as_millis() as u64)
+        .with("first_result_ms_p50", share_of(&first_ms, 50))
+        .with("first_result_ms_p90", share_of(&first_ms, 90))
         .with("silent_ms_before", usual)
         .with("silent_ms_of_those_that_stayed", silent)
         .with("turns", turns)
@@ -147,7 +159,7 @@ fn look(spread: &mut Asked) -> Result<Vec<Source>, NotShown> {
     let source = |row: &Value| {
         Some(Source {
             epoch: row[0].as_u64()?,
-            has_begun: row[1].is_i64(),
+            began_ms: row[1].as_i64(),
             silent_ms: row[2].as_i64()?,
         })
     };
@@ -173,15 +185,17 @@ fn settle(
     shards: u64,
 ) -> Result<Vec<Source>, NotShown> {
     let equal = shards as f64 / nodes as f64;
-    let mut seen = look(spread)?;
+    let (mut seen, mut still_since) = (look(spread)?, Instant::now());
     let settled = wait::until(SETTLED_WITHIN, || {
         wait::pause(Duration::from_millis(300));
         let (now, shares) = match (look(spread), shares(fleet)) {
             (Ok(now), Ok(shares)) => (now, shares),
             (Err(error), _) | (_, Err(error)) => return Some(Err(error)),
         };
-        let is_still = now.iter().zip(&seen).all(|(now, was)| now.epoch == was.epoch);
-        let has_begun = now.iter().all(|it| it.has_begun);
+        if now.iter().zip(&seen).any(|(now, was)| now.epoch != was.epoch) {
+            still_since = Instant::now();
+        }
+        let has_begun = now.iter().all(|it| it.began_ms.is_some());
         let near = |share: u64| (share as f64 - equal).abs() <= (SHARE_TOLERANCE * equal).max(1.0);
         let is_fair = shares.iter().sum::<u64>() == shards
             && shares.iter().filter(|share| near(**share)).count() == nodes;
@@ -189,7 +203,7 @@ fn settle(
         seen = longest
             .map(|(now, was)| Source { silent_ms: now.silent_ms.max(was.silent_ms), ..*now })
             .collect();
-        (is_still && has_begun && is_fair).then_some(Ok(()))
+        (STILL < still_since.elapsed() && has_begun && is_fair).then_some(Ok(()))
     });
     let told = || broken(format!("not settled: shares are {:?}", shares(fleet)));
     settled.ok_or_else(told)??;

@@ -25,6 +25,8 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct Client {
     node: NodeFile,
+    /// The one node of the cluster that everything is asked about.
+    about: Option<String>,
     agent: ureq::Agent,
 }
 
@@ -47,6 +49,16 @@ impl Client {
         Ok(Self::of(discovery::find(globals.node.as_deref())?))
     }
 
+    /// Finds a node that answers for the whole cluster, or about the one node of it that is meant.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`discovery::find_about`].
+    pub fn connect_about(globals: &Globals) -> Result<Self, CommandError> {
+        let (node, about) = discovery::find_about(globals.node.as_deref())?;
+        Ok(Self { about, ..Self::of(node) })
+    }
+
     /// A client of this node.
     #[must_use]
     pub fn of(node: NodeFile) -> Self {
@@ -60,7 +72,7 @@ impl Client {
             .max_idle_age(IDLE_MAX)
             .user_agent(concat!("millrace/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { node, agent: ureq::Agent::new_with_config(config) }
+        Self { node, about: None, agent: ureq::Agent::new_with_config(config) }
     }
 
     /// The node.
@@ -178,7 +190,10 @@ impl Client {
     }
 
     fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.node.url)
+        match &self.about {
+            Some(name) => format!("{}{path}?node={}", self.node.url, segment(name)),
+            None => format!("{}{path}", self.node.url),
+        }
     }
 
     fn bearer(&self) -> String {
@@ -220,6 +235,12 @@ impl Client {
         CommandError::new(exit::UNREACHABLE, "E0503", message)
             .help(format!("`{} status` shows whether it runs", program()))
     }
+}
+
+/// What may be in a name; whatever else is in one, there is no such node.
+fn segment(name: &str) -> String {
+    let is_plain = |it: char| it.is_ascii_alphanumeric() || matches!(it, '-' | '_' | '.');
+    name.chars().map(|it| if is_plain(it) { it } else { '_' }).collect()
 }
 
 type Response = Result<ureq::http::Response<ureq::Body>, ureq::Error>;

@@ -49,6 +49,9 @@ pub struct NodeFile {
     pub data_dir: String,
     /// RFC 3339, UTC.
     pub started: String,
+    /// The cluster that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
 }
 
 impl std::fmt::Debug for NodeFile {
@@ -73,6 +76,7 @@ impl NodeFile {
             pid_started: started_at(pid).unwrap_or(0),
             data_dir: data_dir.to_string_lossy().into_owned(),
             started: format!("{now:.3}"),
+            cluster: None,
         }
     }
 
@@ -281,6 +285,36 @@ pub fn find(wanted: Option<&str>) -> Result<NodeFile, CommandError> {
     choose(wanted, running()?)
 }
 
+/// The node to ask about the one that is meant, and the name of that one if only it is meant: a
+/// node of a cluster, on this machine or another.
+///
+/// # Errors
+///
+/// As [`find`].
+pub fn find_about(wanted: Option<&str>) -> Result<(NodeFile, Option<String>), CommandError> {
+    let named = wanted.filter(|it| !it.is_empty() && !it.contains("://"));
+    let Some(name) = named else { return Ok((find(wanted)?, None)) };
+    match find(wanted) {
+        Ok(node) => {
+            let about = node.cluster.is_some().then(|| node.name.clone());
+            Ok((node, about))
+        }
+        Err(error) if error.code == Some("E0506") => {
+            let mut nodes = running()?;
+            if !are_one_cluster(&nodes) {
+                return Err(error);
+            }
+            Ok((nodes.remove(0), Some(name.to_owned())))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn are_one_cluster(nodes: &[NodeFile]) -> bool {
+    let cluster = nodes.first().and_then(|it| it.cluster.as_ref());
+    cluster.is_some() && nodes.iter().all(|it| it.cluster.as_ref() == cluster)
+}
+
 fn by_url(
     url: &str,
     nodes: Vec<NodeFile>,
@@ -304,6 +338,7 @@ fn by_url(
             pid_started: 0,
             data_dir: String::new(),
             started: String::new(),
+            cluster: None,
         }),
         (None, None) => {
             let message = format!("no token for {url}: no node of this user has that address");
@@ -339,7 +374,8 @@ fn choose(wanted: Option<&str>, mut nodes: Vec<NodeFile>) -> Result<NodeFile, Co
             .help(format!("start one: {} dev DIR, where DIR holds a millrace.toml", program())));
     }
     let Some(wanted) = wanted else {
-        if nodes.len() == 1 {
+        // Nodes of one cluster answer alike.
+        if nodes.len() == 1 || are_one_cluster(&nodes) {
             return Ok(nodes.remove(0));
         }
         let message = format!("{} nodes are running\n{}", nodes.len(), list(&nodes));
@@ -412,6 +448,7 @@ mod tests {
             token: "secret".to_owned(),
             pid,
             pid_started: 0,
+            cluster: None,
             data_dir: data_dir.to_owned(),
             started: String::new(),
         }

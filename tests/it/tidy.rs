@@ -115,6 +115,7 @@ const CORES: &[&str] = &[
     "node/exchange/src/backoff.rs",
     "node/exchange/src/frame.rs",
     "node/exchange/src/token.rs",
+    "node/gateway/src/merge.rs",
 ];
 
 /// Files are split before they get longer.

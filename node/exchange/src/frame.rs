@@ -68,6 +68,8 @@ impl Kind {
     pub const STORE: Self = Self(14);
     /// A newer certificate for the same key.
     pub const RENEW: Self = Self(15);
+    /// A question to the control API of the other node.
+    pub const CONTROL: Self = Self(16);
 
     /// Its name; `unknown` for those of another version.
     #[must_use]
@@ -88,6 +90,7 @@ impl Kind {
             Self::AUTHORITY => "authority",
             Self::STORE => "store",
             Self::RENEW => "renew",
+            Self::CONTROL => "control",
             _ => "unknown",
         }
     }
@@ -95,7 +98,7 @@ impl Kind {
     /// Whether this version knows it.
     #[must_use]
     pub const fn is_known(self) -> bool {
-        Self::HELLO.0 <= self.0 && self.0 <= Self::RENEW.0
+        Self::HELLO.0 <= self.0 && self.0 <= Self::CONTROL.0
     }
 }
 

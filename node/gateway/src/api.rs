@@ -10,6 +10,7 @@ mod history;
 mod instances;
 mod logs;
 mod members;
+mod nodes;
 mod replays;
 mod triggers;
 
@@ -39,6 +40,7 @@ pub use logs::{LogEntry, LogLines, LogQuestion};
 pub use members::{
     JoinToken, LeadChoice, MemberInfo, MemberList, MemberState, RaftCheckpoint, RaftStatus,
 };
+pub use nodes::{NodeStatus, Unheard};
 pub use replays::{Replay, ReplayState, ReplayStatus, ReplayedPartition};
 pub use triggers::{Seek, Sought, SoughtPartition, TriggerInfo, TriggerList};
 
@@ -48,13 +50,23 @@ pub const API: u32 = 1;
 /// The media type of raw record batches, in the layout of bus/src/batch.rs.
 pub const RECORDS_MEDIA_TYPE: &str = "application/vnd.millrace.records.v1";
 
-/// `GET /v1/status`: what a node is and does.
+/// `GET /v1/status`: what a node is and does. At a member of a cluster of several: what they do
+/// together, with sums of what those did that answered.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// [`API`].
     pub api: u32,
-    /// The process.
+    /// The process that was asked.
     pub node: NodeInfo,
+    /// What the nodes are called together, in an answer of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// Those that answered, by name, in an answer of several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeStatus>,
+    /// Nodes that did not answer; what they know is missing here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unheard: Vec<Unheard>,
     /// Its applications, by name.
     pub apps: Vec<String>,
     /// In one word.
@@ -105,6 +117,9 @@ pub struct HeldUp {
     pub topic: String,
     /// Of that topic; sorted.
     pub partitions: Vec<i32>,
+    /// The node that runs them, in an answer of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Stopped, or waiting to go on by itself.
     pub state: ShardState,
     /// For `millrace explain`.
@@ -179,7 +194,7 @@ pub struct FunctionStatus {
     pub writes: Vec<String>,
     /// Records settled a second, of late.
     pub rate_per_s: f64,
-    /// Run time of a batch, of late, where one ran.
+    /// Run time of a batch, of late, where one ran; of several nodes that of the slowest.
     pub p50_ms: Option<f64>,
     /// As above.
     pub p99_ms: Option<f64>,
@@ -192,10 +207,16 @@ pub struct FunctionStatus {
     /// Those of them that a filter kept from the function.
     #[serde(default)]
     pub filtered: u64,
+    /// Attempts that ended since the node started.
+    #[serde(default)]
+    pub attempts: u64,
     /// Failed attempts since the node started.
     pub failed: u64,
     /// Dead letters written since the node started.
     pub dead_lettered: u64,
+    /// Partitions that the node runs it for.
+    #[serde(default)]
+    pub shards: u32,
     /// Records of keys that fail, which wait in the park topics of its triggers.
     #[serde(default)]
     pub parked: u64,
@@ -252,6 +273,14 @@ pub struct ShardCounts {
     pub starting: u32,
     /// Ended with an error.
     pub stopped: u32,
+    /// Nobody who answered runs them, in an answer of several nodes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unheard: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What a feed does.
@@ -314,9 +343,11 @@ pub enum ShardState {
     Draining,
     /// Ended with an error.
     Stopped,
+    /// No node that answered runs it.
+    Unknown,
 }
 
-/// `GET /v1/lag`: how far every trigger is behind.
+/// `GET /v1/lag`: how far every trigger is behind, whichever node runs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lag {
     /// [`API`].
@@ -325,6 +356,9 @@ pub struct Lag {
     pub total: Option<u64>,
     /// By trigger id.
     pub triggers: Vec<TriggerLag>,
+    /// Nodes that did not answer; what they know is missing here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unheard: Vec<Unheard>,
 }
 
 /// One trigger, and one topic it reads.
@@ -349,6 +383,9 @@ pub struct PartitionLag {
     pub partition: i32,
     /// Who reads.
     pub shard: u64,
+    /// The node that owns it, in an answer of several; without one, nobody does just now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// The assignment.
     pub epoch: u64,
     /// In one word.

@@ -14,6 +14,8 @@ pub(crate) const UNKNOWN_PARTITION: &str = "E0405";
 pub(crate) const OFFSET: &str = "E0406";
 /// A record over its topic's limit.
 pub(crate) const RECORD_TOO_LARGE: &str = "E0407";
+/// An assignment that is over.
+pub(crate) const FENCED: &str = "E0409";
 /// The topic exists, with other settings.
 pub(crate) const TOPIC_EXISTS: &str = "E0408";
 /// The journal cannot be read or written.
@@ -64,5 +66,30 @@ pub(crate) const NO_QUORUM: &str = "E0570";
 pub(crate) const IN_DOUBT: &str = "E0571";
 /// No such node in the cluster.
 pub(crate) const UNKNOWN_MEMBER: &str = "E0572";
+/// Another node runs what is asked for, or none does.
+pub(crate) const ELSEWHERE: &str = "E0576";
+/// A node of the cluster does not answer.
+pub(crate) const UNHEARD: &str = "E0578";
+/// Dead letters of a topic are being put back already.
+pub(crate) const REDRIVE_RUNS: &str = "E0540";
+/// A replay of the trigger runs already.
+pub(crate) const REPLAY_RUNS: &str = "E0561";
+/// What a seek may be refused with by the owner of a partition.
+pub(crate) const FORWARDED: &[&str] = &[
+    DISK_FULL,
+    UNKNOWN_TOPIC,
+    UNKNOWN_PARTITION,
+    OFFSET,
+    FENCED,
+    BROKERS_AWAY,
+    BROKERS_REFUSE,
+    TOPIC_RECREATED,
+    NO_ROUTE,
+    CLOSING,
+    BAD_REQUEST,
+    NO_QUORUM,
+    IN_DOUBT,
+    ELSEWHERE,
+];
 /// The cluster refuses a change of its members.
 pub(crate) const MEMBERS: &str = "E0573";

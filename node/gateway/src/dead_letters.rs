@@ -11,12 +11,15 @@ use axum::routing::get;
 use axum::{Json, Router};
 
 use crate::api::{
-    DeadLetterChoice, DeadLetterEdit, DeadLetterInfo, DeadLetterList, Redrive, RedriveStatus,
+    DeadLetterChoice, DeadLetterEdit, DeadLetterInfo, DeadLetterList, Redrive, RedriveState,
+    RedriveStatus,
 };
 use crate::problem::Refusal;
 use crate::routes::{App, question};
 use crate::topics::find;
 use crate::triggers::{no_such, node};
+use crate::whole::Scope;
+use crate::{codes, owners};
 
 /// The largest question but an edit.
 const QUESTION_BYTES_MAX: usize = 4 << 10;
@@ -58,6 +61,7 @@ async fn edit(
 
 async fn verb(
     State(app): State<Arc<App>>,
+    scope: Scope,
     Path(segment): Path<String>,
     content: Body,
 ) -> Result<Json<RedriveStatus>, Refusal> {
@@ -72,23 +76,61 @@ async fn verb(
         return Err(Refusal::bad("rate and limit are 1 or more"));
     }
     find(&*app.bus, topic)?;
+    if let Some(others) = scope.others(&app).filter(|_| !asked.dry_run) {
+        let own = node(&app)?.redrive_status(topic);
+        let known = owners::newest(others, &redrive_path(topic), own).await;
+        if let Some(RedriveStatus { node: Some(node), .. }) = known.filter(owners::Background::runs)
+        {
+            let detail = format!("dead letters of {topic} are being put back or purged on {node}");
+            return Err(Refusal::new(StatusCode::CONFLICT, codes::REDRIVE_RUNS, detail)
+                .hint("wait for it, or stop it: `millrace dead-letter redrive NAME --stop`"));
+        }
+    }
     Ok(Json(node(&app)?.redrive(topic.to_owned(), asked, purge).await?))
+}
+
+fn redrive_path(topic: &str) -> String {
+    format!("/v1/dead-letters/{topic}/redrive")
+}
+
+impl owners::Background for RedriveStatus {
+    fn runs(&self) -> bool {
+        matches!(self.state, RedriveState::Running | RedriveState::Waiting)
+    }
+
+    fn started(&self) -> &str {
+        &self.started
+    }
+
+    fn of(self, node: String) -> Self {
+        Self { node: Some(node), ..self }
+    }
 }
 
 async fn progress(
     State(app): State<Arc<App>>,
+    scope: Scope,
     Path(topic): Path<String>,
 ) -> Result<Json<RedriveStatus>, Refusal> {
-    node(&app)?.redrive_status(&topic).map(Json).ok_or_else(|| {
+    let own = node(&app)?.redrive_status(&topic);
+    let known = match scope.others(&app) {
+        Some(others) => owners::newest(others, &redrive_path(&topic), own).await,
+        None => own,
+    };
+    known.map(Json).ok_or_else(|| {
         let detail = format!("nothing of {topic} was put back or purged since the node started");
-        Refusal::new(StatusCode::NOT_FOUND, crate::codes::NO_ROUTE, detail)
+        Refusal::new(StatusCode::NOT_FOUND, codes::NO_ROUTE, detail)
     })
 }
 
 async fn stop(
     State(app): State<Arc<App>>,
+    scope: Scope,
     Path(topic): Path<String>,
 ) -> Result<StatusCode, Refusal> {
     node(&app)?.stop_redrive(&topic);
+    if let Some(others) = scope.others(&app) {
+        owners::stop(others, &redrive_path(&topic)).await?;
+    }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -54,6 +54,7 @@ pub(crate) async fn compute(bus: &dyn Bus, shards: &[ShardStatus]) -> Result<Lag
             topic: shard.topic.clone(),
             partition: shard.partition,
             shard: shard.shard,
+            node: None,
             epoch: shard.epoch,
             state: shard.state,
             start,
@@ -69,7 +70,7 @@ pub(crate) async fn compute(bus: &dyn Bus, shards: &[ShardStatus]) -> Result<Lag
         trigger.lag = sum(trigger.partitions.iter().map(|partition| partition.lag));
     }
     let total = sum(triggers.iter().map(|trigger| trigger.lag));
-    Ok(Lag { api: API, total, triggers })
+    Ok(Lag { api: API, total, triggers, unheard: Vec::new() })
 }
 
 /// `None` as soon as one is unknown.
@@ -91,7 +92,7 @@ mod tests {
             ..TriggerLag::default()
         };
         let triggers = vec![trigger("a/f", Some(4)), trigger("a/f", Some(1)), trigger("a/g", None)];
-        let lag = Lag { api: API, total: None, triggers };
+        let lag = Lag { triggers, ..Lag::default() };
         assert_eq!(lag.of_function("a/f"), Some(5));
         assert_eq!(lag.of_function("a/g"), None);
         assert_eq!(lag.of_function("a/h"), None);

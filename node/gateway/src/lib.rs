@@ -43,9 +43,13 @@
 //! | `GET /v1/raft`, `POST /v1/raft:transfer`, `:snapshot` | [`RaftStatus`](api::RaftStatus); the lead, a checkpoint |
 //! | `POST /v1/node:shutdown` | drains the node and ends it |
 //!
+//! At a member of a cluster of several, `status`, `lag`, `config`, `doctor`, `instances`, `logs`,
+//! `triggers`, `records` and what is known of redrives and replays are those of all nodes that
+//! answer, and say who does not; `?node=NAME` asks one of them alone.
+//!
 //! Errors are [`Problem`](api::Problem)s. The crate runs nothing and decides nothing: what a node
 //! is stands behind [`NodeView`], what runs on it behind [`Applications`] and [`Operations`], its
-//! cluster behind [`Membership`], what a topic is behind `bus::Bus`.
+//! cluster behind [`Membership`], its other nodes behind [`Others`], what a topic is behind `bus::Bus`.
 
 pub mod api;
 mod apps;
@@ -55,8 +59,12 @@ mod dead_letters;
 mod door;
 mod history;
 mod lag;
+mod logs;
 mod members;
+mod merge;
 mod metrics;
+mod others;
+mod owners;
 mod problem;
 mod produce;
 mod read;
@@ -65,8 +73,10 @@ mod server;
 mod topics;
 mod triggers;
 mod view;
+mod whole;
 
 pub use data::Data;
+pub use others::{NotHeard, Others, Own, Owned, Question, REPLY_BYTES_MAX, Reply, Verb};
 pub use read::{Begin, record_data};
 pub use server::{BindError, Gateway, GatewayConfig};
 pub use view::{

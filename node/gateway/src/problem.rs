@@ -80,6 +80,8 @@ impl Refusal {
             codes::NO_QUORUM => "no quorum of the cluster answers",
             codes::IN_DOUBT => "whether it was done is not known",
             codes::UNKNOWN_MEMBER => "no such node",
+            codes::ELSEWHERE => "another node has it",
+            codes::UNHEARD => "a node does not answer",
             codes::MEMBERS => "the cluster refuses the change",
             codes::BROKERS_AWAY => "the brokers do not answer",
             codes::BROKERS_REFUSE => "the brokers refuse the credentials",

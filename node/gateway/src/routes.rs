@@ -19,12 +19,16 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{API, Lag, Status};
+use crate::api::{API, Lag, ShardState, Status};
 use crate::door::{self, Token};
 use crate::metrics as gauges;
+use crate::others::Others;
 use crate::problem::Refusal;
 use crate::view::{Applications, Membership, NodeView, Operations, Readiness};
-use crate::{apps, codes, dead_letters, history, lag, members, produce, read, topics, triggers};
+use crate::whole::{self, PATIENCE, Scope, gather};
+use crate::{
+    apps, codes, dead_letters, history, lag, members, merge, produce, read, topics, triggers,
+};
 
 /// The largest body that is not records.
 pub(crate) const QUESTION_BYTES_MAX: usize = 256 << 10;
@@ -45,6 +49,8 @@ pub(crate) struct App {
     pub(crate) operations: Option<Arc<dyn Operations>>,
     /// `None`: the node is alone.
     pub(crate) membership: Option<Arc<dyn Membership>>,
+    /// `None`: there are no other nodes.
+    pub(crate) others: Option<Arc<dyn Others>>,
     pub(crate) metrics: Option<PrometheusHandle>,
     pub(crate) token: Token,
     pub(crate) body_bytes_max: usize,
@@ -56,13 +62,22 @@ pub(crate) struct App {
     pub(crate) stopping: CancellationToken,
 }
 
+/// What answers clients.
 pub(crate) fn router(app: Arc<App>) -> Router {
+    routes()
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), whole::narrow))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), door::pass))
+        .with_state(app)
+}
+
+/// Who comes here has passed the door, or is another node.
+pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
-        .route("/v1/lag", get(whole_lag))
+        .route("/v1/lag", get(lag_of_all))
         .route("/v1/topics", get(topics::list).post(topics::create))
         .route("/v1/topics/{topic}", get(topics::describe).delete(topics::delete).post(read::fetch))
         .route("/v1/topics/{topic}/records", get(read::browse).post(produce::produce))
@@ -74,8 +89,6 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(members::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), door::pass))
-        .with_state(app)
 }
 
 /// The body, up to a limit. What is over it is read and thrown away, as far as that is worth it:
@@ -133,18 +146,48 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-async fn status(State(app): State<Arc<App>>) -> Result<Json<Status>, Refusal> {
-    let mut status = app.node.status();
-    status.api = API;
-    let lag = lag::compute(&*app.bus, &app.node.shards()).await?;
-    for function in &mut status.functions {
-        function.lag = lag.of_function(&format!("{}/{}", function.app, function.name));
-    }
-    Ok(Json(status))
+async fn status(State(app): State<Arc<App>>, scope: Scope) -> Result<Json<Status>, Refusal> {
+    let own = async {
+        let mut status = app.node.status();
+        status.api = API;
+        Ok(status)
+    };
+    let Some(others) = scope.others(&app) else {
+        let (mut status, lag) = (own.await?, own_lag(&app).await?);
+        for function in &mut status.functions {
+            function.lag = lag.of_function(&format!("{}/{}", function.app, function.name));
+        }
+        return Ok(Json(status));
+    };
+    let asked = gather(others, "/v1/status", PATIENCE, own);
+    let (heard, lag) = tokio::join!(asked, whole_lag(&app, others));
+    Ok(Json(merge::status(heard?, &others.own_name(), others.cluster(), &lag?)))
 }
 
-async fn whole_lag(State(app): State<Arc<App>>) -> Result<Json<Lag>, Refusal> {
-    Ok(Json(lag::compute(&*app.bus, &app.node.shards()).await?))
+async fn own_lag(app: &App) -> Result<Lag, Refusal> {
+    Ok(lag::compute(&*app.bus, &app.node.shards()).await?)
+}
+
+/// That of all partitions, whoever owns them.
+pub(crate) async fn whole_lag(app: &App, others: &Arc<dyn Others>) -> Result<Lag, Refusal> {
+    let heard = gather(others, "/v1/lag", PATIENCE, own_lag(app)).await?;
+    let mut lag = merge::lag(heard, &others.shards());
+    let unknown = lag.triggers.iter_mut().flat_map(|it| &mut it.partitions);
+    for it in unknown.filter(|it| it.state == ShardState::Unknown) {
+        // Where it ends anybody can see.
+        let place = bus::TopicPartition::new(it.topic.as_str(), it.partition);
+        if let Ok(marks) = app.bus.watermarks(&place).await {
+            (it.start, it.end) = (marks.start.0, marks.end.0);
+        }
+    }
+    Ok(lag)
+}
+
+async fn lag_of_all(State(app): State<Arc<App>>, scope: Scope) -> Result<Json<Lag>, Refusal> {
+    match scope.others(&app) {
+        Some(others) => Ok(Json(whole_lag(&app, others).await?)),
+        None => Ok(Json(own_lag(&app).await?)),
+    }
 }
 
 async fn shutdown(State(app): State<Arc<App>>) -> StatusCode {

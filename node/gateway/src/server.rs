@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::codes;
 use crate::door::Token;
+use crate::others::{Others, Own};
 use crate::routes::{self, App};
 use crate::view::{Applications, Membership, NodeView, Operations};
 
@@ -164,6 +165,7 @@ impl Gateway {
             applications: None,
             operations: None,
             membership: None,
+            others: None,
             metrics,
             token: Token::new(&config.token),
             body_bytes_max: config.body_bytes_max,
@@ -209,6 +211,25 @@ impl Gateway {
         let app = Arc::get_mut(&mut self.app).expect("nothing is served yet");
         app.membership = Some(membership);
         self
+    }
+
+    /// The same, with other nodes that it asks.
+    ///
+    /// # Panics
+    ///
+    /// Once it serves, or something has its [`own`](Self::own) answers.
+    #[must_use]
+    pub fn with_others(mut self, others: Arc<dyn Others>) -> Self {
+        let app = Arc::get_mut(&mut self.app).expect("nothing is served yet");
+        app.others = Some(others);
+        self
+    }
+
+    /// What answers the other nodes, until it has served. The last thing to be asked of a gateway
+    /// that is made.
+    #[must_use]
+    pub fn own(&self) -> Own {
+        Own::of(&self.app)
     }
 
     /// Where it listens.

@@ -2,27 +2,33 @@
 //! and tells what functions said. What is asked is given to the node.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use crate::api::{
-    Effective, Examination, InstanceList, LogLines, LogQuestion, Replay, ReplayStatus, Seek,
-    TriggerList,
+    Effective, Examination, InstanceList, LogLines, LogQuestion, Replay, ReplayState, ReplayStatus,
+    Seek, TriggerList,
 };
 use crate::problem::Refusal;
 use crate::read::Begin;
-use crate::routes::{App, question};
+use crate::routes::{App, question, whole_lag};
 use crate::view::Operations;
-use crate::{codes, lag};
+use crate::whole::{PATIENCE, Scope, gather};
+use crate::{codes, lag, logs, merge, owners};
 
 /// The largest question.
 const QUESTION_BYTES_MAX: usize = 4 << 10;
+/// How long another node may take to examine itself, with brokers that do not answer it.
+const EXAMINATION_PATIENCE: Duration = Duration::from_secs(15);
+/// How long it may take to read what its processes have in memory.
+const INSTANCES_PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -50,27 +56,49 @@ async fn config(State(app): State<Arc<App>>) -> Result<Json<Effective>, Refusal>
     Ok(Json(node(&app)?.effective()))
 }
 
-async fn doctor(State(app): State<Arc<App>>) -> Result<Json<Examination>, Refusal> {
-    Ok(Json(node(&app)?.examine().await))
+async fn doctor(State(app): State<Arc<App>>, scope: Scope) -> Result<Json<Examination>, Refusal> {
+    let own = async { Ok(node(&app)?.examine().await) };
+    let Some(others) = scope.others(&app) else { return own.await.map(Json) };
+    let heard = gather(others, "/v1/doctor", EXAMINATION_PATIENCE, own).await?;
+    Ok(Json(merge::examinations(heard)))
 }
 
-async fn instances(State(app): State<Arc<App>>) -> Result<Json<InstanceList>, Refusal> {
-    Ok(Json(node(&app)?.instances().await))
+async fn instances(
+    State(app): State<Arc<App>>,
+    scope: Scope,
+) -> Result<Json<InstanceList>, Refusal> {
+    let own = async { Ok(node(&app)?.instances().await) };
+    let Some(others) = scope.others(&app) else { return own.await.map(Json) };
+    let heard = gather(others, "/v1/instances", INSTANCES_PATIENCE, own).await?;
+    Ok(Json(merge::instances(heard)))
 }
 
 async fn logs(
     State(app): State<Arc<App>>,
+    scope: Scope,
+    RawQuery(query): RawQuery,
     asked: Result<Query<LogQuestion>, QueryRejection>,
 ) -> Result<Json<LogLines>, Refusal> {
     let Query(asked) = asked.map_err(|error| Refusal::bad(error.body_text()))?;
+    let said = async {
+        match scope.others(&app) {
+            Some(others) => logs::of_all(&app, others, asked, &query.unwrap_or_default()).await,
+            None => Ok(node(&app)?.logs(asked).await?),
+        }
+    };
     tokio::select! {
-        said = node(&app)?.logs(asked) => Ok(Json(said?)),
+        said = said => Ok(Json(said?)),
         () = app.stopping.cancelled() => Err(bus::Error::Closed.into()),
     }
 }
 
-async fn list(State(app): State<Arc<App>>) -> Result<Json<TriggerList>, Refusal> {
+async fn list(State(app): State<Arc<App>>, scope: Scope) -> Result<Json<TriggerList>, Refusal> {
     let mut list = node(&app)?.triggers();
+    if let Some(others) = scope.others(&app) {
+        let asked = gather(others, "/v1/triggers", PATIENCE, async { Ok(list) });
+        let (heard, lag) = tokio::join!(asked, whole_lag(&app, others));
+        return Ok(Json(merge::triggers(heard?, &others.own_name(), &lag?)));
+    }
     let lag = lag::compute(&*app.bus, &app.node.shards()).await?;
     for trigger in &mut list.triggers {
         let known = lag.triggers.iter().find(|it| it.trigger == trigger.trigger);
@@ -81,6 +109,7 @@ async fn list(State(app): State<Arc<App>>) -> Result<Json<TriggerList>, Refusal>
 
 async fn verb(
     State(app): State<Arc<App>>,
+    scope: Scope,
     Path((name, function, verb)): Path<(String, String, String)>,
     content: Body,
 ) -> Result<Response, Refusal> {
@@ -93,29 +122,75 @@ async fn verb(
         "seek" => {
             let asked: Seek = question(content, QUESTION_BYTES_MAX).await?;
             let to = Begin::parse(&asked.to)?;
-            Ok(Json(node.seek(trigger, to, asked).await?).into_response())
+            let sought = match scope.others(&app) {
+                Some(others) => owners::seek(others, node, trigger, to, asked).await?,
+                None => node.seek(trigger, to, asked).await?,
+            };
+            Ok(Json(sought).into_response())
         }
         "replay" => {
             let asked: Replay = question(content, QUESTION_BYTES_MAX).await?;
             let range = (Begin::parse(&asked.from)?, Begin::parse(&asked.to)?);
+            let others = scope.others(&app).filter(|_| !asked.dry_run);
+            let own = node.replay_status(&trigger);
+            let running = match others {
+                Some(others) => owners::newest(others, &replay_path(&trigger), own).await,
+                None => None,
+            };
+            if let Some(node) = running.filter(|it| it.state == ReplayState::Running)
+                && let Some(node) = node.node
+            {
+                let detail = format!("a replay of {trigger} runs on {node}");
+                return Err(Refusal::new(StatusCode::CONFLICT, codes::REPLAY_RUNS, detail)
+                    .hint("wait for it, or stop it: `millrace replay TRIGGER --stop`"));
+            }
             Ok(Json(node.replay(trigger, range, asked).await?).into_response())
         }
         _ => Err(no_such()),
     }
 }
 
+fn replay_path(trigger: &str) -> String {
+    format!("/v1/triggers/{trigger}/replay")
+}
+
+impl owners::Background for ReplayStatus {
+    fn runs(&self) -> bool {
+        self.state == ReplayState::Running
+    }
+
+    fn started(&self) -> &str {
+        &self.started
+    }
+
+    fn of(self, node: String) -> Self {
+        Self { node: Some(node), ..self }
+    }
+}
+
 async fn replay_status(
     State(app): State<Arc<App>>,
+    scope: Scope,
     Path((name, function, trigger)): Path<(String, String, String)>,
 ) -> Result<Json<ReplayStatus>, Refusal> {
     let trigger = format!("{name}/{function}/{trigger}");
-    Ok(Json(node(&app)?.replay_status(&trigger).ok_or_else(no_such)?))
+    let own = node(&app)?.replay_status(&trigger);
+    let known = match scope.others(&app) {
+        Some(others) => owners::newest(others, &replay_path(&trigger), own).await,
+        None => own,
+    };
+    Ok(Json(known.ok_or_else(no_such)?))
 }
 
 async fn stop_replay(
     State(app): State<Arc<App>>,
+    scope: Scope,
     Path((name, function, trigger)): Path<(String, String, String)>,
 ) -> Result<StatusCode, Refusal> {
-    node(&app)?.stop_replay(&format!("{name}/{function}/{trigger}"));
+    let trigger = format!("{name}/{function}/{trigger}");
+    node(&app)?.stop_replay(&trigger);
+    if let Some(others) = scope.others(&app) {
+        owners::stop(others, &replay_path(&trigger)).await?;
+    }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  millrace doctor                            the running node, and its machine
+  millrace doctor                            the running node, and its machine; of a cluster all
+  millrace doctor --node edge-2              one node of a cluster
   millrace doctor --data /var/lib/millrace   the machine alone, before there is a node
   millrace doctor -o json                    for programs; the status says whether something fails")]
 pub struct DoctorArgs {
@@ -37,7 +38,7 @@ pub struct DoctorArgs {
 pub fn run(args: &DoctorArgs, globals: &Globals) -> Result<(), CommandError> {
     let examination = match &args.data {
         Some(dir) => Examination { api: API, findings: examine_machine(dir) },
-        None => Client::connect(globals)?.get_with("/v1/doctor", &[], PATIENCE)?,
+        None => Client::connect_about(globals)?.get_with("/v1/doctor", &[], PATIENCE)?,
     };
     match globals.output {
         Format::Json => output::print_json(&examination)?,
@@ -60,7 +61,8 @@ fn render(findings: &[Finding], paint: Paint, program: &str) -> String {
             Verdict::Warn => paint.doubtful("warn"),
             Verdict::Fail => paint.bad("fail"),
         };
-        let mut line = format!("{}  {}", it.subject, it.found);
+        let node = it.node.as_ref().map(|it| format!("{it}  ")).unwrap_or_default();
+        let mut line = format!("{node}{}  {}", it.subject, it.found);
         if let Some(remedy) = &it.remedy {
             line.push_str(&format!(
                 "; fix: {}",
@@ -84,6 +86,7 @@ mod tests {
         let well =
             Finding { subject: "bus".into(), found: "the node's own".into(), ..Finding::default() };
         let ill = Finding {
+            node: None,
             verdict: Verdict::Fail,
             subject: "trigger a/f/f".into(),
             found: "stopped\n".into(),

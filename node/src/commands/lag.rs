@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use gateway::api::{Lag, PartitionLag, ShardState};
 
 use super::error::CommandError;
-use super::wait;
+use super::program::program;
+use super::{unheard, wait};
 use crate::cli::Globals;
 use crate::client::Client;
 use crate::output::{self, Format, Paint, Rows, count, count_or_unknown, span};
@@ -21,6 +22,7 @@ Examples:
   millrace lag                  by trigger and topic; a second longer where somebody is behind
   millrace lag -p               by partition
   millrace lag tidy             of one function or trigger
+  millrace lag --node edge-2    of what one node of a cluster owns
   millrace lag -o json          for programs; null is unknown, not zero")]
 pub struct LagArgs {
     /// A function, or a part of a trigger's id.
@@ -36,7 +38,7 @@ pub struct LagArgs {
 ///
 /// When no node answers.
 pub fn run(args: &LagArgs, globals: &Globals) -> Result<(), CommandError> {
-    let client = Client::connect(globals)?;
+    let client = Client::connect_about(globals)?;
     let look = || -> Result<Lag, CommandError> {
         let mut lag: Lag = client.get("/v1/lag")?;
         if let Some(name) = &args.name {
@@ -63,7 +65,12 @@ pub fn run(args: &LagArgs, globals: &Globals) -> Result<(), CommandError> {
         true => by_partition(&lag),
         false => by_topic(&lag, before.as_ref().map(|(first, time)| (first, *time))),
     };
-    output::print(&format!("{}total {}\n", rows.render(paint), count_or_unknown(lag.total)))
+    output::print(&format!(
+        "{}total {}\n{}",
+        rows.render(paint),
+        count_or_unknown(lag.total),
+        unheard::lines(&lag.unheard, paint, &program())
+    ))
 }
 
 fn by_topic(lag: &Lag, before: Option<(&Lag, Duration)>) -> Rows {
@@ -147,12 +154,24 @@ fn pace(before: &[PartitionLag], now: &[PartitionLag], time: Duration) -> Option
 }
 
 fn by_partition(lag: &Lag) -> Rows {
-    let head =
-        ["TRIGGER", "PARTITION", ">START", ">NEXT", ">END", ">AHEAD", ">LAG", ">EPOCH", "STATE"];
+    let mut head = vec![
+        "TRIGGER",
+        "PARTITION",
+        ">START",
+        ">NEXT",
+        ">END",
+        ">AHEAD",
+        ">LAG",
+        ">EPOCH",
+        "STATE",
+    ];
+    let all = lag.triggers.iter().flat_map(|it| &it.partitions);
+    let has_nodes = all.clone().any(|it| it.node.is_some());
+    head.extend(has_nodes.then_some("NODE"));
     let mut rows = Rows::new(&head);
     for trigger in &lag.triggers {
         for one in &trigger.partitions {
-            rows.push(vec![
+            let mut row = vec![
                 trigger.trigger.clone(),
                 format!("{}[{}]", one.topic, one.partition),
                 one.start.to_string(),
@@ -162,7 +181,9 @@ fn by_partition(lag: &Lag) -> Rows {
                 count_or_unknown(one.lag),
                 one.epoch.to_string(),
                 word(one.state).to_owned(),
-            ]);
+            ];
+            row.extend(has_nodes.then(|| one.node.clone().unwrap_or_else(|| "-".to_owned())));
+            rows.push(row);
         }
     }
     rows
@@ -191,6 +212,7 @@ pub const fn word(state: ShardState) -> &'static str {
         ShardState::Paused => "paused",
         ShardState::Draining => "draining",
         ShardState::Stopped => "stopped",
+        ShardState::Unknown => "unknown",
     }
 }
 

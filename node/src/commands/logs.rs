@@ -7,7 +7,8 @@ use gateway::api::{LogEntry, LogLines};
 
 use super::dead_letter::time;
 use super::error::CommandError;
-use super::interrupt;
+use super::program::program;
+use super::{interrupt, unheard};
 use crate::cli::Globals;
 use crate::client::Client;
 use crate::output::{Format, Paint, printable};
@@ -23,6 +24,7 @@ Examples:
   millrace logs hot-alert -f             of one, and as they come
   millrace logs hot-alert --level warn   warnings and errors
   millrace logs --since 10m --grep timeout
+  millrace logs --node edge-2            what was said on one node of a cluster
   millrace logs --invocation 4-2-118     what was said in one invocation
   millrace logs -n 20 -o json            for programs, a line each")]
 pub struct LogsArgs {
@@ -56,7 +58,7 @@ pub struct LogsArgs {
 ///
 /// When no node answers.
 pub fn run(args: &LogsArgs, globals: &Globals) -> Result<(), CommandError> {
-    let client = Client::connect(globals)?;
+    let client = Client::connect_about(globals)?;
     interrupt::exit_on_ctrl_c();
     let since = args.since.as_ref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
     let is_meant = |it: &LogEntry| {
@@ -66,18 +68,22 @@ pub fn run(args: &LogsArgs, globals: &Globals) -> Result<(), CommandError> {
     };
     let paint = Paint::new(globals.colour_on_stdout());
     let mut out = io::stdout().lock();
-    let mut from: Option<u64> = None;
+    let (mut from, mut after) = (None::<u64>, None::<String>);
+    let mut silent = Vec::new();
     loop {
         let wait = if from.is_some() { WAIT } else { Duration::ZERO };
         let number = args.number.to_string();
-        let (after, wait_ms) = (from.map(|it| it.to_string()), wait.as_millis().to_string());
+        let (number_from, wait_ms) = (from.map(|it| it.to_string()), wait.as_millis().to_string());
         // Later answers hold what came meanwhile: all of it.
         let max = if from.is_some() { "10000" } else { &number };
         let mut asked = vec![("max", max), ("wait_ms", &wait_ms)];
         asked.extend(args.function.as_deref().map(|it| ("function", name_of(it))));
         asked.extend(args.level.as_deref().map(|it| ("level", it)));
         asked.extend(args.invocation.as_deref().map(|it| ("invocation", it)));
-        asked.extend(after.as_deref().map(|it| ("from", it)));
+        match (&after, &number_from) {
+            (Some(after), _) => asked.push(("after", after)),
+            (None, from) => asked.extend(from.as_deref().map(|it| ("from", it))),
+        }
         let said: LogLines = client.get_with("/v1/logs", &asked, wait)?;
         for it in said.lines.iter().filter(|it| is_meant(it)) {
             match globals.output {
@@ -89,10 +95,16 @@ pub fn run(args: &LogsArgs, globals: &Globals) -> Result<(), CommandError> {
             }
         }
         out.flush()?;
+        if said.unheard != silent {
+            let paint = Paint::new(globals.colour_on_stderr());
+            let told = unheard::lines(&said.unheard, paint, &program());
+            io::stderr().write_all(told.as_bytes())?;
+            silent = said.unheard;
+        }
         if !args.follow {
             return Ok(());
         }
-        from = Some(said.next);
+        (from, after) = (Some(said.next), said.after);
     }
 }
 
@@ -109,7 +121,8 @@ fn render(it: &LogEntry, paint: Paint) -> String {
         _ => paint.dim(&level),
     };
     let (at, function) = (paint.dim(&it.at), paint.bold(&printable(&it.function)));
-    format!("{at} {level} {function}  {}\n", printable(&it.message))
+    let node = it.node.as_deref().map(|it| format!(" {}", printable(it))).unwrap_or_default();
+    format!("{at} {level}{node} {function}  {}\n", printable(&it.message))
 }
 
 #[cfg(test)]
@@ -120,6 +133,7 @@ mod tests {
     fn a_line_is_one_line_whatever_is_in_it() {
         let entry = LogEntry {
             number: 1,
+            node: None,
             at: "2013-01-02T03:04:05.000Z".into(),
             function: "tell".into(),
             invocation: None,

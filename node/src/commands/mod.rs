@@ -36,4 +36,5 @@ pub mod tail;
 pub mod top;
 pub mod topic;
 pub mod trigger;
+mod unheard;
 pub mod wait;

@@ -5,6 +5,8 @@ use std::time::Duration;
 use gateway::api::{InstanceInfo, InstanceList, InstanceState};
 
 use super::error::CommandError;
+use super::program::program;
+use super::unheard;
 use crate::cli::Globals;
 use crate::client::Client;
 use crate::output::{self, Format, Paint, Rows, bytes, count, span};
@@ -18,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 Examples:
   millrace ps                  of all functions
   millrace ps hot-alert        of one
+  millrace ps --node edge-2    of one node of a cluster
   millrace ps -o json          for programs; null is unknown, not zero")]
 pub struct PsArgs {
     /// A function, by its name.
@@ -31,7 +34,7 @@ pub struct PsArgs {
 ///
 /// When no node answers.
 pub fn run(args: &PsArgs, globals: &Globals) -> Result<(), CommandError> {
-    let client = Client::connect(globals)?;
+    let client = Client::connect_about(globals)?;
     let mut list: InstanceList = client.get_with("/v1/instances", &[], PATIENCE)?;
     if let Some(name) = &args.function {
         list.instances.retain(|it| is_of(&it.function, name));
@@ -39,7 +42,9 @@ pub fn run(args: &PsArgs, globals: &Globals) -> Result<(), CommandError> {
     if globals.output == Format::Json {
         return output::print_json(&list);
     }
-    output::print(&render(&list.instances, Paint::new(globals.colour_on_stdout())))
+    let paint = Paint::new(globals.colour_on_stdout());
+    let unheard = unheard::lines(&list.unheard, paint, &program());
+    output::print(&format!("{}{unheard}", render(&list.instances, paint)))
 }
 
 /// Whether `name`, with or without the application's before it, is that of `function`.
@@ -56,11 +61,13 @@ fn render(instances: &[InstanceInfo], paint: Paint) -> String {
 
 /// A table of them.
 pub(super) fn rows(instances: &[InstanceInfo]) -> Rows {
-    let mut rows = Rows::new(&[
-        "FUNCTION", "REVISION", "INSTANCE", ">PID", "STATE", ">AGE", ">RUNS", ">MEMORY",
-    ]);
+    let has_nodes = instances.iter().any(|it| it.node.is_some());
+    let mut head =
+        vec!["FUNCTION", "REVISION", "INSTANCE", ">PID", "STATE", ">AGE", ">RUNS", ">MEMORY"];
+    head.extend(has_nodes.then_some("NODE"));
+    let mut rows = Rows::new(&head);
     for it in instances {
-        rows.push(vec![
+        let mut row = vec![
             it.function.clone(),
             it.revision.clone(),
             it.instance.clone(),
@@ -69,7 +76,9 @@ pub(super) fn rows(instances: &[InstanceInfo]) -> Rows {
             span(it.age_ms),
             count(it.invocations),
             it.memory_bytes.map_or_else(|| "-".to_owned(), bytes),
-        ]);
+        ];
+        row.extend(has_nodes.then(|| it.node.clone().unwrap_or_else(|| "-".to_owned())));
+        rows.push(row);
     }
     rows
 }

@@ -47,7 +47,7 @@ pub struct InvocationArgs {
 ///
 /// `E0404` to `E0406` when there is no such record.
 pub fn record(args: &RecordArgs, globals: &Globals) -> Result<(), CommandError> {
-    let client = Client::connect(globals)?;
+    let client = Client::connect_about(globals)?;
     let Place { topic, partition, offset } = &args.place;
     path_of(topic)?;
     let account: RecordAccount =
@@ -152,6 +152,7 @@ fn render_trigger(it: &TriggerAccount, paint: Paint) -> String {
     }
     head.extend(it.next_try_at.iter().map(|at| format!("next try at {at}")));
     head.extend(it.cause.clone());
+    head.extend(it.node.as_deref().map(|node| format!("on {}", printable(node))));
     let mut out = format!("{}  {}\n", paint.bold(&printable(&it.trigger)), head.join(", "));
     let mut line = |name: &str, text: &str| {
         out.push_str(&format!("  {} {}\n", paint.dim(&format!("{name:<11}")), printable(text)));

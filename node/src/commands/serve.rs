@@ -169,11 +169,17 @@ impl Up {
             }
         };
         let gateway = match node.peers() {
-            Some(peers) => gateway.with_membership(peers),
+            Some(peers) => {
+                let gateway = gateway.with_membership(Arc::clone(&peers) as _);
+                let gateway = gateway.with_others(Arc::clone(&peers) as _);
+                peers.answer_with(gateway.own());
+                gateway
+            }
             None => gateway,
         };
         let url = gateway.url();
-        let file = NodeFile::of_this_process(node.name(), url.clone(), token, data);
+        let mut file = NodeFile::of_this_process(node.name(), url.clone(), token, data);
+        file.cluster = node.peers().map(|peers| peers.cluster_name().to_owned());
         let registered = discovery::register(&file)?;
         let stop_gateway = CancellationToken::new();
         let gateway = tokio::spawn(gateway.serve(stop_gateway.clone()));

@@ -2,12 +2,13 @@
 //! that shows more of it.
 
 use gateway::api::{
-    FunctionState, FunctionStatus, Health, HeldUp, MemberList, MemberState, PausedTrigger,
-    ShardState, Status,
+    FunctionState, FunctionStatus, Health, HeldUp, MemberList, MemberState, NodeStatus,
+    PausedTrigger, ShardState, Status,
 };
 
 use super::error::CommandError;
 use super::program::{program, quoted};
+use super::unheard;
 use crate::cli::Globals;
 use crate::client::Client;
 use crate::output::{self, Format, Paint, Rows, count, milliseconds, printable, since, span};
@@ -17,7 +18,7 @@ use crate::output::{self, Format, Paint, Rows, count, milliseconds, printable, s
 #[command(after_help = "\
 Examples:
   millrace status                      functions, rates, failures and lag
-  millrace status --node greenhouse    of one node of several
+  millrace status --node greenhouse    of one node of a cluster, or of several
   millrace status -o json              for programs")]
 pub struct StatusArgs {}
 
@@ -27,7 +28,7 @@ pub struct StatusArgs {}
 ///
 /// When no node answers.
 pub fn run(_args: &StatusArgs, globals: &Globals) -> Result<(), CommandError> {
-    let client = Client::connect(globals)?;
+    let client = Client::connect_about(globals)?;
     let status: Status = client.get("/v1/status")?;
     if globals.output == Format::Json {
         return output::print_json(&status);
@@ -36,7 +37,13 @@ pub fn run(_args: &StatusArgs, globals: &Globals) -> Result<(), CommandError> {
     // A node alone has none.
     let members: Option<MemberList> = client.get("/v1/members").ok();
     let cluster = members.map(|members| cluster(&members, paint)).unwrap_or_default();
-    output::print(&format!("{cluster}{}", render(&status, paint, &program())))
+    let text = render(&status, paint, &program());
+    // The word for all of them stands behind what they are called.
+    let cluster = match status.nodes.is_empty() || cluster.is_empty() {
+        true => cluster,
+        false => format!("{}  ", cluster.trim_end()),
+    };
+    output::print(&format!("{cluster}{text}"))
 }
 
 /// The cluster that the node belongs to, in a line.
@@ -76,7 +83,10 @@ fn render(status: &Status, paint: Paint, program: &str) -> String {
         Health::Degraded => paint.bad(word),
         Health::Starting | Health::Draining => paint.doubtful(word),
     };
-    let mut out = format!("{}{word}\n", printable(&head));
+    let mut out = match status.nodes.as_slice() {
+        [] => format!("{}{word}\n", printable(&head)),
+        nodes => format!("{word}\n{}", nodes_of(nodes, status).render(paint)),
+    };
     out.push_str(if table.is_empty() { "no functions\n" } else { &table });
     if let Some(feed) = &status.feed {
         let line = format!(
@@ -99,6 +109,11 @@ fn render(status: &Status, paint: Paint, program: &str) -> String {
         );
         out.push_str(&format!("{line}      {program} lag -p\n"));
     }
+    if shards.unheard != 0 {
+        let line = format!("shards: {} run on no node that answers", shards.unheard);
+        out.push_str(&format!("{} {line}      {program} lag -p\n", paint.bad("!")));
+    }
+    out.push_str(&unheard::lines(&status.unheard, paint, program));
     for warning in &status.warnings {
         out.push_str(&format!("{} {}\n", paint.doubtful("!"), printable(warning)));
     }
@@ -124,6 +139,27 @@ fn render(status: &Status, paint: Paint, program: &str) -> String {
         }
     }
     out
+}
+
+/// The nodes that answered, and those that did not.
+fn nodes_of(nodes: &[NodeStatus], status: &Status) -> Rows {
+    let mut rows = Rows::new(&["NODE", "VERSION", ">PID", ">UP", ">SHARDS", "HEALTH"]);
+    for it in nodes {
+        rows.push(vec![
+            it.node.clone(),
+            it.version.clone(),
+            it.pid.to_string(),
+            span(it.uptime_ms),
+            count(it.shards.total.into()),
+            health(it.health).to_owned(),
+        ]);
+    }
+    for it in &status.unheard {
+        let unknown = || "?".to_owned();
+        let health = "not heard of".to_owned();
+        rows.push(vec![it.node.clone(), unknown(), unknown(), unknown(), unknown(), health]);
+    }
+    rows
 }
 
 fn functions(status: &Status) -> Rows {
@@ -192,8 +228,9 @@ fn held_up(it: &HeldUp, program: &str) -> String {
     let partitions: Vec<String> = it.partitions.iter().map(ToString::to_string).collect();
     let (topic, partitions) = (&it.topic, partitions.join(","));
     let HeldUp { trigger, code, message, .. } = it;
+    let node = it.node.as_ref().map(|node| format!(" on {node}")).unwrap_or_default();
     format!(
-        "{trigger}: {state} at {topic}[{partitions}]: {code} \"{message}\"    {program} explain {code}"
+        "{trigger}: {state} at {topic}[{partitions}]{node}: {code} \"{message}\"    {program} explain {code}"
     )
 }
 
@@ -309,7 +346,7 @@ mod tests {
             apps: vec!["weather".into()],
             health: Health::Degraded,
             functions: vec![tidy, gale],
-            shards: ShardCounts { total: 8, running: 7, starting: 1, stopped: 0 },
+            shards: ShardCounts { total: 8, running: 7, starting: 1, stopped: 0, unheard: 0 },
             feed: Some(feed),
             ..Status::default()
         }
@@ -365,6 +402,7 @@ mod tests {
             topic: "readings".into(),
             partitions: vec![0, 3],
             state: ShardState::Stopped,
+            node: None,
             code: "E0419".into(),
             message: "unknown topic readings".into(),
         }];

@@ -73,7 +73,7 @@ pub fn run(args: &TopArgs, globals: &Globals) -> Result<(), CommandError> {
         let failed = CommandError::new(exit::USAGE, "E0513", "top draws on a terminal");
         return Err(failed.help("for programs: millrace status -o json, millrace ps -o json"));
     }
-    let client = Client::connect(globals)?;
+    let client = Client::connect_about(globals)?;
     // A node that does not answer is an error in words, before the screen is taken.
     let mut model = Model::new(args.sort);
     model.on_look(Instant::now(), look(&client));

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::error::{CommandError, exit};
 use super::lag::word;
 use super::program::{program, quoted};
+use super::unheard;
 use crate::cli::Globals;
 use crate::client::Client;
 use crate::output::{self, Format, Paint, Rows, count, count_or_unknown, since};
@@ -107,16 +108,17 @@ pub struct SeekArgs {
 /// `E0506` when there is no such trigger, `E0507` when several are meant, `E0406` when an offset is
 /// not there.
 pub fn run(command: &TriggerCommand, globals: &Globals) -> Result<(), CommandError> {
-    let client = Client::connect(globals)?;
+    let client = || Client::connect(globals);
     match command {
-        TriggerCommand::List(args) => list(args, &client, globals),
-        TriggerCommand::Pause(args) => pause(&args.trigger, "pause", &client, globals),
-        TriggerCommand::Resume(args) => pause(&args.trigger, "resume", &client, globals),
-        TriggerCommand::Seek(args) => seek(args, &client, globals),
+        TriggerCommand::List(args) => list(args, globals),
+        TriggerCommand::Pause(args) => pause(&args.trigger, "pause", &client()?, globals),
+        TriggerCommand::Resume(args) => pause(&args.trigger, "resume", &client()?, globals),
+        TriggerCommand::Seek(args) => seek(args, &client()?, globals),
     }
 }
 
-fn list(args: &ListArgs, client: &Client, globals: &Globals) -> Result<(), CommandError> {
+fn list(args: &ListArgs, globals: &Globals) -> Result<(), CommandError> {
+    let client = Client::connect_about(globals)?;
     let mut list: TriggerList = client.get("/v1/triggers")?;
     if let Some(name) = &args.name {
         list.triggers.retain(|it| it.trigger.contains(name.as_str()));
@@ -127,7 +129,9 @@ fn list(args: &ListArgs, client: &Client, globals: &Globals) -> Result<(), Comma
     if list.triggers.is_empty() {
         return output::print("no triggers\n");
     }
-    output::print(&render_list(&list, Paint::new(globals.colour_on_stdout()), &program()))
+    let paint = Paint::new(globals.colour_on_stdout());
+    let unheard = unheard::lines(&list.unheard, paint, &program());
+    output::print(&format!("{}{unheard}", render_list(&list, paint, &program())))
 }
 
 fn render_list(list: &TriggerList, paint: Paint, program: &str) -> String {
@@ -185,6 +189,7 @@ fn seek(args: &SeekArgs, client: &Client, globals: &Globals) -> Result<(), Comma
         topic: args.topic.clone(),
         partition: args.partition,
         dry_run: !args.yes,
+        own: false,
     };
     let answer = client.post(&format!("/v1/triggers/{id}:seek"), &question, PATIENCE);
     let sought: Sought = answer.map_err(|refused| refused.error)?;
@@ -308,7 +313,8 @@ mod tests {
             lag: None,
             ..trigger("a/g/g")
         };
-        let list = TriggerList { api: 1, triggers: vec![paused, waiting] };
+        let list =
+            TriggerList { api: 1, triggers: vec![paused, waiting], ..TriggerList::default() };
         let text = render_list(&list, Paint::default(), "millrace");
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].starts_with("a/f/f    in    out           2    1,200  paused "), "{text}");

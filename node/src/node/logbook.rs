@@ -17,6 +17,8 @@ use crate::journal::trace_id;
 /// What is remembered at most.
 const LINES_MAX: usize = 10_000;
 const BYTES_MAX: usize = 8 << 20;
+/// More lines than are said in a millisecond: a process that was started later has higher numbers.
+const LINES_PER_MS: u64 = 1_000;
 /// Lines of an answer, unless more are asked for.
 const ANSWER_LINES: usize = 1_000;
 /// The longest wait for a first line.
@@ -64,6 +66,7 @@ impl Lines {
         let newest = &meant[meant.len().saturating_sub(max)..];
         let entry = |(number, (at, line)): &(u64, &(Timestamp, LogLine))| LogEntry {
             number: *number,
+            node: None,
             at: rfc3339(*at),
             function: line.function.to_string(),
             invocation: Some(line.named.invocation.to_string()).filter(|it| !it.is_empty()),
@@ -76,6 +79,12 @@ impl Lines {
 }
 
 impl Logbook {
+    /// A book whose numbers are above those of any that this node had before.
+    pub(super) fn begun(at: Timestamp) -> Self {
+        let next = u64::try_from(at.0).unwrap_or(0) * LINES_PER_MS;
+        Self { lines: Mutex::new(Lines { next, ..Lines::default() }), came: Notify::new() }
+    }
+
     /// Takes a line; never blocks for long.
     pub(super) fn note(&self, line: LogLine) {
         let at = Timestamp::now();
@@ -100,7 +109,12 @@ impl Logbook {
             let came = self.came.notified();
             let answer = {
                 let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-                LogLines { api: API, lines: lines.read(asked, level, max), next: lines.next }
+                LogLines {
+                    api: API,
+                    lines: lines.read(asked, level, max),
+                    next: lines.next,
+                    ..LogLines::default()
+                }
             };
             let is_there = !answer.lines.is_empty();
             if is_there || tokio::time::timeout_at(until, came).await.is_err() {

@@ -185,7 +185,7 @@ impl Node {
             Some(kafka) => kafka::open(kafka, data_dir, whole, &groups, opened.store).await?,
             None => open_embedded(data_dir, opened.store)?,
         };
-        let logbook = Arc::new(logbook::Logbook::default());
+        let logbook = Arc::new(logbook::Logbook::begun(bus::Timestamp::now()));
         let logs = Some(noted(Arc::clone(&logbook), logs));
         let mut engine = EngineConfig::new(data_dir.join("cache"));
         engine.logs.clone_from(&logs);

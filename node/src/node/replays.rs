@@ -72,6 +72,7 @@ impl Node {
             topic: asked.topic.clone(),
             partition: asked.partition,
             dry_run: true,
+            own: false,
         };
         let begins = self.targets(id, from, &meant(&asked.from)).await?;
         let ends = self.targets(id, to, &meant(&asked.to)).await?;

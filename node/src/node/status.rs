@@ -115,12 +115,13 @@ impl Node {
         // What processes have in memory is read from /proc.
         let look = move || pools.iter().flat_map(|(it, pool)| instances(it, pool)).collect();
         let instances = tokio::task::spawn_blocking(look).await.unwrap_or_default();
-        InstanceList { api: API, instances }
+        InstanceList { api: API, instances, unheard: Vec::new() }
     }
 }
 
 fn instances(function: &FunctionStatus, pool: &Pool) -> Vec<InstanceInfo> {
     let info = |it: runtime::InstanceFigures| InstanceInfo {
+        node: None,
         function: format!("{}/{}", function.app, function.name),
         revision: function.revision.clone(),
         runtime: function.runtime.clone(),
@@ -162,7 +163,16 @@ impl Shown {
                 None => {
                     let (trigger, function) = (shard.trigger.clone(), shard.function.clone());
                     let (topic, partitions) = (shard.topic.clone(), Vec::new());
-                    let it = HeldUp { trigger, function, topic, partitions, state, code, message };
+                    let it = HeldUp {
+                        trigger,
+                        function,
+                        topic,
+                        partitions,
+                        node: None,
+                        state,
+                        code,
+                        message,
+                    };
                     found.push(it);
                     found.last_mut().expect("it was pushed")
                 }
@@ -268,7 +278,9 @@ impl ShownFunction {
             in_flight: sum(|it| it.running_records as u64),
             settled,
             filtered: sum(|it| it.counters.filtered),
+            attempts,
             failed,
+            shards: stats.len() as u32,
             dead_lettered: sum(|it| it.counters.dead_lettered),
             parked: sum(|it| it.parked_records as u64),
             instances: pool,
@@ -300,6 +312,7 @@ impl NodeView for Node {
                 + count(ShardState::Paused),
             starting: count(ShardState::Starting),
             stopped: count(ShardState::Stopped),
+            unheard: 0,
         };
         let mut shown = inner.shown.lock().expect("nothing panics while holding it");
         let functions: Vec<FunctionStatus> =
@@ -348,7 +361,19 @@ impl NodeView for Node {
             state: feed.state,
         });
         let shards = counts;
-        Status { api: API, node, apps, health, functions, shards, feed, held_up, paused, warnings }
+        Status {
+            api: API,
+            node,
+            apps,
+            health,
+            functions,
+            shards,
+            feed,
+            held_up,
+            paused,
+            warnings,
+            ..Status::default()
+        }
     }
 
     fn shards(&self) -> Vec<ShardStatus> {

@@ -81,7 +81,7 @@ impl Node {
                 }
             }
         });
-        TriggerList { api: API, triggers }
+        TriggerList { api: API, triggers, unheard: Vec::new() }
     }
 
     pub(super) async fn pause(&self, id: &str, paused: bool) -> Result<TriggerInfo, CommandError> {
@@ -138,9 +138,11 @@ impl Node {
         to: Begin,
         asked: &Seek,
     ) -> Result<Vec<Target>, CommandError> {
+        let me = self.inner.cluster.me();
         let is_meant = |it: &cluster::Shard| {
             asked.topic.as_ref().is_none_or(|topic| it.topic == *topic)
                 && asked.partition.is_none_or(|partition| it.partition.cast_signed() == partition)
+                && (!asked.own || it.owner == Some(me))
         };
         let mine: Vec<(ShardId, cluster::Shard)> = self.state(|state| {
             let mine = state.shards().iter().filter(|(_, it)| it.trigger == id);

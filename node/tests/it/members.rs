@@ -110,6 +110,13 @@ impl Nodes {
         });
     }
 
+    /// What a command prints as JSON, however it ends.
+    #[track_caller]
+    fn json(&self, line: &str) -> Value {
+        let said = self.user.run(&format!("{line} -o json"));
+        serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{line}: {error}: {said:?}"))
+    }
+
     fn list(&self, ask: usize) -> Option<Vec<Value>> {
         let said = self.user.run(&format!("node list -o json --node edge-{ask}"));
         let list: Value = serde_json::from_str(&said.out).ok()?;
@@ -205,6 +212,55 @@ fn three_nodes_form_a_cluster_that_outlives_its_leader_and_one_that_lost_its_dis
     nodes.user.run("node remove edge-1 --node edge-0").failed(6, "E0570");
     let status = nodes.user.run("raft status --node edge-0").ok();
     assert!(status.contains("voters      edge-0, edge-1"), "{status}");
+}
+
+#[test]
+fn any_node_answers_for_all_and_names_the_one_that_is_silent() {
+    let mut nodes = Nodes::found();
+    nodes.join(0);
+    let third = nodes.join(0);
+    let names = |list: &Value, field: &str| -> Vec<String> {
+        let list = list.as_array().into_iter().flatten();
+        list.map(|it| it[field].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    // All of them run here, and all answer alike: none has to be named.
+    let status = nodes.json("status");
+    assert_eq!(names(&status["nodes"], "node"), ["edge-0", "edge-1", "edge-2"], "{status}");
+    assert_eq!(status["unheard"], Value::Null, "{status}");
+    let shown = nodes.user.run("status").ok();
+    assert!(shown.starts_with("CLUSTER mill-") && shown.contains("\nedge-2  "), "{shown}");
+    let mut found = names(&nodes.json("doctor")["findings"], "node");
+    found.dedup();
+    assert_eq!(found, ["edge-0", "edge-1", "edge-2"]);
+    // One of them alone, also by way of another.
+    let one = nodes.json("status --node edge-1");
+    assert_eq!((&one["node"]["name"], &one["nodes"]), (&json!("edge-1"), &Value::Null));
+    let log = nodes.json("raft status --node edge-0");
+    assert_eq!(log["name"], json!("edge-0"));
+    nodes.user.run("status --node edge-9").failed(3, "E0572");
+
+    nodes.kill(third);
+    for line in ["status", "lag", "ps", "trigger list"] {
+        let asked_at = Instant::now();
+        let (said, took) = (nodes.json(line), asked_at.elapsed());
+        assert_eq!(names(&said["unheard"], "node"), ["edge-2"], "{line}: {said}");
+        assert!(took < Duration::from_secs(5), "{line} took {took:?}");
+    }
+    let shown = nodes.user.run("status").ok();
+    assert!(shown.contains("degraded") && shown.contains("edge-2 does not answer"), "{shown}");
+    let doctor = nodes.user.run("doctor");
+    assert_eq!(doctor.status, Some(1), "{doctor:?}");
+    assert!(doctor.out.contains("fail  edge-2  node"), "{doctor:?}");
+    nodes.user.run("lag --node edge-2").failed(6, "E0578");
+    let logs = nodes.user.run("logs -n 5");
+    assert!(logs.status == Some(0) && logs.err.contains("edge-2 does not answer"), "{logs:?}");
+    // It is back, and heard again.
+    nodes.serve(third);
+    let until = Instant::now() + PATIENCE;
+    while nodes.json("status")["unheard"] != Value::Null {
+        assert!(Instant::now() < until, "it is not heard again");
+        pause(Duration::from_millis(100));
+    }
 }
 
 #[test]

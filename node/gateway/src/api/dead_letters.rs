@@ -144,6 +144,9 @@ pub struct RedriveStatus {
     pub api: u32,
     /// The topic of dead letters.
     pub topic: String,
+    /// The node that does it, in an answer of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Whether they are purged instead of put back.
     pub purge: bool,
     /// In one word.

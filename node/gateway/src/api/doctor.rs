@@ -14,6 +14,9 @@ pub struct Examination {
 /// One finding.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
+    /// The node that found it, in an answer of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// How it is.
     pub verdict: Verdict,
     /// What was looked at, in a word or two.

@@ -76,6 +76,9 @@ pub enum RecordState {
 pub struct TriggerAccount {
     /// `app/function/name`.
     pub trigger: String,
+    /// The node that owns its partition, in an answer of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// How it stands.
     pub state: RecordState,
     /// Attempts that ended, or that runs.

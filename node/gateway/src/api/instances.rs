@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Unheard;
+
 /// `GET /v1/instances`: every instance that there is now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceList {
@@ -9,11 +11,17 @@ pub struct InstanceList {
     pub api: u32,
     /// By function, then in the order in which they were begun.
     pub instances: Vec<InstanceInfo>,
+    /// Nodes that did not answer; what they know is missing here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unheard: Vec<Unheard>,
 }
 
 /// One instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceInfo {
+    /// Where it is, in an answer of several nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// `app/name`.
     pub function: String,
     /// The revision that it runs.

@@ -34,6 +34,9 @@ pub struct ReplayStatus {
     pub api: u32,
     /// `app/function/name`.
     pub trigger: String,
+    /// The node that does it, in an answer of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// In one word.
     pub state: ReplayState,
     /// The function's revision that runs.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HeldUp, ShardState};
+use super::{HeldUp, ShardState, Unheard};
 
 /// `GET /v1/triggers`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,6 +11,9 @@ pub struct TriggerList {
     pub api: u32,
     /// By id.
     pub triggers: Vec<TriggerInfo>,
+    /// Nodes that did not answer; what they know is missing here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unheard: Vec<Unheard>,
 }
 
 /// A trigger: `POST /v1/triggers/{a}/{f}/{t}:pause` and `:resume` give it too.
@@ -60,6 +63,9 @@ pub struct Seek {
     /// Change nothing.
     #[serde(default)]
     pub dry_run: bool,
+    /// Only partitions that the node which is asked owns.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own: bool,
 }
 
 /// What a seek did, or would do.

@@ -140,7 +140,11 @@ impl Operations for Asked {
 
     fn triggers(&self) -> TriggerList {
         let lag = |it: &str| TriggerInfo { trigger: it.into(), ..TriggerInfo::default() };
-        TriggerList { api: 1, triggers: vec![lag("a/f/f"), lag("nobody/knows/it")] }
+        TriggerList {
+            unheard: Vec::new(),
+            api: 1,
+            triggers: vec![lag("a/f/f"), lag("nobody/knows/it")],
+        }
     }
 
     async fn set_paused(&self, trigger: String, paused: bool) -> Result<TriggerInfo, Refused> {

@@ -66,7 +66,7 @@ impl Model {
 
     fn take(&mut self, now: Instant, look: Look) {
         let passed = self.looked_at.map(|at| now.saturating_duration_since(at).as_secs_f64());
-        let is_same = self.look.status.node.started == look.status.node.started;
+        let is_same = lives(&self.look.status) == lives(&look.status);
         let before = &self.look.status.functions;
         self.paces = look
             .status
@@ -120,6 +120,12 @@ impl Model {
         let sum = |of: fn(&Pace) -> Option<f64>| self.paces.values().map(of).sum();
         Pace { settled: sum(|it| it.settled), failed: sum(|it| it.failed), lag: sum(|it| it.lag) }
     }
+}
+
+/// The processes that counted. One more or less of them is no pace.
+fn lives(status: &Status) -> (&str, Vec<(&str, &str)>) {
+    let nodes = status.nodes.iter().map(|it| (it.node.as_str(), it.started.as_str()));
+    (&status.node.started, nodes.collect())
 }
 
 fn name(it: &FunctionStatus) -> (String, String) {

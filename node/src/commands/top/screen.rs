@@ -78,6 +78,16 @@ fn head_of(model: &Model) -> (String, &'static str) {
         Health::Degraded => "degraded",
         Health::Draining => "draining",
     };
+    let status = model.status();
+    if let Some(cluster) = &status.cluster {
+        let (there, silent) = (status.nodes.len(), status.unheard.iter());
+        let silent: Vec<&str> = silent.map(|it| it.node.as_str()).collect();
+        let mut text = format!("CLUSTER {cluster}  {} nodes", there + silent.len());
+        if !silent.is_empty() {
+            text.push_str(&format!(", not heard of: {}", silent.join(", ")));
+        }
+        return (printable(&text).into_owned(), word);
+    }
     let up = span(node.uptime_ms);
     let text =
         format!("NODE {}  millrace {}, process {}, up {up}", node.name, node.version, node.pid);

@@ -158,6 +158,7 @@ impl Node {
         let status = RedriveStatus {
             api: API,
             topic: topic.to_owned(),
+            node: None,
             purge,
             state: RedriveState::Preview,
             matched: counted.matched,

@@ -66,6 +66,8 @@ pub(super) struct Desk {
     pub(super) packages: Arc<PackageStore>,
     pub(super) trust: Trust,
     pub(super) exchange: OnceLock<Weak<Exchange>>,
+    /// What this node's control API answers, once there is one.
+    pub(super) own: OnceLock<gateway::Own>,
     /// The CA, where this node has it.
     pub(super) authority: Mutex<Option<Arc<Authority>>>,
     /// Nodes that others told of, which this log does not reach yet.
@@ -116,6 +118,7 @@ impl Desk {
                 Ok(()) => Answer::Bytes(Bytes::new()),
                 Err(why) => Answer::Failed(why),
             },
+            Kind::CONTROL => self.answer_about_itself(&payload).await,
             Kind::RENEW => self.renew(from, &payload),
             _ => Answer::Refused(Refusal::UnknownKind),
         }

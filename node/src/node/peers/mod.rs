@@ -5,6 +5,7 @@ mod courier;
 mod desk;
 mod folder;
 mod members;
+mod others;
 mod packages;
 
 use std::collections::BTreeMap;
@@ -103,6 +104,7 @@ impl Peers {
             packages,
             trust: trust.clone(),
             exchange: OnceLock::new(),
+            own: OnceLock::new(),
             authority: Mutex::new(authority),
             hints: Mutex::new(hints),
         });

@@ -21,6 +21,7 @@
 //! - **RS-10**, **RS-11** about members: roster.rs; **RS-12** about join tokens: tokens.rs;
 //!   **RS-13** about what is proposed twice: answered.rs; **RS-14**, **RS-15** about owners: owners.rs.
 
+mod alone;
 mod answered;
 mod former;
 mod history;

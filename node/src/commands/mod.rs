@@ -26,6 +26,7 @@ pub mod program;
 pub mod ps;
 pub mod raft_group;
 pub mod record;
+pub mod recover;
 pub mod replay;
 pub mod revisions;
 pub mod serve;

@@ -41,14 +41,16 @@
 //! | `GET /v1/members`, `POST /v1/members:token` | [`MemberList`](api::MemberList); [`JoinToken`](api::JoinToken) |
 //! | `POST /v1/members/{m}:drain`, `:undrain`, `DELETE /v1/members/{m}` | what becomes of a node |
 //! | `GET /v1/raft`, `POST /v1/raft:transfer`, `:snapshot` | [`RaftStatus`](api::RaftStatus); the lead, a checkpoint |
+//! | `GET /v1/backup`, `GET /v1/backup/packages/{digest}`, `POST /v1/backup:restore` | [`Backup`](api::Backup); [`Restored`](api::Restored) |
 //! | `POST /v1/node:shutdown` | drains the node and ends it |
 //!
 //! Errors are [`Problem`](api::Problem)s. The crate runs nothing and decides nothing: what a node
 //! is stands behind [`NodeView`], what runs on it behind [`Applications`] and [`Operations`], its
-//! cluster behind [`Membership`], what a topic is behind `bus::Bus`.
+//! cluster behind [`Membership`] and [`Backups`], what a topic is behind `bus::Bus`.
 
 pub mod api;
 mod apps;
+mod backup;
 mod codes;
 mod data;
 mod dead_letters;
@@ -66,6 +68,7 @@ mod topics;
 mod triggers;
 mod view;
 
+pub use backup::Backups;
 pub use data::Data;
 pub use read::{Begin, record_data};
 pub use server::{BindError, Gateway, GatewayConfig};

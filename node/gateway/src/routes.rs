@@ -20,11 +20,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{API, Lag, Status};
+use crate::backup::Backups;
 use crate::door::{self, Token};
 use crate::metrics as gauges;
 use crate::problem::Refusal;
 use crate::view::{Applications, Membership, NodeView, Operations, Readiness};
-use crate::{apps, codes, dead_letters, history, lag, members, produce, read, topics, triggers};
+use crate::{
+    apps, backup, codes, dead_letters, history, lag, members, produce, read, topics, triggers,
+};
 
 /// The largest body that is not records.
 pub(crate) const QUESTION_BYTES_MAX: usize = 256 << 10;
@@ -45,6 +48,8 @@ pub(crate) struct App {
     pub(crate) operations: Option<Arc<dyn Operations>>,
     /// `None`: the node is alone.
     pub(crate) membership: Option<Arc<dyn Membership>>,
+    /// `None`: nothing is backed up from here.
+    pub(crate) backups: Option<Arc<dyn Backups>>,
     pub(crate) metrics: Option<PrometheusHandle>,
     pub(crate) token: Token,
     pub(crate) body_bytes_max: usize,
@@ -72,6 +77,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(dead_letters::routes())
         .merge(history::routes())
         .merge(members::routes())
+        .merge(backup::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), door::pass))

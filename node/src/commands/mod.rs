@@ -1,6 +1,8 @@
 //! The commands, one file each. All end with the same kind of error, and all "next:" lines say
 //! what works as typed.
 
+pub mod backup;
+mod backup_file;
 pub mod build;
 pub mod completions;
 pub mod consume;

@@ -53,6 +53,7 @@ impl Command {
     pub(crate) fn title(&self) -> String {
         match self {
             Self::Deploy { name, .. } => format!("deploy of {name}"),
+            Self::Restore { name, .. } => format!("restore of {name}"),
             Self::Remove { name } => format!("removal of {name}"),
             Self::Rollback { name, function, revision, .. } => {
                 format!("rollback of {name}/{function} to {revision}")

@@ -24,11 +24,27 @@ pub struct Slot {
     pub name: String,
     /// Where the others reach it.
     address: String,
-    data: PathBuf,
+    /// Its data directory.
+    pub data: PathBuf,
     state: PathBuf,
     log: PathBuf,
     brokers: String,
     up: Option<(Node, Api)>,
+}
+
+/// Who gives commands to a node.
+#[derive(Clone, Debug)]
+pub struct User(PathBuf);
+
+impl User {
+    /// A command line.
+    #[must_use]
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(binaries::millrace());
+        command.args(words).env("XDG_STATE_HOME", &self.0).env("NO_COLOR", "1");
+        command.env_remove("MILLRACE_NODE");
+        command
+    }
 }
 
 /// The nodes of a cluster.
@@ -55,14 +71,37 @@ impl Fleet {
             slot.start()?;
             fleet.slots.push(slot);
         }
-        let voting = wait::until(PATIENCE, || {
-            let members = fleet.slots[0].members().ok()?;
+        fleet.until_voters(nodes, PATIENCE)?;
+        Ok(fleet)
+    }
+
+    /// Waits until so many vote, as the first node says.
+    ///
+    /// # Errors
+    ///
+    /// When they do not in time.
+    pub fn until_voters(&self, nodes: usize, within: Duration) -> Result<(), NotShown> {
+        let voting = wait::until(within, || {
+            let members = self.slots[0].members().ok()?;
             let voters = members.iter().filter(|it| it["role"] == "voter");
             (voters.count() == nodes).then_some(())
         });
-        let told = || format!("not {nodes} voters: {:?}", fleet.slots[0].members());
-        voting.ok_or_else(|| broken(told()))?;
-        Ok(fleet)
+        let told = || format!("not {nodes} voters: {:?}", self.slots[0].members());
+        voting.ok_or_else(|| broken(told()))
+    }
+
+    /// Starts all nodes at once: alone, none of them could say what is its own.
+    ///
+    /// # Errors
+    ///
+    /// When one does not answer.
+    pub fn start_all(&mut self) -> Result<(), NotShown> {
+        let begun: Result<Vec<Node>, NotShown> = self.slots.iter().map(Slot::begin).collect();
+        for (slot, mut node) in self.slots.iter_mut().zip(begun?) {
+            let api = Api::of(&slot.state, &mut node, PATIENCE)?;
+            slot.up = Some((node, api));
+        }
+        Ok(())
     }
 
     /// What the cluster is called: groups on Kafka have it in their names.
@@ -106,10 +145,23 @@ impl Slot {
 
     /// A command line of this node's user.
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(binaries::millrace());
-        command.args(words).env("XDG_STATE_HOME", &self.state).env("NO_COLOR", "1");
-        command.env_remove("MILLRACE_NODE");
-        command
+        self.user().command(words)
+    }
+
+    /// Who gives commands to this node, whether or not it runs.
+    #[must_use]
+    pub fn user(&self) -> User {
+        User(self.state.clone())
+    }
+
+    /// Another node beside this one, on the same Kafka, that does not belong to a cluster yet.
+    ///
+    /// # Errors
+    ///
+    /// When no folder can be made for it.
+    pub fn replaced(&self, name: &str) -> Result<Self, NotShown> {
+        let folder = self.folder().parent().unwrap_or_else(|| self.folder());
+        Self::new(folder, name, &self.brokers)
     }
 
     /// Runs a command of this node's user to its end; what it printed.
@@ -137,6 +189,15 @@ impl Slot {
         let said = through.run(&["node", "token", "-o", "json"])?;
         let said: Value = serde_json::from_str(&said).during("read the token")?;
         let token = said["token"].as_str().ok_or_else(|| broken("`node token` printed none"))?;
+        self.join_with(token, through)
+    }
+
+    /// Joins with a token that was made before.
+    ///
+    /// # Errors
+    ///
+    /// When it is not let in.
+    pub fn join_with(&self, token: &str, through: &Self) -> Result<(), NotShown> {
         let (data, peer) = (self.data(), through.address.as_str());
         let words = ["join", token, "--peer", peer, "--data", &data, "--name", &self.name];
         self.run(&[&words[..], &["--peers-listen", &self.address]].concat()).map(drop)
@@ -148,14 +209,24 @@ impl Slot {
     ///
     /// When it does not.
     pub fn start(&mut self) -> Result<(), NotShown> {
+        let mut node = self.begin()?;
+        let api = Api::of(&self.state, &mut node, PATIENCE)?;
+        self.up = Some((node, api));
+        Ok(())
+    }
+
+    fn begin(&self) -> Result<Node, NotShown> {
+        Node::start(&mut self.serving(), &self.log)
+    }
+
+    /// The command that its node is.
+    #[must_use]
+    pub fn serving(&self) -> Command {
         let data = self.data();
         let mut serve = self.command(&["serve", "--data", &data, "--kafka", &self.brokers]);
         // What it starts is known by this folder.
         serve.current_dir(self.folder());
-        let mut node = Node::start(&mut serve, &self.log)?;
-        let api = Api::of(&self.state, &mut node, PATIENCE)?;
-        self.up = Some((node, api));
-        Ok(())
+        serve
     }
 
     /// Whatever runs in this folder is of the node.

@@ -244,6 +244,18 @@ pub trait Bus: Send + Sync + Debug {
     /// When the bus cannot be reached.
     async fn positions(&self) -> Result<Vec<(PositionKey, Position)>, Error>;
 
+    /// Where these shards would go on with their next owners, whoever owns them now: what is durable
+    /// for anybody. No assignment needed.
+    ///
+    /// # Errors
+    ///
+    /// When the bus cannot be reached.
+    async fn settled(&self, shards: &[ShardId]) -> Result<Vec<(PositionKey, Position)>, Error> {
+        let mut all = self.positions().await?;
+        all.retain(|(key, _)| shards.contains(&key.shard));
+        Ok(all)
+    }
+
     /// Forgets a shard: its positions and its epoch. For triggers that were removed.
     ///
     /// # Errors

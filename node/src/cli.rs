@@ -10,9 +10,9 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 
 use crate::commands::error::{CommandError, exit};
 use crate::commands::{
-    build, completions, consume, dead_letter, deploy, describe, dev, doctor, event, explain, init,
-    join, lag, logs, man, new, node, plan, produce, ps, raft_group, record, replay, revisions,
-    serve, spawner, status, support_bundle, tail, top, topic, trigger,
+    backup, build, completions, consume, dead_letter, deploy, describe, dev, doctor, event,
+    explain, init, join, lag, logs, man, new, node, plan, produce, ps, raft_group, record, replay,
+    revisions, serve, spawner, status, support_bundle, tail, top, topic, trigger,
 };
 use crate::node::NodeFlags;
 use crate::output::{ColorChoice, Format};
@@ -175,6 +175,17 @@ pub enum Command {
     Doctor(doctor::DoctorArgs),
     /// Put what somebody else needs to help with a node into one file, without secrets and records.
     SupportBundle(support_bundle::SupportBundleArgs),
+    /// Put applications, their packages and positions into one file.
+    ///
+    /// From any node of a cluster, while it runs: revisions, aliases, pauses, and how far each
+    /// trigger is. Records stay on the bus. The file has no token, key or credential of a node; it
+    /// has the environments of functions, as their manifests have them.
+    Backup(backup::BackupArgs),
+    /// Restore applications, packages and positions from such a file.
+    ///
+    /// The file is checked whole before anything is changed. No trigger runs before it has its
+    /// position, and no position passes a record that was open when the backup was made.
+    Restore(backup::RestoreArgs),
     /// Explain the code of an error.
     Explain(explain::ExplainArgs),
     /// Print a completion script for a shell.
@@ -313,6 +324,8 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Raft(command) => raft_group::run(command, globals),
         Command::Doctor(args) => doctor::run(args, globals),
         Command::SupportBundle(args) => support_bundle::run(args, globals),
+        Command::Backup(args) => backup::run(args, globals),
+        Command::Restore(args) => backup::restore(args, globals),
         Command::Explain(args) if globals.output == Format::Json => explain::run_json(args),
         Command::Explain(args) => explain::run(args),
         Command::Completions(args) => completions::run(args),

@@ -178,6 +178,18 @@ impl Client {
         self.bytes(request.send(bytes)).map(drop).map_err(|refused| refused.error)
     }
 
+    /// Asks for the bytes of a package, and waits `wait` longer than usual.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn download(&self, path: &str, wait: Duration) -> Result<Vec<u8>, CommandError> {
+        let request = self.agent.get(self.url(path)).header("authorization", self.bearer());
+        let request = request.config().timeout_global(Some(TIMEOUT + wait)).build();
+        let limit = function::ARCHIVE_BYTES_MAX as u64 + 1;
+        self.bytes_up_to(request.call(), limit).map_err(|refused| refused.error)
+    }
+
     /// Asks for text.
     ///
     /// # Errors
@@ -212,11 +224,15 @@ impl Client {
     }
 
     fn bytes(&self, response: Response) -> Result<Vec<u8>, Refused> {
+        self.bytes_up_to(response, ANSWER_BYTES_MAX)
+    }
+
+    fn bytes_up_to(&self, response: Response, limit: u64) -> Result<Vec<u8>, Refused> {
         let mut response = response.map_err(|error| self.unanswered(&error))?;
         let status = response.status();
         let retry_after = response.headers().get("retry-after");
         let retry_after = retry_after.and_then(|it| it.to_str().ok()?.parse().ok());
-        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        let body = response.body_mut().with_config().limit(limit).read_to_vec();
         let body = body.map_err(|error| self.unanswered(&error))?;
         if status.is_success() {
             return Ok(body);

@@ -14,6 +14,7 @@ pub mod crash_points;
 pub mod crash_store;
 pub mod delayed_retry;
 pub mod destinations;
+pub mod durable;
 pub mod exchange;
 pub mod filters;
 pub mod first_alert;

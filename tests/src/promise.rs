@@ -611,6 +611,24 @@ pub const PROMISES: &[Promise] = &[
         run: crate::node_killer::run,
     },
     Promise {
+        name: "durable",
+        says: "acknowledged deploys, pauses and tokens outlive kills, a power cut of everything, a \
+               wiped disk and a quorum that is lost for good; a backup goes on elsewhere where it was",
+        needs: "python3 with venv and PyPI, Java 17 and Maven (77 without)",
+        flags: &["kills", "cuts"],
+        full: "5 min: 40 kills, 5,000 simulated power cuts",
+        ci: "2 min: 6 kills, 500 simulated power cuts",
+        may_skip: false,
+        floors: &[
+            ("power_cuts", 500),
+            ("deploys", 3),
+            ("pauses", 2),
+            ("tokens_spent", 2),
+            ("red_controls", 7),
+        ],
+        run: crate::durable::run,
+    },
+    Promise {
         name: "circuit",
         says: "a trigger whose attempts fail stops trying, says so, probes with a small batch after \
                pauses that grow, and goes on by itself when one ends well; nothing is lost",

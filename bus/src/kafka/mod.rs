@@ -663,6 +663,11 @@ impl Bus for KafkaBus {
         Ok(there.map(|(key, _, position)| (key, position)).collect())
     }
 
+    async fn settled(&self, shards: &[ShardId]) -> Result<Vec<(PositionKey, Position)>, Error> {
+        self.inner.brokers.check_open()?;
+        self.inner.settled(shards).await
+    }
+
     async fn forget_shard(&self, shard: ShardId) -> Result<(), Error> {
         self.inner.brokers.check_open()?;
         let gate = self.inner.gate(shard);

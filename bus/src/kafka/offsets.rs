@@ -17,7 +17,9 @@ use super::health::Context;
 use super::ledger::{Committed, Row};
 use super::note::Note;
 use super::topics::blocking;
-use crate::{Epoch, Error, Offset, Position, ShardId, TopicPartition, metrics as names};
+use crate::{
+    Epoch, Error, Offset, Position, PositionKey, ShardId, TopicPartition, metrics as names,
+};
 
 /// Offsets of a group without members expire seven days after their last commit; idle shards are
 /// committed again this often.
@@ -266,6 +268,28 @@ impl Inner {
             Some(Committed { partition, next: Offset(offset), note })
         });
         Ok(ours.collect())
+    }
+
+    /// What the groups of these shards hold of them: another owner starts from that.
+    pub(super) async fn settled(
+        &self,
+        shards: &[ShardId],
+    ) -> Result<Vec<(PositionKey, Position)>, Error> {
+        let groups: BTreeSet<String> =
+            shards.iter().map(|it| (self.brokers.config.group)(*it)).collect();
+        let mut settled = Vec::new();
+        for group in groups {
+            for Committed { partition, next, note } in self.committed(&group).await? {
+                let Note { shard, epoch, completions, topic_id, .. } = note;
+                let there = self.brokers.topics.get(&partition.topic);
+                let is_its = there.is_none_or(|topic| topic.id() == topic_id);
+                if is_its && shards.contains(&shard) {
+                    let position = Position { epoch, next, completions, suspects: None };
+                    settled.push((PositionKey { shard, partition }, position));
+                }
+            }
+        }
+        Ok(settled)
     }
 
     /// Takes a shard's offsets out of its group.

@@ -11,6 +11,7 @@
 
 mod driver;
 mod inbox;
+mod survivor;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,6 +36,7 @@ use crate::wire::Sender;
 use driver::Driver;
 pub use inbox::{Forwarded, Inbox, Letter, NoTransport, Transport};
 use inbox::{Input, Inputs, Queue};
+pub use survivor::Survivor;
 
 /// The time between two ticks.
 pub(crate) const TICK: Duration = Duration::from_millis(50);

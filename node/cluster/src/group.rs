@@ -77,11 +77,11 @@ pub struct RequestId {
 }
 
 impl RequestId {
-    fn to_bytes(self) -> Vec<u8> {
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
         [self.member.to_le_bytes(), self.number.to_le_bytes()].concat()
     }
 
-    fn of_bytes(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Option<Self> {
         let (member, number) = bytes.split_first_chunk::<8>()?;
         let number = number.try_into().ok()?;
         Some(Self { member: u64::from_le_bytes(*member), number: u64::from_le_bytes(number) })

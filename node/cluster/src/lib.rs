@@ -18,12 +18,13 @@ mod proposals;
 mod raft_log;
 mod reads;
 pub mod reconcile;
+mod recovery;
 pub mod state;
 mod wire;
 
 pub use cluster::{
-    Cluster, Config, Ended, Forwarded, Inbox, Leadership, Letter, NoTransport, Transport, Vitals,
-    describe_metrics,
+    Cluster, Config, Ended, Forwarded, Inbox, Leadership, Letter, NoTransport, Survivor, Transport,
+    Vitals, describe_metrics,
 };
 pub use group::{
     Changed, Committed, ELECTION_TICKS, Forgot, Group, Limits, NotProposed, RequestId, Step,
@@ -35,6 +36,7 @@ pub use members::{Change, Members, NotChanged};
 /// What members send each other, and what their logs hold.
 pub use raft::eraftpb::{Entry, Message};
 pub use reads::{ReadEnd, Unavailable};
+pub use recovery::{Doubtful, IDS_PASSED, NotRecovered, PASSED, Recovery};
 pub use state::{
     Answered, App, Applied, Command, Function, History, Kept, Member, MemberChange, Placing,
     REVISIONS_MAX, Redriver, Refused, Role, Roster, Shard, Spent, State, Tokens, Trigger,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use storage::codec;
 
 use crate::members::NotChanged;
+use crate::recovery::NotRecovered;
 use crate::state::{Alone, Former, Named, Refused, State};
 
 /// The largest command: an application of many functions has to fit, and with its head it has to
@@ -38,6 +39,9 @@ pub enum Error {
     /// A change of the members, or of who leads, was not begun.
     #[error(transparent)]
     NotChanged(#[from] NotChanged),
+    /// Nobody can go on alone from this log.
+    #[error(transparent)]
+    NotRecovered(#[from] NotRecovered),
     /// The folder was written by a version whose log had another form.
     #[error("{} is of an earlier version, whose log had another form", .0.display())]
     Former(PathBuf),

@@ -13,7 +13,8 @@
 
 use std::collections::BTreeSet;
 
-use raft::eraftpb::{ConfChange, ConfChangeType, ConfState};
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChange, ConfChangeType, ConfState, Entry};
 
 /// One change of who belongs to a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,7 +178,13 @@ impl Change {
         change
     }
 
-    pub(crate) fn of_conf_change(change: &ConfChange) -> Self {
+    /// The change that an entry of the log holds.
+    pub(crate) fn of_entry(entry: &Entry) -> Option<Self> {
+        let change = ConfChange::parse_from_bytes(&entry.data).ok()?;
+        Some(Self::of_conf_change(&change))
+    }
+
+    fn of_conf_change(change: &ConfChange) -> Self {
         match change.get_change_type() {
             ConfChangeType::AddLearnerNode => Self::AddLearner(change.node_id),
             ConfChangeType::AddNode => Self::Promote(change.node_id),

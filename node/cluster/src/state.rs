@@ -21,6 +21,7 @@
 //! - **RS-10**, **RS-11** about members: roster.rs; **RS-12** about join tokens: tokens.rs;
 //!   **RS-13** about what is proposed twice: answered.rs; **RS-14**, **RS-15** about owners: owners.rs.
 
+mod alone;
 mod answered;
 mod former;
 mod history;
@@ -210,6 +211,20 @@ pub enum Command {
     Ready {
         /// Its id.
         member: u64,
+    },
+    /// The application is what it was when it was backed up, with its revisions and aliases. All of
+    /// its triggers are paused, so that they get their positions before they run.
+    Restore {
+        /// Its name.
+        name: String,
+        /// All of it.
+        app: App,
+        /// What is kept of each of its functions.
+        histories: BTreeMap<String, History>,
+        /// All of its triggers, since when they are paused.
+        paused: BTreeMap<String, Timestamp>,
+        /// As for a deploy.
+        expects: Option<u64>,
     },
 }
 
@@ -466,6 +481,26 @@ impl State {
                 self.stopping.remove(member);
                 Ok(Applied::default())
             }
+            Command::Restore { name, app, histories, paused, expects } => {
+                self.check_version(name, *expects)?;
+                self.check_triggers(app)?;
+                for (function, it) in &app.functions {
+                    let known =
+                        histories.get(function).and_then(|it_was| it_was.find(&it.revision));
+                    if known.is_none_or(|known| known.function != *it) {
+                        let (function, revision) = (function.clone(), it.revision.clone());
+                        return Err(Refused::UnknownRevision { function, revision });
+                    }
+                }
+                self.histories.retain(|(it, _), _| it != name);
+                let kept = histories.iter().filter(|(it, _)| app.functions.contains_key(*it));
+                let kept = kept.map(|(it, history)| ((name.clone(), it.clone()), history.clone()));
+                self.histories.extend(kept);
+                let applied = self.become_app(name, app.clone());
+                let paused = paused.iter().filter(|(it, _)| app.triggers.contains_key(*it));
+                self.paused.extend(paused.map(|(id, at)| (id.clone(), *at)));
+                Ok(applied)
+            }
         }
     }
 
@@ -578,6 +613,10 @@ impl State {
                 return Err(Refused::Revision { function, revision });
             }
         }
+        self.check_triggers(app)
+    }
+
+    fn check_triggers(&self, app: &App) -> Result<(), Refused> {
         for (id, trigger) in &app.triggers {
             if !app.functions.contains_key(&trigger.function) {
                 let (trigger, function) = (id.clone(), trigger.function.clone());

@@ -41,17 +41,21 @@ pub(crate) fn mark_key(partition: &TopicPartition) -> String {
     format!("mark;{};{};", partition.topic, partition.partition)
 }
 
-/// Which record a key is of; `None` when it is of no partition of `partitions`.
-fn parse_key(key: &[u8], partitions: &[TopicPartition]) -> Option<(u32, Offset)> {
+/// Which record the key of an envelope, or of its tombstone, is of: topic, partition, offset.
+#[must_use]
+pub fn parked_at(key: &[u8]) -> Option<(&str, i32, Offset)> {
     let mut parts = std::str::from_utf8(key).ok()?.split(';');
     let (topic, number, offset) = (parts.next()?, parts.next()?, parts.next()?);
-    let (number, offset) = (number.parse::<i32>().ok()?, offset.parse().ok()?);
-    if parts.next().is_some() {
-        return None;
-    }
+    let at = (topic, number.parse().ok()?, Offset(offset.parse().ok()?));
+    parts.next().is_none().then_some(at)
+}
+
+/// Which record a key is of; `None` when it is of no partition of `partitions`.
+fn parse_key(key: &[u8], partitions: &[TopicPartition]) -> Option<(u32, Offset)> {
+    let (topic, number, offset) = parked_at(key)?;
     let mut all = partitions.iter().zip(0..);
     let found = all.find(|(it, _)| *it.topic == *topic && it.partition == number);
-    found.map(|(_, index)| (index, Offset(offset)))
+    found.map(|(_, index)| (index, offset))
 }
 
 /// Writes the value of an envelope.

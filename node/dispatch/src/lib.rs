@@ -41,6 +41,7 @@ pub use command::{
 pub use dead_letter::{DeadHead, ORIGIN, REPLAYED_TOPIC};
 pub use destination::Destinations;
 pub use driver::{Replay, Revision, ShardConfig, TURNS};
+pub use envelope::parked_at;
 pub use history::InvocationName;
 pub use metrics::describe_metrics;
 pub use offset_tracker::{Admission, OffsetTracker};

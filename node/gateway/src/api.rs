@@ -3,6 +3,7 @@
 //! within `api` 1.
 
 mod apps;
+mod backup;
 mod config;
 mod dead_letters;
 mod doctor;
@@ -24,6 +25,10 @@ pub use apps::{
     AliasInfo, AliasList, Change, Deployed, FunctionError, FunctionInfo, FunctionList,
     FunctionOutcome, FunctionPlan, Outcome, Plan, Proposal, RevisionInfo, RevisionList,
     RevisionName, RolledBack, SettingPlan, Target, TopicChange, TopicPlan, TriggerPlan,
+};
+pub use backup::{
+    AppBackup, BACKUP_FORMAT, Backup, Elsewhere, FunctionBackup, PartitionBackup, Restore,
+    Restored, RestoredApp, RevisionBackup, TriggerBackup,
 };
 pub use config::{ClusterSummary, Effective, KafkaSettings, TracesSettings};
 pub use dead_letters::{

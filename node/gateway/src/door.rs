@@ -10,10 +10,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest as _, Sha256};
 
-use crate::apps;
 use crate::codes;
 use crate::problem::Refusal;
 use crate::routes::App;
+use crate::{apps, backup};
 
 /// Names and values of all headers.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -49,10 +49,11 @@ pub(crate) async fn pass(State(app): State<Arc<App>>, request: Request, next: Ne
     if let Err(refusal) = check(&app, &request) {
         return refusal.into_response();
     }
-    let patience = match apps::is_long(request.uri().path()) {
-        true => LONG_REQUEST_TIMEOUT,
-        false => REQUEST_TIMEOUT,
-    };
+    let patience =
+        match apps::is_long(request.uri().path()) || backup::is_long(request.uri().path()) {
+            true => LONG_REQUEST_TIMEOUT,
+            false => REQUEST_TIMEOUT,
+        };
     match tokio::time::timeout(patience, next.run(request)).await {
         Ok(response) => response,
         Err(_late) => Refusal::new(

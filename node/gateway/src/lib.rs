@@ -41,6 +41,7 @@
 //! | `GET /v1/members`, `POST /v1/members:token` | [`MemberList`](api::MemberList); [`JoinToken`](api::JoinToken) |
 //! | `POST /v1/members/{m}:drain`, `:undrain`, `DELETE /v1/members/{m}` | what becomes of a node |
 //! | `GET /v1/raft`, `POST /v1/raft:transfer`, `:snapshot` | [`RaftStatus`](api::RaftStatus); the lead, a checkpoint |
+//! | `GET /v1/backup`, `GET /v1/backup/packages/{digest}`, `POST /v1/backup:restore` | [`Backup`](api::Backup); [`Restored`](api::Restored) |
 //! | `POST /v1/node:shutdown` | drains the node and ends it |
 //!
 //! At a member of a cluster of several, `status`, `lag`, `config`, `doctor`, `instances`, `logs`,
@@ -49,10 +50,12 @@
 //!
 //! Errors are [`Problem`](api::Problem)s. The crate runs nothing and decides nothing: what a node
 //! is stands behind [`NodeView`], what runs on it behind [`Applications`] and [`Operations`], its
-//! cluster behind [`Membership`], its other nodes behind [`Others`], what a topic is behind `bus::Bus`.
+//! cluster behind [`Membership`] and [`Backups`], its other nodes behind [`Others`], what a topic is
+//! behind `bus::Bus`.
 
 pub mod api;
 mod apps;
+mod backup;
 mod codes;
 mod data;
 mod dead_letters;
@@ -75,6 +78,7 @@ mod triggers;
 mod view;
 mod whole;
 
+pub use backup::Backups;
 pub use data::Data;
 pub use others::{NotHeard, Others, Own, Owned, Question, REPLY_BYTES_MAX, Reply, Verb};
 pub use read::{Begin, record_data};

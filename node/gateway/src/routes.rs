@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{API, Lag, ShardState, Status};
+use crate::backup::Backups;
 use crate::door::{self, Token};
 use crate::metrics as gauges;
 use crate::others::Others;
@@ -27,7 +28,8 @@ use crate::problem::Refusal;
 use crate::view::{Applications, Membership, NodeView, Operations, Readiness};
 use crate::whole::{self, PATIENCE, Scope, gather};
 use crate::{
-    apps, codes, dead_letters, history, lag, members, merge, produce, read, topics, triggers,
+    apps, backup, codes, dead_letters, history, lag, members, merge, produce, read, topics,
+    triggers,
 };
 
 /// The largest body that is not records.
@@ -51,6 +53,8 @@ pub(crate) struct App {
     pub(crate) membership: Option<Arc<dyn Membership>>,
     /// `None`: there are no other nodes.
     pub(crate) others: Option<Arc<dyn Others>>,
+    /// `None`: nothing is backed up from here.
+    pub(crate) backups: Option<Arc<dyn Backups>>,
     pub(crate) metrics: Option<PrometheusHandle>,
     pub(crate) token: Token,
     pub(crate) body_bytes_max: usize,
@@ -87,6 +91,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .merge(dead_letters::routes())
         .merge(history::routes())
         .merge(members::routes())
+        .merge(backup::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
 }

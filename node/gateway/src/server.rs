@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backup::Backups;
 use crate::codes;
 use crate::door::Token;
 use crate::others::{Others, Own};
@@ -166,6 +167,7 @@ impl Gateway {
             operations: None,
             membership: None,
             others: None,
+            backups: None,
             metrics,
             token: Token::new(&config.token),
             body_bytes_max: config.body_bytes_max,
@@ -198,6 +200,18 @@ impl Gateway {
     pub fn with_operations(mut self, operations: Arc<dyn Operations>) -> Self {
         let app = Arc::get_mut(&mut self.app).expect("nothing is served yet");
         app.operations = Some(operations);
+        self
+    }
+
+    /// The same, with what can be backed up and restored.
+    ///
+    /// # Panics
+    ///
+    /// Once it serves.
+    #[must_use]
+    pub fn with_backups(mut self, backups: Arc<dyn Backups>) -> Self {
+        let app = Arc::get_mut(&mut self.app).expect("nothing is served yet");
+        app.backups = Some(backups);
         self
     }
 

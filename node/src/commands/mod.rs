@@ -1,6 +1,8 @@
 //! The commands, one file each. All end with the same kind of error, and all "next:" lines say
 //! what works as typed.
 
+pub mod backup;
+mod backup_file;
 pub mod build;
 pub mod completions;
 pub mod consume;
@@ -26,6 +28,7 @@ pub mod program;
 pub mod ps;
 pub mod raft_group;
 pub mod record;
+pub mod recover;
 pub mod replay;
 pub mod revisions;
 pub mod serve;

@@ -6,6 +6,7 @@ use gateway::api::{LeadChoice, RaftCheckpoint, RaftStatus};
 use serde_json::json;
 
 use super::error::CommandError;
+use super::recover::{self, RecoverArgs};
 use crate::cli::Globals;
 use crate::client::Client;
 use crate::output::{self, Format, count};
@@ -19,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 Examples:
   millrace raft status
   millrace raft transfer edge-2
-  millrace raft snapshot")]
+  millrace raft snapshot
+  millrace raft recover --data DIR")]
 pub enum RaftCommand {
     /// Show how a node takes part: term, leader, log.
     #[command(after_help = "\
@@ -39,6 +41,18 @@ Examples:
   millrace raft snapshot
   millrace raft snapshot --node edge-2")]
     Snapshot,
+    /// Let the last node go on alone, when most of those that vote are gone for good.
+    ///
+    /// For the folder of a node that does not run. Every other node is removed, and has to join
+    /// anew. What was acknowledged and did not reach this folder is lost; what reached it counts,
+    /// agreed on or not. Without --yes nothing is changed: it shows what would be kept, and how to
+    /// choose among several survivors.
+    #[command(after_help = "\
+Examples:
+  millrace raft recover --data DIR               what would be kept, removed, lost
+  millrace raft recover --data DIR -o json       to compare survivors: `last`, term before index
+  millrace raft recover --data DIR --yes")]
+    Recover(RecoverArgs),
 }
 
 /// To whom.
@@ -53,16 +67,19 @@ pub struct TransferArgs {
 ///
 /// # Errors
 ///
-/// `E0575` on a node that is alone, `E0572` when there is no such node, `E0573` when it cannot lead.
+/// `E0575` on a node that is alone, `E0572` when there is no such node, `E0573` when it cannot lead,
+/// and those of [`recover::run`].
 pub fn run(command: &RaftCommand, globals: &Globals) -> Result<(), CommandError> {
-    let client = Client::connect(globals)?;
+    let connect = || Client::connect(globals);
     let is_json = globals.output == Format::Json;
     match command {
+        RaftCommand::Recover(args) => recover::run(args, globals),
         RaftCommand::Status => {
-            let status: RaftStatus = client.get("/v1/raft")?;
+            let status: RaftStatus = connect()?.get("/v1/raft")?;
             if is_json { output::print_json(&status) } else { output::print(&render(&status)) }
         }
         RaftCommand::Transfer(args) => {
+            let client = connect()?;
             let choice = LeadChoice { to: args.to.clone() };
             let leads: LeadChoice = client
                 .post("/v1/raft:transfer", &choice, PATIENCE)
@@ -73,7 +90,7 @@ pub fn run(command: &RaftCommand, globals: &Globals) -> Result<(), CommandError>
             output::print(&format!("{} leads\n", leads.to.unwrap_or_default()))
         }
         RaftCommand::Snapshot => {
-            let made: RaftCheckpoint = client
+            let made: RaftCheckpoint = connect()?
                 .post("/v1/raft:snapshot", &json!({}), PATIENCE)
                 .map_err(|refused| refused.error)?;
             if is_json {

@@ -160,7 +160,8 @@ impl Up {
         let gateway = match bound {
             Ok(gateway) => gateway
                 .with_applications(Arc::new(node.clone()))
-                .with_operations(Arc::new(node.clone())),
+                .with_operations(Arc::new(node.clone()))
+                .with_backups(Arc::new(node.clone())),
             Err(error) => {
                 node.end().await;
                 let message = format!("cannot listen: {}", crate::node::chain(&error));

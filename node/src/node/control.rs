@@ -272,7 +272,7 @@ impl Node {
     }
 
     /// Carries a change out to its end, whether or not anybody waits.
-    async fn detached<T: Send + 'static, F>(
+    pub(super) async fn detached<T: Send + 'static, F>(
         &self,
         work: impl FnOnce(Self) -> F + Send + 'static,
     ) -> Result<T, Refused>

@@ -1,6 +1,7 @@
 //! A node: the bus, the wasm engine, the cluster's state and the shards of this process, wired
 //! together. Applications are deployed into it, now and while it runs.
 
+mod backups;
 mod control;
 mod converge;
 mod dead_letters;

@@ -43,7 +43,7 @@ pub(super) fn needed(manifest: &Manifest) -> Vec<Topic> {
 }
 
 /// The park topic of a trigger, by its id `app/function/name`.
-fn park_name(node: &super::Inner, id: &str) -> String {
+pub(super) fn park_name(node: &super::Inner, id: &str) -> String {
     format!("{}.{}", node.park_prefix, id.replace('/', "."))
 }
 

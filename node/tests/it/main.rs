@@ -2,6 +2,7 @@
 //! node, against the real control API on a real embedded bus.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod backups;
 mod commands;
 mod dead_letters;
 mod deploys;

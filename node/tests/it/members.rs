@@ -264,6 +264,70 @@ fn any_node_answers_for_all_and_names_the_one_that_is_silent() {
 }
 
 #[test]
+fn one_node_goes_on_without_a_quorum_that_is_lost_for_good_and_the_old_ones_stay_out() {
+    let mut nodes = Nodes::found();
+    let (first, second) = (nodes.join(0), nodes.join(0));
+    let recover = |nodes: &Nodes, more: &str| nodes.user.run(&format!("raft recover {more}"));
+    recover(&nodes, "--data n0").failed(1, "E0402");
+    recover(&nodes, "--data nowhere").failed(5, "E0575");
+    nodes.until("edge-0 has the CA", 0, |_| nodes.data(0).join("cluster/ca.json").exists());
+    for number in [first, second] {
+        nodes.kill(number);
+    }
+    pause(Duration::from_secs(3));
+    nodes.user.run("node drain edge-1 --node edge-0").failed(6, "E0570");
+    nodes.kill(0);
+
+    // Survivors are compared by what their logs hold; nothing is changed by it.
+    let survey = |nodes: &Nodes, number: usize| -> Value {
+        let said = recover(nodes, &format!("--data n{number} -o json")).ok();
+        serde_json::from_str(&said).unwrap()
+    };
+    let found = survey(&nodes, 0);
+    assert_eq!(found, survey(&nodes, 0));
+    assert_eq!((&found["recovered"], &found["node"]), (&json!(false), &json!("edge-0")));
+    assert_eq!(found["removes"], json!([{"id": 2, "name": "edge-1"}, {"id": 3, "name": "edge-2"}]));
+    let place = |found: &Value| {
+        (found["last"]["term"].as_u64().unwrap(), found["last"]["index"].as_u64().unwrap())
+    };
+    assert!(place(&survey(&nodes, first)) <= place(&found), "it led to the end: {found}");
+    assert!(found["committed"].as_u64().unwrap() <= place(&found).1);
+    assert!(found["in_doubt"].is_array(), "{found}");
+    let told = recover(&nodes, "--data n0").ok();
+    for part in ["removes    edge-1 (id 2), edge-2 (id 3)", "nothing was changed", "--yes"] {
+        assert!(told.contains(part), "{told}");
+    }
+
+    let told = recover(&nodes, "--data n0 --yes").ok();
+    assert!(told.contains("edge-0 is the only node of the cluster now"), "{told}");
+    recover(&nodes, "--data n0 --yes").failed(5, "E0580");
+    nodes.serve(0);
+    let list = nodes.until("it leads", 0, |list| list[0]["leads"] == json!(true));
+    assert_eq!(list.len(), 1, "{list:?}");
+    nodes.user.run("node drain edge-0 --node edge-0").ok();
+    nodes.user.run("node undrain edge-0 --node edge-0").ok();
+
+    // Those that were thought to be dead come back, and are a majority of what they know: each is
+    // told, and ends.
+    for number in [first, second] {
+        nodes.serve(number);
+    }
+    for number in [first, second] {
+        let mut child = nodes.running[number].take().unwrap();
+        assert_eq!(ended(&mut child).code(), Some(78));
+        let log = nodes.user.folder().join(format!("log{number}"));
+        let log = std::fs::read_to_string(log).unwrap();
+        assert!(log.contains("error[E0424]"), "{log}");
+    }
+    let refused = std::fs::read_to_string(nodes.user.folder().join("log0")).unwrap();
+    assert!(refused.contains("removed-member") || refused.contains("removed"), "{refused}");
+    // Others join, under ids that nobody had.
+    nodes.join(0);
+    let list = nodes.list(0).unwrap();
+    assert_eq!(list.iter().map(|it| it["id"].clone()).collect::<Vec<_>>(), [1, 104]);
+}
+
+#[test]
 fn a_certificate_is_renewed_without_a_restart_and_its_node_is_heard_all_the_time() {
     let mut nodes = Nodes::found();
     let other = nodes.join(0);

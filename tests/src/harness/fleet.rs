@@ -25,12 +25,31 @@ pub struct Slot {
     pub name: String,
     /// Where the others reach it.
     address: String,
-    data: PathBuf,
+    /// Its data directory.
+    pub data: PathBuf,
     state: PathBuf,
     log: PathBuf,
     brokers: String,
     host: Host,
     up: Option<(Node, Option<Api>)>,
+}
+
+/// Who gives commands to a node.
+#[derive(Clone, Debug)]
+pub struct User {
+    host: Host,
+    state: PathBuf,
+}
+
+impl User {
+    /// A command line.
+    #[must_use]
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = self.host.command(binaries::millrace());
+        command.args(words).env("XDG_STATE_HOME", &self.state).env("NO_COLOR", "1");
+        command.env_remove("MILLRACE_NODE");
+        command
+    }
 }
 
 /// The nodes of a cluster.
@@ -60,14 +79,36 @@ impl Fleet {
         for host in hosts {
             fleet.add_on(*host, folder, brokers)?;
         }
-        let voting = wait::until(PATIENCE, || {
-            let members = fleet.slots[0].members().ok()?;
+        fleet.until_voters(nodes, PATIENCE)?;
+        Ok(fleet)
+    }
+
+    /// Waits until so many vote, as the first node says.
+    ///
+    /// # Errors
+    ///
+    /// When they do not in time.
+    pub fn until_voters(&self, nodes: usize, within: Duration) -> Result<(), NotShown> {
+        let voting = wait::until(within, || {
+            let members = self.slots[0].members().ok()?;
             let voters = members.iter().filter(|it| it["role"] == "voter");
             (voters.count() == nodes).then_some(())
         });
-        let told = || format!("not {nodes} voters: {:?}", fleet.slots[0].members());
-        voting.ok_or_else(|| broken(told()))?;
-        Ok(fleet)
+        let told = || format!("not {nodes} voters: {:?}", self.slots[0].members());
+        voting.ok_or_else(|| broken(told()))
+    }
+
+    /// Starts all nodes at once: alone, none of them could say what is its own.
+    ///
+    /// # Errors
+    ///
+    /// When one does not answer.
+    pub fn start_all(&mut self) -> Result<(), NotShown> {
+        let begun: Result<Vec<Node>, NotShown> = self.slots.iter().map(Slot::begin).collect();
+        for (slot, node) in self.slots.iter_mut().zip(begun?) {
+            slot.up = Some(slot.answering(node)?);
+        }
+        Ok(())
     }
 
     /// One more node: the first founds the cluster, the others join it.
@@ -133,10 +174,23 @@ impl Slot {
 
     /// A command line of this node's user.
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = self.host.command(binaries::millrace());
-        command.args(words).env("XDG_STATE_HOME", &self.state).env("NO_COLOR", "1");
-        command.env_remove("MILLRACE_NODE");
-        command
+        self.user().command(words)
+    }
+
+    /// Who gives commands to this node, whether or not it runs.
+    #[must_use]
+    pub fn user(&self) -> User {
+        User { host: self.host, state: self.state.clone() }
+    }
+
+    /// Another node beside this one, on the same Kafka, that does not belong to a cluster yet.
+    ///
+    /// # Errors
+    ///
+    /// When no folder can be made for it.
+    pub fn replaced(&self, name: &str) -> Result<Self, NotShown> {
+        let folder = self.folder().parent().unwrap_or_else(|| self.folder());
+        Self::new(self.host, folder, name, &self.brokers)
     }
 
     /// Runs a command of this node's user to its end; what it printed.
@@ -164,6 +218,15 @@ impl Slot {
         let said = through.run(&["node", "token", "-o", "json"])?;
         let said: Value = serde_json::from_str(&said).during("read the token")?;
         let token = said["token"].as_str().ok_or_else(|| broken("`node token` printed none"))?;
+        self.join_with(token, through)
+    }
+
+    /// Joins with a token that was made before.
+    ///
+    /// # Errors
+    ///
+    /// When it is not let in.
+    pub fn join_with(&self, token: &str, through: &Self) -> Result<(), NotShown> {
         let (data, peer) = (self.data(), through.address.as_str());
         let words = ["join", token, "--peer", peer, "--data", &data, "--name", &self.name];
         self.run(&[&words[..], &["--peers-listen", &self.address]].concat()).map(drop)
@@ -175,20 +238,32 @@ impl Slot {
     ///
     /// When it does not.
     pub fn start(&mut self) -> Result<(), NotShown> {
+        self.up = Some(self.answering(self.begin()?)?);
+        Ok(())
+    }
+
+    /// Its node once it is ready. From outside of a network of its own it cannot be asked.
+    fn answering(&self, mut node: Node) -> Result<(Node, Option<Api>), NotShown> {
+        if self.host.is_here() {
+            let api = Api::of(&self.state, &mut node, PATIENCE)?;
+            return Ok((node, Some(api)));
+        }
+        node.line("a node that is ready", PATIENCE, |line| line.text.contains("is ready"))?;
+        Ok((node, None))
+    }
+
+    fn begin(&self) -> Result<Node, NotShown> {
+        Node::start(&mut self.serving(), &self.log)
+    }
+
+    /// The command that its node is.
+    #[must_use]
+    pub fn serving(&self) -> Command {
         let data = self.data();
         let mut serve = self.command(&["serve", "--data", &data, "--kafka", &self.brokers]);
         // What it starts is known by this folder.
         serve.current_dir(self.folder());
-        let mut node = Node::start(&mut serve, &self.log)?;
-        if self.host.is_here() {
-            let api = Api::of(&self.state, &mut node, PATIENCE)?;
-            self.up = Some((node, Some(api)));
-            return Ok(());
-        }
-        // From outside of its network it cannot be asked.
-        node.line("a node that is ready", PATIENCE, |line| line.text.contains("is ready"))?;
-        self.up = Some((node, None));
-        Ok(())
+        serve
     }
 
     /// Whatever runs in this folder is of the node.

@@ -19,6 +19,8 @@ use world::{Life, World};
 
 /// Seeds within which a planted bug has to be noticed.
 const RED_WITHIN: u64 = 500;
+/// Lives that are played at a time while power cuts are counted.
+const LIVES: u64 = 40;
 /// Every so many seeds, one is played twice.
 const TWICE_EVERY: u64 = 40;
 
@@ -139,6 +141,28 @@ fn red(first: u64, bug: Bug) -> Result<u64, NotShown> {
     };
     let found = (0..RED_WITHIN).find(noticed).map(|number| number + 1);
     found.ok_or_else(|| broken(format!("{name} did not break {id} in {RED_WITHIN} seeds")))
+}
+
+/// Lives until there were so many power cuts of everything, each after a random step; what was
+/// acknowledged outlives all of them.
+///
+/// # Errors
+///
+/// When it does not, or a sync that is left out goes unnoticed.
+pub fn power_cuts(first: u64, wanted: u64) -> Result<Figures, NotShown> {
+    let (mut cuts, mut commands, mut seeds) = (0, 0, 0);
+    while cuts < wanted {
+        let (lives, _) = all(first + seeds, LIVES)?;
+        seeds += LIVES;
+        cuts += lives.iter().map(|it| it.power_cuts).sum::<u64>();
+        commands += lives.iter().map(|it| it.commands).sum::<u64>();
+    }
+    let within = red(first, Bug::SkippedSync)?;
+    Ok(Figures::default()
+        .with("power_cuts", cuts)
+        .with("simulated_commands", commands)
+        .with("red_skipped_sync", format!("at seed {within} (CLU-2)"))
+        .with("red_controls", 1))
 }
 
 /// Shows it.

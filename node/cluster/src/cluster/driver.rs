@@ -371,11 +371,7 @@ impl Driver {
             .map_err(|error| self.damaged(format!("entry {}: {error}", committed.place.index)))?;
         let request = committed.request;
         let state = Arc::make_mut(&mut self.state);
-        // What was proposed by versions that did not number their requests is applied as it is.
-        let applied = match request.number >> 32 {
-            0 => Some(state.apply(&command)),
-            _ => state.apply_once(request, &command),
-        };
+        let applied = state.apply_logged(request, &command);
         if request.member == self.shared.me
             && let Some(applied) = applied
         {

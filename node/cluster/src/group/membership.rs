@@ -1,8 +1,7 @@
 //! What a member of a group does about its members: changes, transfers of the lead, reads that the
 //! others have to confirm, and whether it may go on under its id.
 
-use protobuf::Message as _;
-use raft::eraftpb::{ConfChange, Entry, Message, MessageType};
+use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{ProgressState, StateRole};
 
 use super::{Changed, ELECTION_TICKS, Group, RequestId, Step};
@@ -137,8 +136,7 @@ impl Group {
 
     /// One that does not fit the members any more changes nothing, here as everywhere.
     pub(super) fn apply_change(&mut self, entry: &Entry, request: RequestId) {
-        let Ok(change) = ConfChange::parse_from_bytes(&entry.data) else { return };
-        let change = Change::of_conf_change(&change);
+        let Some(change) = Change::of_entry(entry) else { return };
         if let Ok(after) = self.members.after(change) {
             let applied = self.raw.apply_conf_change(&change.to_conf_change());
             applied.expect("raft takes what the members allow");

@@ -38,6 +38,18 @@ pub struct History {
 }
 
 impl History {
+    /// What was kept elsewhere: the oldest first, aliases of revisions that are among them.
+    #[must_use]
+    pub fn restored(kept: Vec<Kept>, aliases: BTreeMap<String, String>) -> Option<Self> {
+        let newest = kept.last()?.number;
+        let history = Self { kept, aliases, newest };
+        let ascends = history.kept.is_sorted_by(|a, b| a.number < b.number);
+        let names: std::collections::BTreeSet<&str> =
+            history.kept.iter().map(|it| it.function.revision.as_str()).collect();
+        let is_named = history.aliases.values().all(|it| names.contains(it.as_str()));
+        (ascends && is_named && names.len() == history.kept.len()).then_some(history)
+    }
+
     /// By number, the oldest first.
     #[must_use]
     pub fn kept(&self) -> &[Kept] {

@@ -106,6 +106,28 @@ impl Roster {
         present.find(|(_, it)| it.name == name).map(|(id, it)| (*id, it))
     }
 
+    /// Those but one that belong to the cluster.
+    pub(super) fn others(&self, me: u64) -> Vec<u64> {
+        let present = self.0.iter().filter(|(_, it)| it.role != Role::Removed);
+        present.map(|(id, _)| *id).filter(|id| *id != me).collect()
+    }
+
+    /// Every id up to this one is used up, whoever had it (RS-10).
+    pub(super) fn pass_over(&mut self, newest: u64) {
+        if self.next_id() <= newest {
+            let nobody = Member {
+                name: String::new(),
+                keys: Vec::new(),
+                version: String::new(),
+                address: String::new(),
+                role: Role::Removed,
+                is_draining: false,
+                incarnation: 0,
+            };
+            self.0.insert(newest, nobody);
+        }
+    }
+
     pub(super) fn apply(&mut self, id: u64, change: &MemberChange) -> Result<(), Refused> {
         match change {
             MemberChange::Join { .. } if id < self.next_id() => {

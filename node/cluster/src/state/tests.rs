@@ -149,6 +149,49 @@ fn a_rollback_runs_what_was_kept_and_leaves_positions() {
 }
 
 #[test]
+fn what_is_restored_has_its_revisions_and_waits_for_its_positions() {
+    let mut before = State::default();
+    let both = [("a/f/f", "in", 2), ("a/f/g", "x", 1)];
+    before.apply(&deploy(app("1", &both))).unwrap();
+    before.apply(&deploy(app("2", &both))).unwrap();
+    before.apply(&alias("stable", Some("1"))).unwrap();
+    let history = before.history("a", "f").unwrap().clone();
+    assert_eq!(
+        History::restored(history.kept().to_vec(), history.aliases().clone()),
+        Some(history.clone())
+    );
+    let restore = |revision: &str, expects| Command::Restore {
+        name: "a".into(),
+        app: app(revision, &both),
+        histories: [("f".to_owned(), history.clone())].into(),
+        paused: [("a/f/f".to_owned(), Timestamp(7)), ("b/f/f".to_owned(), Timestamp(7))].into(),
+        expects: Some(expects),
+    };
+    let mut state = State::default();
+    let unknown = state.apply(&restore("3", 0));
+    assert!(matches!(unknown, Err(Refused::UnknownRevision { .. })), "{unknown:?}");
+    assert_eq!(state, State::default(), "RS-4");
+    let applied = state.apply(&restore("2", 0)).unwrap();
+    assert_eq!(applied.added.len(), 3);
+    assert_eq!(state.history("a", "f"), Some(&history));
+    assert_eq!(state.paused().keys().collect::<Vec<_>>(), ["a/f/f"], "RS-8");
+    let there = state.apply(&restore("2", 0));
+    assert_eq!(there, Err(Refused::Version { expected: 0, found: 1 }));
+    state.apply(&roll_back("1", &both, None)).unwrap();
+    let again = state.apply(&restore("2", 2)).unwrap();
+    assert_eq!((again.added, again.removed), (vec![], vec![]), "RS-2");
+    assert_eq!(state.apps()["a"].functions["f"].revision, "2");
+
+    let kept = history.kept().to_vec();
+    let strange = [("x".to_owned(), "9".to_owned())].into();
+    assert_eq!(History::restored(kept.clone(), strange), None, "an alias of nothing");
+    let backward = kept.iter().rev().cloned().collect();
+    assert_eq!(History::restored(backward, BTreeMap::new()), None);
+    let twice = kept.iter().chain(&kept).cloned().collect();
+    assert_eq!(History::restored(twice, BTreeMap::new()), None);
+}
+
+#[test]
 fn an_alias_names_what_is_kept_and_keeps_it() {
     let mut state = State::default();
     state.apply(&deploy(app("0", &[]))).unwrap();
@@ -208,7 +251,8 @@ impl Model {
             | Command::Resume { .. }
             | Command::Redrive { .. }
             | Command::Member { .. }
-            | Command::Token { .. } => {}
+            | Command::Token { .. }
+            | Command::Restore { .. } => {}
         }
     }
 

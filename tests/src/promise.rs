@@ -269,12 +269,13 @@ pub const PROMISES: &[Promise] = &[
         name: "simulation",
         says: "the cores, composed over a simulated bus, disk, clock and crashes, lose nothing and \
                keep their order in every seeded life; they repeat nothing on the embedded bus, and \
-               on Kafka, with owners in turn, only what was not settled durably; each planted bug \
-               is noticed",
+               on Kafka, with owners in turn, only what was not settled durably; whole clusters of \
+               them, with raft, placement and ownership, keep CLU, OWN and DEL whatever befalls \
+               them, and settle everything once a quorum is well; each planted bug is noticed",
         needs: "nothing",
-        flags: &["seeds"],
-        full: "4 min: 40,000 seeds",
-        ci: "30 s: 4,000 seeds, half of them on Kafka",
+        flags: &["seeds", "fleets"],
+        full: "15 min: 40,000 seeds, 20,000 whole clusters",
+        ci: "90 s: 4,000 seeds, half of them on Kafka; 2,000 whole clusters",
         may_skip: false,
         floors: &[
             ("seeds", 4_000),
@@ -292,7 +293,14 @@ pub const PROMISES: &[Promise] = &[
             ("kafka_moved_back", 100),
             ("kafka_restored", 40),
             ("filtered", 100_000),
-            ("red_controls", 11),
+            ("red_controls", 17),
+            ("fleet_seeds", 2_000),
+            ("fleet_records", 400_000),
+            ("fleet_faults", 10_000),
+            ("fleet_faults_least", 5),
+            ("fleet_checks", 5_000_000),
+            ("fleet_played_twice", 20),
+            ("fleet_red_controls", 9),
         ],
         run: crate::sim::run,
     },

@@ -6,54 +6,55 @@ use std::collections::{BTreeMap, BTreeSet};
 use cluster::{Cut, Group, Image, Limits, RequestId, Write};
 
 use super::Bug;
-use super::judge::{Judge, READ, number_of};
+use super::judge::{Judge, READ, number_of, unpack};
 
 /// What a member has asked the group for.
 #[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) number: u64,
+pub(crate) struct Asked {
+    pub(crate) number: u64,
     /// How many commands had been acknowledged by then.
-    pub(super) before: usize,
+    pub(crate) before: usize,
 }
 
 /// A read that a member waits for.
 #[derive(Debug)]
-pub(super) struct AskedRead {
+pub(crate) struct AskedRead {
     /// How many commands had been acknowledged by then.
-    pub(super) before: usize,
+    pub(crate) before: usize,
     /// Up to which index somebody had read by then.
-    pub(super) floor: u64,
+    pub(crate) floor: u64,
     /// The last tick of its process at which it may end.
-    pub(super) until: u64,
+    pub(crate) until: u64,
 }
 
 /// What ends with the process.
 #[derive(Debug)]
-pub(super) struct Process {
-    pub(super) group: Group,
-    pub(super) state: Vec<u8>,
-    pub(super) numbers: BTreeSet<u64>,
-    pub(super) asked: BTreeMap<RequestId, Asked>,
-    pub(super) reads: BTreeMap<RequestId, AskedRead>,
-    pub(super) requests: u64,
-    pub(super) ticks: u64,
+pub(crate) struct Process {
+    pub(crate) group: Group,
+    /// The numbers of the commands that were applied, in order.
+    pub(crate) state: Vec<u8>,
+    pub(crate) numbers: BTreeSet<u64>,
+    pub(crate) asked: BTreeMap<RequestId, Asked>,
+    pub(crate) reads: BTreeMap<RequestId, AskedRead>,
+    pub(crate) requests: u64,
+    pub(crate) ticks: u64,
 }
 
 impl Process {
-    pub(super) fn next_request(&mut self, member: u64) -> RequestId {
+    pub(crate) fn next_request(&mut self, member: u64) -> RequestId {
         self.requests += 1;
         RequestId { member, number: self.requests }
     }
 
-    pub(super) fn restore(&mut self, state: &[u8]) {
-        self.state = state.to_vec();
-        self.numbers = state.chunks(8).map(number_of).collect();
+    pub(crate) fn restore(&mut self, state: &[u8]) {
+        self.state = unpack(state).0.to_vec();
+        self.numbers = self.state.chunks(8).map(number_of).collect();
     }
 
-    pub(super) fn apply(&mut self, command: &[u8]) -> Result<(), String> {
+    pub(crate) fn apply(&mut self, command: &[u8]) -> Result<(), String> {
         let number = number_of(command);
         if number & READ == 0 {
-            self.state.extend_from_slice(command);
+            self.state.extend_from_slice(&number.to_le_bytes());
             if !self.numbers.insert(number) {
                 return Err(format!("CLU-1: {number} is applied twice"));
             }
@@ -63,23 +64,23 @@ impl Process {
 }
 
 #[derive(Debug)]
-pub(super) struct Member {
-    pub(super) id: u64,
-    pub(super) disk: Image,
+pub(crate) struct Member {
+    pub(crate) id: u64,
+    pub(crate) disk: Image,
     /// Written, and gone with the power.
-    pub(super) unsynced: Vec<Write>,
-    pub(super) process: Option<Process>,
+    pub(crate) unsynced: Vec<Write>,
+    pub(crate) process: Option<Process>,
     starts: u64,
 }
 
 impl Member {
-    pub(super) fn new(id: u64, first: &Write) -> Self {
+    pub(crate) fn new(id: u64, first: &Write) -> Self {
         let mut disk = Image::default();
         disk.carry_out(first);
         Self { id, disk, unsynced: Vec::new(), process: None, starts: 0 }
     }
 
-    pub(super) fn start(&mut self, limits: Limits, seed: u64) -> Result<(), String> {
+    pub(crate) fn start(&mut self, limits: Limits, seed: u64) -> Result<(), String> {
         self.starts += 1;
         let seed = seed ^ (self.id << 40) ^ (self.starts << 48);
         let image = self.disk.clone();
@@ -101,7 +102,7 @@ impl Member {
     }
 
     /// Carries out a write as the bug has it.
-    pub(super) fn write(
+    pub(crate) fn write(
         &mut self,
         write: &Write,
         bug: Option<Bug>,
@@ -142,7 +143,7 @@ impl Member {
     }
 
     /// What was written without a sync reaches the disk after all.
-    pub(super) fn sync(&mut self, judge: &mut Judge) -> Result<(), String> {
+    pub(crate) fn sync(&mut self, judge: &mut Judge) -> Result<(), String> {
         for write in std::mem::take(&mut self.unsynced) {
             self.disk.carry_out(&write);
             judge.disk(&self.disk, &write)?;
@@ -151,7 +152,7 @@ impl Member {
     }
 
     /// The process is gone, and what was not synced with it; how many writes that were.
-    pub(super) fn crash(&mut self) -> usize {
+    pub(crate) fn crash(&mut self) -> usize {
         self.process = None;
         std::mem::take(&mut self.unsynced).len()
     }

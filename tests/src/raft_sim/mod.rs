@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::demand;
 use crate::promise::{During, Figures, NotShown, Run, broken};
 
-mod judge;
-mod member;
+pub(crate) mod judge;
+pub(crate) mod member;
 mod operator;
 mod world;
 
@@ -26,7 +26,7 @@ const TWICE_EVERY: u64 = 40;
 
 /// A fault that is planted around the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bug {
+pub(crate) enum Bug {
     /// BUG-1: nothing is synced before it is acknowledged.
     SkippedSync,
     /// BUG-2: votes and answers leave before the write is synced.

@@ -9,7 +9,7 @@ use cluster::{
 };
 
 use super::Bug;
-use super::judge::{Judge, READ, number_of};
+use super::judge::{Judge, READ, number_of, pack};
 use super::member::{Asked, AskedRead, Member, Process};
 use crate::harness::rng::Rng;
 
@@ -220,7 +220,7 @@ impl World {
         let due = |process: &Process| process.group.is_checkpoint_due();
         if self.members[place].process.as_ref().is_some_and(due) {
             self.life.checkpoints += 1;
-            self.input(place, |process| process.group.checkpoint(process.state.clone()))?;
+            self.input(place, |process| process.group.checkpoint(pack(&process.state, &[])))?;
         }
         if self.rng.draw(12) == 0 || self.bug == Some(Bug::SentBeforeSync) {
             self.members[place].sync(&mut self.judge)?;

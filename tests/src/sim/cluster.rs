@@ -6,6 +6,24 @@ use cluster::{App, Command, Function, Placing, State, Trigger};
 
 use super::plan::Plan;
 
+/// The application of a plan, with functions of this revision.
+pub(super) fn application(plan: &Plan, number: u64) -> App {
+    let mut app = App::default();
+    for (at, trigger) in plan.triggers.iter().enumerate() {
+        let function = format!("f{at}");
+        let spec = Function {
+            revision: format!("r{number}"),
+            package: format!("p{number}"),
+            spec: "{}".to_owned(),
+        };
+        app.functions.insert(function.clone(), spec);
+        let partitions = plan.partitions[trigger.source] as u32;
+        let topics = [(format!("t{}", trigger.source), partitions)].into();
+        app.triggers.insert(format!("sim/f{at}/x"), Trigger { function, topics });
+    }
+    app
+}
+
 /// See the module's head.
 #[derive(Debug)]
 pub(super) struct Ground {
@@ -18,19 +36,7 @@ pub(super) struct Ground {
 
 impl Ground {
     pub(super) fn new(plan: &Plan) -> Self {
-        let mut app = App::default();
-        for (number, trigger) in plan.triggers.iter().enumerate() {
-            let function = format!("f{number}");
-            let spec = Function {
-                revision: "r1".to_owned(),
-                package: "p1".to_owned(),
-                spec: "{}".to_owned(),
-            };
-            app.functions.insert(function.clone(), spec);
-            let partitions = plan.partitions[trigger.source] as u32;
-            let topics = [(format!("t{}", trigger.source), partitions)].into();
-            app.triggers.insert(format!("sim/f{number}/x"), Trigger { function, topics });
-        }
+        let app = application(plan, 1);
         let at = bus::Timestamp(0);
         let deploy = Command::Deploy { name: "sim".to_owned(), app, expects: None, at };
         let mut state = State::default();

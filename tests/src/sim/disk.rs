@@ -43,7 +43,8 @@ impl Disk {
         now: u64,
         checker: &mut Checker,
     ) -> Result<Vec<usize>, String> {
-        let mut shards: Vec<usize> = self.pending.iter().map(|it| it.shard).collect();
+        let told = self.pending.iter().filter(|it| it.wrote != Wrote::Early);
+        let mut shards: Vec<usize> = told.map(|it| it.shard).collect();
         shards.dedup();
         while let Some(batch) = self.pending.pop_front() {
             self.apply(batch, home, now, checker)?;

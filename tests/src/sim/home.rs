@@ -56,6 +56,8 @@ pub(super) enum Turn {
     Anchor(usize),
     /// The offsets of a trigger's shards follow.
     Follow(usize),
+    /// That of a shard does, which is about to be somebody else's.
+    Release(usize),
 }
 
 /// Who reads a group.
@@ -63,6 +65,7 @@ pub(super) enum Turn {
 pub(super) enum Reading {
     Recover(usize),
     Follow(usize),
+    Release(usize),
 }
 
 /// What a home asks of the world.
@@ -75,6 +78,7 @@ pub(super) enum HomeAsks {
     Report { commit: SimCommit, result: Result<(), Refused> },
     Started { shard: usize, epoch: u64, place: Option<Place> },
     NotStarted { shard: usize, epoch: u64 },
+    Released { shard: usize },
     Tick,
 }
 
@@ -88,6 +92,8 @@ pub(super) struct Home {
     names: Rc<[Name]>,
     bug: Option<Bug>,
     ledger: Ledger,
+    /// What the node itself was told of, by shard: whoever recovers one of an older epoch gives up.
+    fences: BTreeMap<usize, u64>,
     /// By shard; the first of each is being done.
     works: BTreeMap<usize, VecDeque<Work>>,
     /// The first has the turn, or is next.
@@ -107,6 +113,7 @@ impl Home {
             names,
             bug,
             ledger: Ledger::default(),
+            fences: BTreeMap::new(),
             works: BTreeMap::new(),
             turns: VecDeque::new(),
             has_turn: false,
@@ -126,6 +133,7 @@ impl Home {
         self.process += 1;
         self.ledger = Ledger::default();
         self.asks.clear();
+        self.fences.clear();
         self.works.clear();
         self.turns.clear();
         self.has_turn = false;
@@ -136,6 +144,20 @@ impl Home {
     /// Whether something is being done for a shard.
     pub(super) fn is_busy(&self) -> bool {
         self.works.values().any(|it| !it.is_empty())
+    }
+
+    /// Somebody else owns the shard at this epoch, or is about to.
+    pub(super) fn fence(&mut self, shard: usize, epoch: u64) {
+        if self.bug != Some(Bug::EpochsIgnored) {
+            self.ledger.fence(self.names[shard].id, Epoch(epoch));
+            self.fences.insert(shard, epoch);
+        }
+    }
+
+    /// Writes a shard's group at once: somebody else goes on from there.
+    pub(super) fn release(&mut self, shard: usize) -> Result<(), String> {
+        self.turns.push_back(Turn::Release(shard));
+        self.next_turn()
     }
 
     /// Does this when what comes before it is done.
@@ -152,7 +174,9 @@ impl Home {
     /// Whether no higher epoch is known than that of what is being done.
     fn is_ours(&self, shard: usize) -> bool {
         let id = self.names[shard].id;
-        let ours = |it: Work| self.ledger.check(id, Epoch(it.epoch())).is_ok();
+        let is_over = |epoch| self.fences.get(&shard).is_some_and(|fence| epoch < *fence);
+        let ours =
+            |it: Work| !is_over(it.epoch()) && self.ledger.check(id, Epoch(it.epoch())).is_ok();
         self.bug == Some(Bug::EpochsIgnored) || self.current(shard).is_some_and(ours)
     }
 
@@ -166,6 +190,12 @@ impl Home {
                 let (id, epoch) = (self.names[shard].id, Epoch(commit.epoch));
                 let moved = self.ledger.check_move(id, epoch, &self.to_move(&commit));
                 moved.map_err(|error| format!("KL-4: {error}"))?;
+                if self.bug == Some(Bug::PositionBeforeOutputs) {
+                    let row = self.to_move(&commit);
+                    let rows = vec![log_row(id, &row.partition, TOPIC_ID, row.position)];
+                    let (epoch, wrote) = (commit.epoch, Wrote::Early);
+                    self.disk.write(Batch { shard, epoch, rows, wrote });
+                }
                 let (epoch, mut appends) = (commit.epoch, commit.appends);
                 if self.bug == Some(Bug::TombstoneFirst) && !commit.settles.is_empty() {
                     appends = self.take_settles(shard);
@@ -247,6 +277,9 @@ impl Home {
         match reading {
             Reading::Recover(shard) => {
                 let Some(Work::Recover(epoch)) = self.current(shard) else { return Ok(()) };
+                if !self.is_ours(shard) {
+                    return self.give_up(shard, Refused::Fenced);
+                }
                 let id = self.names[shard].id;
                 if self.ledger.recover(id, Epoch(epoch), committed).is_err() {
                     return self.give_up(shard, Refused::Fenced);
@@ -266,6 +299,12 @@ impl Home {
                     return self.on_altered(Turn::Follow(trigger), true);
                 }
                 self.asks.push(HomeAsks::Alter { turn: Turn::Follow(trigger), marks });
+                Ok(())
+            }
+            Reading::Release(shard) => {
+                let turn = Turn::Release(shard);
+                let Some(mark) = self.mark(shard) else { return self.on_altered(turn, true) };
+                self.asks.push(HomeAsks::Alter { turn, marks: vec![mark] });
                 Ok(())
             }
         }
@@ -315,6 +354,10 @@ impl Home {
                     self.asks.push(HomeAsks::Read { reading, trigger, recovers: None });
                 }
                 Turn::Anchor(shard) => self.anchor(shard)?,
+                Turn::Release(shard) => {
+                    let (reading, trigger) = (Reading::Release(shard), self.names[shard].trigger);
+                    self.asks.push(HomeAsks::Read { reading, trigger, recovers: None });
+                }
             }
         }
         Ok(())
@@ -351,6 +394,7 @@ impl Home {
                 }
                 self.next_group();
             }
+            Turn::Release(shard) => self.asks.push(HomeAsks::Released { shard }),
             Turn::Anchor(shard) if !ok => self.give_up(shard, Refused::Retry)?,
             Turn::Anchor(shard) if !self.is_ours(shard) => self.give_up(shard, Refused::Fenced)?,
             Turn::Anchor(shard) => {

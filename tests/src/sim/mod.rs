@@ -9,121 +9,57 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::demand;
 use crate::promise::{During, Figures, NotShown, Run, broken};
 
+mod bug;
 mod bus;
 mod checker;
 mod cluster;
 mod disk;
+mod fleet;
 mod groups;
 mod handler;
 mod home;
 mod plan;
 mod pool;
 mod shell;
+mod sum;
 mod world;
 
-use world::{KafkaLife, Life, World};
+pub(crate) use bug::Bug;
+use plan::Plan;
+use sum::Sum;
+use world::{Life, World};
 
 /// Seeds within which a planted bug has to be noticed.
 const RED_WITHIN: u64 = 500;
 /// Every so many seeds, one is played twice.
 const TWICE_EVERY: u64 = 40;
 
-/// A fault that is planted in the simulated surroundings of the cores.
+/// Who lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bug {
-    /// BUG-4: outputs and position in two journal writes, the position first.
-    PositionFirst,
-    /// BUG-4: outputs and position in two journal writes, the outputs first.
-    OutputsFirst,
-    /// BUG-3: the bus compares no epochs.
-    NoEpochCheck,
-    /// BUG-1: acknowledged before the sync.
-    AckBeforeSync,
-    /// The completion map is dropped at recovery.
-    CompletionsDropped,
-    /// A dead letter is left out of its commit.
-    DeadLetterLeftOut,
-    /// The results of an older invocation are taken for those of the newest.
-    AnswerOfAnother,
-    /// The filter is not asked.
-    FilterIgnored,
-    /// The filter's answers are taken for those on the records that follow.
-    FilterShifted,
-    /// BUG-11, on Kafka: position and completion map go to the position log in two batches.
-    MapApart,
-    /// A record is settled in the position, and its envelope left out.
-    EnvelopeLeftOut,
-    /// A parked record is settled, and its tombstone left out.
-    TombstoneLeftOut,
-    /// On Kafka: tombstones are produced before the outputs that they rest on.
-    TombstoneFirst,
-    /// BUG-3, on Kafka: the epochs in the group's notes are not looked at.
-    EpochsIgnored,
-    /// A destination is not told of a record.
-    MessageLeftOut,
-    /// It is told twice.
-    MessageTwice,
+enum Kind {
+    /// Nodes that nobody has agree.
+    Alone,
+    /// A whole cluster.
+    Fleet,
 }
 
-impl Bug {
-    const ALL: [Self; 16] = [
-        Self::PositionFirst,
-        Self::OutputsFirst,
-        Self::NoEpochCheck,
-        Self::AckBeforeSync,
-        Self::CompletionsDropped,
-        Self::DeadLetterLeftOut,
-        Self::AnswerOfAnother,
-        Self::FilterIgnored,
-        Self::FilterShifted,
-        Self::MapApart,
-        Self::EpochsIgnored,
-        Self::EnvelopeLeftOut,
-        Self::TombstoneLeftOut,
-        Self::TombstoneFirst,
-        Self::MessageLeftOut,
-        Self::MessageTwice,
-    ];
-
-    const fn name(self) -> &'static str {
+impl Kind {
+    /// Of the promise, to play one life.
+    const fn flags(self) -> &'static str {
         match self {
-            Self::PositionFirst => "position_first",
-            Self::OutputsFirst => "outputs_first",
-            Self::NoEpochCheck => "no_epoch_check",
-            Self::AckBeforeSync => "ack_before_sync",
-            Self::CompletionsDropped => "completions_dropped",
-            Self::DeadLetterLeftOut => "dead_letter_left_out",
-            Self::AnswerOfAnother => "answer_of_another",
-            Self::FilterIgnored => "filter_ignored",
-            Self::FilterShifted => "filter_shifted",
-            Self::MapApart => "map_apart",
-            Self::EpochsIgnored => "epochs_ignored",
-            Self::EnvelopeLeftOut => "envelope_left_out",
-            Self::TombstoneLeftOut => "tombstone_left_out",
-            Self::TombstoneFirst => "tombstone_first",
-            Self::MessageLeftOut => "message_left_out",
-            Self::MessageTwice => "message_twice",
-        }
-    }
-
-    /// The invariant that it has to break, where one is named.
-    const fn breaks(self) -> &'static str {
-        match self {
-            Self::FilterIgnored => "SD-8",
-            Self::MapApart => "DEL-7",
-            Self::EpochsIgnored => "OWN-5",
-            Self::EnvelopeLeftOut => "DEL-7",
-            Self::TombstoneFirst => "DEL-1",
-            Self::MessageLeftOut => "DEL-7",
-            Self::MessageTwice => "DEL-2",
-            _ => "",
+            Self::Alone => "--seeds 1 --fleets 0",
+            Self::Fleet => "--seeds 0 --fleets 1",
         }
     }
 }
 
 /// Plays one life. A core that panics has broken its word, too.
-fn play(seed: u64, bug: Option<Bug>) -> Result<Life, String> {
-    let played = catch_unwind(AssertUnwindSafe(|| World::new(seed, bug).play()));
+fn play(kind: Kind, seed: u64, bug: Option<Bug>) -> Result<Life, String> {
+    let plan = match kind {
+        Kind::Alone => Plan::new(seed),
+        Kind::Fleet => Plan::of_fleet(seed),
+    };
+    let played = catch_unwind(AssertUnwindSafe(|| World::new(plan, bug).play()));
     played.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|it| (*it).to_owned()));
@@ -131,73 +67,8 @@ fn play(seed: u64, bug: Option<Bug>) -> Result<Life, String> {
     })
 }
 
-/// What many lives came to.
-#[derive(Debug, Default)]
-struct Sum {
-    lives: u64,
-    total: Life,
-    crashes_least: u64,
-    records_least: u64,
-    twice: u64,
-    /// Lives on Kafka, and what was counted in them alone.
-    kafka_lives: u64,
-    kafka_records: u64,
-    kafka_crashes: u64,
-    kafka: KafkaLife,
-    failed: Option<(u64, String)>,
-}
-
-impl Sum {
-    fn add(&mut self, life: &Life) {
-        let first = self.lives == 0;
-        self.lives += 1;
-        let least = |held: u64, it: u64| if first { it } else { held.min(it) };
-        self.crashes_least = least(self.crashes_least, life.crashes);
-        self.records_least = least(self.records_least, life.records);
-        let total = &mut self.total;
-        total.records += life.records;
-        total.outputs += life.outputs;
-        total.dead += life.dead;
-        total.filtered += life.filtered;
-        total.crashes += life.crashes;
-        total.lost_writes += life.lost_writes;
-        total.fenced += life.fenced;
-        total.checks += life.checks;
-        total.parked += life.parked;
-        total.resumed += life.resumed;
-        if let Some(it) = &life.kafka {
-            self.kafka_lives += 1;
-            self.kafka_records += life.records;
-            self.kafka_crashes += life.crashes;
-            self.kafka.add(it);
-        }
-    }
-
-    fn join(mut self, other: Self) -> Self {
-        if self.lives == 0 || other.lives == 0 {
-            let failed = [self.failed.take(), other.failed.clone()].into_iter().flatten().min();
-            let whole = if self.lives == 0 { other } else { self };
-            return Self { failed, ..whole };
-        }
-        let least = (
-            self.crashes_least.min(other.crashes_least),
-            self.records_least.min(other.records_least),
-        );
-        self.add(&other.total);
-        (self.crashes_least, self.records_least) = least;
-        self.lives += other.lives - 1;
-        self.twice += other.twice;
-        self.kafka_lives += other.kafka_lives;
-        self.kafka_records += other.kafka_records;
-        self.kafka_crashes += other.kafka_crashes;
-        self.kafka.add(&other.kafka);
-        self.failed = [self.failed, other.failed].into_iter().flatten().min();
-        self
-    }
-}
-
 /// Plays seeds from a shared counter until there are none, or one fails.
-fn work(first: u64, seeds: u64, next: &AtomicU64) -> Sum {
+fn work(kind: Kind, first: u64, seeds: u64, next: &AtomicU64) -> Sum {
     let mut sum = Sum::default();
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
@@ -205,12 +76,12 @@ fn work(first: u64, seeds: u64, next: &AtomicU64) -> Sum {
             return sum;
         }
         let seed = first + number;
-        let mut played = play(seed, None);
+        let mut played = play(kind, seed, None);
         if number.is_multiple_of(TWICE_EVERY)
             && let Ok(life) = played
         {
             sum.twice += 1;
-            if play(seed, None) != Ok(life) {
+            if play(kind, seed, None) != Ok(life) {
                 played = Err("the same seed gave another trace".to_owned());
             }
         }
@@ -231,12 +102,24 @@ fn work(first: u64, seeds: u64, next: &AtomicU64) -> Sum {
 ///
 /// When it is broken.
 pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
-    let seeds = run.count("seeds", 4_000, 40_000);
+    let (seeds, fleets) = (run.count("seeds", 4_000, 40_000), run.count("fleets", 2_000, 20_000));
+    let mut figures = Figures::default();
+    if 0 < seeds {
+        show_nodes(run, seeds, &mut figures)?;
+    }
+    if 0 < fleets {
+        fleet::show(run, fleets, &mut figures)?;
+    }
+    Ok(figures)
+}
+
+/// The part about nodes alone.
+fn show_nodes(run: &Run, seeds: u64, figures: &mut Figures) -> Result<(), NotShown> {
     run.note(format!("{seeds} seeds from {}", run.seed));
-    let sum = all(run.seed, seeds)?;
+    let sum = all(Kind::Alone, run.seed, seeds)?;
     demand!(500 <= sum.records_least, "a life of {} records", sum.records_least);
     demand!(3 <= sum.crashes_least, "a life of {} crashes", sum.crashes_least);
-    let mut figures = Figures::default()
+    *figures = Figures::default()
         .with("seeds", sum.lives)
         .with("records", sum.total.records)
         .with("outputs", sum.total.outputs)
@@ -279,36 +162,37 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     figures.set("red_controls", Bug::ALL.len());
     for bug in Bug::ALL {
         run.note(format!("with a planted bug: {}", bug.name()));
-        let (within, why) = red(run.seed, bug)?;
+        let (within, why) = red(Kind::Alone, run.seed, bug)?;
         let id = why.split(':').next().unwrap_or_default().to_owned();
         figures.set(&format!("red_{}", bug.name()), format!("at seed {within} ({id})"));
     }
-    Ok(figures)
+    Ok(())
 }
 
 /// Plays these seeds on all processors.
-fn all(first: u64, seeds: u64) -> Result<Sum, NotShown> {
+fn all(kind: Kind, first: u64, seeds: u64) -> Result<Sum, NotShown> {
     let threads = std::thread::available_parallelism().during("count processors")?;
     let next = AtomicU64::new(0);
     let sum = std::thread::scope(|scope| {
         let workers: Vec<_> =
-            (0..threads.get()).map(|_| scope.spawn(|| work(first, seeds, &next))).collect();
+            (0..threads.get()).map(|_| scope.spawn(|| work(kind, first, seeds, &next))).collect();
         let sums = workers.into_iter().map(|it| it.join().expect("panics are caught inside"));
         sums.fold(Sum::default(), Sum::join)
     });
     match sum.failed {
         None => Ok(sum),
         Some((seed, why)) => Err(broken(format!(
-            "seed {seed}: {why}; repeat it: cargo prove simulation --seeds 1 --seed {seed}"
+            "seed {seed}: {why}; repeat it: cargo prove simulation --seed {seed} {}",
+            kind.flags()
         ))),
     }
 }
 
 /// How many seeds it takes until the bug is noticed by its invariant, and what noticed it.
-fn red(first: u64, bug: Bug) -> Result<(u64, String), NotShown> {
+fn red(kind: Kind, first: u64, bug: Bug) -> Result<(u64, String), NotShown> {
     (0..RED_WITHIN)
         .find_map(|number| {
-            let why = play(first + number, Some(bug)).err()?;
+            let why = play(kind, first + number, Some(bug)).err()?;
             why.starts_with(bug.breaks()).then_some((number + 1, why))
         })
         .ok_or_else(|| broken(format!("{} went unnoticed in {RED_WITHIN} seeds", bug.name())))
@@ -320,7 +204,7 @@ mod tests {
 
     #[test]
     fn lives_hold_and_repeat_themselves() {
-        let sum = all(1, 20).unwrap();
+        let sum = all(Kind::Alone, 1, 20).unwrap();
         assert_eq!((sum.lives, sum.twice, sum.kafka_lives), (20, 1, 10));
         assert!(3 <= sum.crashes_least && 500 <= sum.records_least, "{sum:?}");
     }
@@ -328,21 +212,21 @@ mod tests {
     #[test]
     fn lives_that_were_broken_once_hold() {
         // DEL-6: the second half of a halved batch ran ahead of what waited behind a hold.
-        play(109_807, None).unwrap();
+        play(Kind::Alone, 109_807, None).unwrap();
         // KL-1: an owner took a log for the truth although somebody else had owned the shard since.
-        play(2, None).unwrap();
+        play(Kind::Alone, 2, None).unwrap();
         // OWN-5: what a look at a group said of its other shards was ignored.
-        play(40, None).unwrap();
+        play(Kind::Alone, 40, None).unwrap();
         // OWN-5: an epoch was written into the group after a higher one had been seen meanwhile.
-        play(296, None).unwrap();
+        play(Kind::Alone, 296, None).unwrap();
         // OWN-5: a position was, after the group had taken its time.
-        play(1_076, None).unwrap();
+        play(Kind::Alone, 1_076, None).unwrap();
     }
 
     #[test]
     fn planted_bugs_are_noticed() {
         for bug in Bug::ALL {
-            let (within, why) = red(1, bug).unwrap();
+            let (within, why) = red(Kind::Alone, 1, bug).unwrap();
             assert!(within <= RED_WITHIN && why.starts_with(bug.breaks()), "{bug:?}: {why}");
         }
     }

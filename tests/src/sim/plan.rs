@@ -87,6 +87,15 @@ pub(super) struct KafkaPlan {
     pub(super) follow_every: u64,
 }
 
+/// What is different where a whole cluster lives.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FleetPlan {
+    /// Machines at the start.
+    pub(super) founders: u64,
+    /// Faults that have an effect, at least.
+    pub(super) faults: u64,
+}
+
 /// One simulated life.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
@@ -103,6 +112,8 @@ pub(super) struct Plan {
     pub(super) stubborn: Option<u8>,
     /// `None`: on the embedded bus.
     pub(super) kafka: Option<KafkaPlan>,
+    /// `None`: the nodes are told by nobody what to run.
+    pub(super) fleet: Option<FleetPlan>,
     /// Whether the triggers have filters.
     pub(super) filters: bool,
 }
@@ -143,8 +154,23 @@ impl Plan {
             }
         }
         let triggers = triggers.into();
-        let filters = seed.is_multiple_of(3);
-        Self { seed, partitions, triggers, records, crashes, keys, stubborn, kafka, filters }
+        let (fleet, filters) = (None, seed.is_multiple_of(3));
+        Self { seed, partitions, triggers, records, crashes, keys, stubborn, kafka, fleet, filters }
+    }
+
+    /// A life of a whole cluster, with more partitions and fewer records.
+    pub(super) fn of_fleet(seed: u64) -> Self {
+        let mut plan = Self::new(seed);
+        let mut rng = Rng::new(seed, 12);
+        let (inputs, middles) = (3 + rng.draw(4) as usize, 2 + rng.draw(3) as usize);
+        (plan.partitions[IN], plan.partitions[PARK]) = (inputs, inputs);
+        (plan.partitions[MID], plan.partitions[PARK + 1]) = (middles, middles);
+        let founders = 3 + 2 * (rng.draw(4) / 3);
+        let follow_every = 100_000 + rng.draw(400_000);
+        plan.kafka = Some(KafkaPlan { homes: founders as usize + 2, follow_every });
+        plan.fleet = Some(FleetPlan { founders, faults: 5 + rng.draw(4) });
+        (plan.records, plan.crashes) = (200, 0);
+        plan
     }
 }
 

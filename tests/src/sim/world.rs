@@ -21,12 +21,15 @@ use super::shell::{Asks, Shell};
 use crate::harness::rng::Rng;
 
 mod faults;
+mod fleet;
 mod kafka;
 mod life;
 mod outages;
 mod parked;
 mod pools;
 
+pub(super) use fleet::FleetLife;
+use fleet::{Fleet, FleetEvent};
 use kafka::{Kafka, KafkaEvent};
 pub(super) use life::{KafkaLife, Life};
 
@@ -61,6 +64,7 @@ enum Event {
     /// A shard is given away while its old owner still works on it.
     Takeover,
     Kafka(KafkaEvent),
+    Fleet(FleetEvent),
 }
 
 /// See the module's head.
@@ -80,6 +84,7 @@ pub(super) struct World {
     /// Nodes that started so far.
     node: u64,
     kafka: Kafka,
+    fleet: Fleet,
     next_life: u64,
     sync_due: bool,
     /// No crash and no fault any more, and no more input.
@@ -106,14 +111,17 @@ impl fmt::Write for Trace {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, bug: Option<Bug>) -> Self {
-        let plan = Plan::new(seed);
+    pub(super) fn new(plan: Plan, bug: Option<Bug>) -> Self {
+        let seed = plan.seed;
+        let homes = plan.kafka.map_or(0, |it| it.homes);
+        let fleet = plan.fleet.map(|it| Fleet::new(seed, it.founders, homes));
         let ground = Ground::new(&plan);
         let base = Instant::now();
         Self {
             bus: SimBus::new(&plan, bug),
             kafka: Kafka::new(&plan, ground.ids(), ground.places(), bug),
             checker: Checker::new(&plan, ground.places()),
+            fleet: fleet.unwrap_or_else(Fleet::none),
             ground,
             bug,
             base,
@@ -142,9 +150,11 @@ impl World {
         self.at(0, Event::Restart);
         self.at(100, Event::Produce);
         let first = 20_000 + self.faults.draw(60_000);
-        self.at(first, Event::Crash);
         let takeover = 10_000 + self.faults.draw(150_000);
-        self.at(takeover, Event::Takeover);
+        if self.plan.fleet.is_none() {
+            self.at(first, Event::Crash);
+            self.at(takeover, Event::Takeover);
+        }
         for _event in 0..EVENTS_MAX {
             let Some(((at, number), event)) = self.events.pop_first() else { break };
             self.now = at;
@@ -153,6 +163,12 @@ impl World {
                 continue;
             }
             self.handle(event)?;
+            if self.plan.fleet.is_some() {
+                if self.fleet.is_over() {
+                    break;
+                }
+                continue;
+            }
             let is_settled = self.healed
                 && self.checker.open() == 0
                 && !self.bus.has_pending()
@@ -182,6 +198,7 @@ impl World {
                 .kafka
                 .is_some()
                 .then(|| KafkaLife { tally: self.checker.tally(), ..self.kafka.life }),
+            fleet: self.plan.fleet.map(|_| self.fleet.life()),
         })
     }
 
@@ -256,11 +273,12 @@ impl World {
                 self.acknowledge(acks);
                 self.pump_all()?;
             }
-            Event::Produce => self.produce(),
+            Event::Produce => self.produce()?,
             Event::Crash => self.crash()?,
             Event::Restart => self.restart()?,
             Event::Takeover => self.takeover()?,
             Event::Kafka(event) => self.on_kafka(event)?,
+            Event::Fleet(event) => self.on_fleet(event)?,
         }
         Ok(())
     }
@@ -326,11 +344,10 @@ impl World {
         }
     }
 
-    fn produce(&mut self) {
+    fn produce(&mut self) -> Result<(), String> {
         let enough = self.plan.records <= self.checker.acknowledged;
-        if enough && self.plan.crashes <= self.crashes {
-            self.healed = true;
-            return;
+        if enough && self.plan.crashes <= self.crashes && self.is_enough() {
+            return self.heal();
         }
         let mut appends = Vec::new();
         let mut values = Vec::new();
@@ -347,9 +364,14 @@ impl World {
         self.want_sync();
         let (least, spread) = if enough { (4_000, 8_000) } else { (1_000, 9_000) };
         // The groups follow within a second: a life on Kafka has to have a few of them.
-        let slower = if self.plan.kafka.is_some() { 10 } else { 1 };
+        let slower = match (self.plan.fleet, self.plan.kafka) {
+            (Some(_), _) => 30,
+            (None, Some(_)) => 10,
+            (None, None) => 1,
+        };
         let (least, spread) = (slower * least, slower * spread);
         self.after(least, spread, Event::Produce);
+        Ok(())
     }
 
     fn pump_all(&mut self) -> Result<(), String> {
@@ -372,9 +394,11 @@ impl World {
                 shell.core.on_turn(now);
                 continue;
             }
-            if !shell.core.wants_records() {
+            if !shell.core.wants_records() || self.cut_off_until(self.shells[&life].home).is_some()
+            {
                 break;
             }
+            let shell = self.shells.get_mut(&life).expect("it was just there");
             let topic = self.plan.triggers[shell.trigger].source;
             let Some(batch) = self.bus.fetch(topic, shell.partition, shell.reader) else { break };
             shell.reader = batch.last_offset().0 + 1;
@@ -410,7 +434,12 @@ impl World {
                 }
                 Asks::Commit(commit) => self.after(50, 2_000, Event::Arrive(commit)),
                 Asks::Load(wanted) => self.after(100, 4_000, Event::Load(life, wanted)),
-                Asks::Over => drop(self.shells.remove(&life)),
+                Asks::Over => {
+                    let over = self.shells.remove(&life);
+                    if let Some(shell) = over.filter(|_| self.plan.fleet.is_some()) {
+                        self.on_over(shell.home, shell.shard, shell.epoch)?;
+                    }
+                }
             }
         }
         Ok(())

@@ -18,6 +18,9 @@ pub(in crate::sim) enum Wrote {
     Taken,
     /// The first half of a commit that was torn apart.
     Part,
+    /// A commit whose outputs are still to be produced: a planted bug, of which nothing is demanded
+    /// here.
+    Early,
     /// A commit of so many records.
     Commit(u64),
 }
@@ -296,6 +299,11 @@ impl Checker {
         wrote: Wrote,
     ) -> Result<(), String> {
         let (of, place) = row.clone();
+        if wrote == Wrote::Early {
+            self.copies.rows.insert((home, shard), row);
+            self.settle(shard, epoch, 0, &place);
+            return Ok(());
+        }
         self.within(shard, &place)?;
         if let Some((before, held)) = self.copies.rows.insert((home, shard), row)
             && before == of

@@ -40,7 +40,7 @@ impl Checker {
         self.copies.reads.insert((home, shard), Read { group, row, musts });
     }
 
-    fn on_seen(&mut self, home: usize, shard: usize, epoch: u64) {
+    pub(in crate::sim) fn on_seen(&mut self, home: usize, shard: usize, epoch: u64) {
         let seen = self.copies.seen.entry((home, shard)).or_default();
         *seen = epoch.max(*seen);
         self.on_superseded(home, shard, epoch);

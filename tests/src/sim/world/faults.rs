@@ -49,6 +49,9 @@ impl World {
     }
 
     pub(super) fn restart(&mut self) -> Result<(), String> {
+        if self.plan.fleet.is_some() {
+            return self.open_fleet();
+        }
         if self.plan.kafka.is_some() {
             return self.open_homes();
         }
@@ -116,6 +119,9 @@ impl World {
         let whose = (life, home, shard, epoch.0);
         let shell = Shell::new(&self.plan, whose, (trigger, partition), core, self.bug);
         self.shells.insert(life, shell);
+        if let Some(until) = self.cut_off_until(home) {
+            self.at(until, Event::Wake(life));
+        }
         self.pump(life)
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bus::{Epoch, ShardId, TopicPartition};
 
-use super::{Event, KafkaLife, World};
+use super::{Event, FleetEvent, KafkaLife, World};
 use crate::sim::Bug;
 use crate::sim::bus::Refused;
 use crate::sim::groups::{Groups, Mark};
@@ -159,7 +159,7 @@ impl Kafka {
         self.still.get(home).is_some_and(|until| now < *until)
     }
 
-    fn runs(&self, home: usize, process: u64) -> bool {
+    pub(super) fn runs(&self, home: usize, process: u64) -> bool {
         self.up[home] && self.homes[home].process == process
     }
 }
@@ -177,6 +177,7 @@ impl World {
             | Event::Report(life, ..)
             | Event::Kafka(KafkaEvent::Told { life }) => self.shells.get(life).map(|it| it.home),
             Event::Kafka(event) => event.home(),
+            Event::Fleet(event) => event.home(),
             _ => None,
         }?;
         let until = *self.kafka.still.get(home)?;
@@ -230,7 +231,7 @@ impl World {
                 if self.kafka.runs(home, process) {
                     let recovers = match reading {
                         Reading::Recover(shard) => Some(shard),
-                        Reading::Follow(_) => None,
+                        Reading::Follow(_) | Reading::Release(_) => None,
                     };
                     self.checker.on_read(home, &held, recovers);
                     self.kafka.homes[home].on_read(reading, &held)?;
@@ -278,6 +279,14 @@ impl World {
         self.follow_home(home)
     }
 
+    /// Sends something from a home to Kafka.
+    fn travel_from(&mut self, home: usize, event: Event) {
+        let slow = !self.healed && self.times.draw(50) == 0;
+        let at = self.now + 300 + self.times.draw(if slow { 100_000 } else { 3_000 });
+        let at = self.reaches_kafka(home, at);
+        self.at(at, event);
+    }
+
     /// Sends something over the network.
     fn travel(&mut self, event: Event) {
         let slow = !self.healed && self.times.draw(50) == 0;
@@ -288,6 +297,9 @@ impl World {
     pub(super) fn follow_home(&mut self, home: usize) -> Result<(), String> {
         let process = self.kafka.homes[home].process;
         for asks in std::mem::take(&mut self.kafka.homes[home].asks) {
+            if !self.kafka.runs(home, process) {
+                break;
+            }
             self.note(&asks);
             match asks {
                 HomeAsks::Produce { shard, epoch, appends } => {
@@ -299,7 +311,7 @@ impl World {
                         self.checker.on_superseded(home, shard, epoch);
                     }
                     let event = KafkaEvent::Ask { home, process, reading, trigger };
-                    self.travel(Event::Kafka(event));
+                    self.travel_from(home, Event::Kafka(event));
                 }
                 HomeAsks::Alter { turn, marks } => {
                     for mark in &marks {
@@ -308,7 +320,7 @@ impl World {
                     let ok = self.healed || self.faults.draw(30) != 0;
                     let event = Event::Kafka(KafkaEvent::Alter { home, process, turn, marks, ok });
                     if self.healed || self.faults.draw(25) != 0 {
-                        self.travel(event);
+                        self.travel_from(home, event);
                     } else {
                         // So late that somebody else may own the shard by then.
                         let at = self.now + 100_000 + self.faults.draw(1_200_000);
@@ -334,7 +346,19 @@ impl World {
                     self.after(20, 100, Event::Report(commit.life, commit.id, result));
                 }
                 HomeAsks::Started { shard, epoch, place } => {
-                    self.start(home, shard, Epoch(epoch), place)?;
+                    if self.plan.fleet.is_none() || self.is_begun(home, shard, epoch) {
+                        self.start(home, shard, Epoch(epoch), place)?;
+                    }
+                }
+                HomeAsks::Released { shard } => {
+                    let event = FleetEvent::Released { home, process, shard };
+                    self.after(20, 100, Event::Fleet(event));
+                }
+                HomeAsks::NotStarted { shard, epoch } if self.plan.fleet.is_some() => {
+                    if self.is_begun(home, shard, epoch) {
+                        let event = FleetEvent::Recover { home, process, shard, epoch };
+                        self.after(20_000, 100_000, Event::Fleet(event));
+                    }
                 }
                 HomeAsks::NotStarted { shard, epoch } => {
                     let event = KafkaEvent::Failover { shard, epoch };
@@ -366,6 +390,7 @@ impl World {
         for (_, mut appends) in batches {
             let slow = !self.healed && self.times.draw(50) == 0;
             let at = self.now + 300 + self.times.draw(if slow { 100_000 } else { 8_000 });
+            let at = self.reaches_kafka(home, at);
             last = last.max(at);
             if !ok {
                 // Some of them arrived, and nobody heard of it.

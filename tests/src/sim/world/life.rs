@@ -1,5 +1,6 @@
 //! What one life came to.
 
+use super::FleetLife;
 use crate::sim::checker::Tally;
 
 /// What one life came to.
@@ -19,6 +20,8 @@ pub(in crate::sim) struct Life {
     pub(in crate::sim) resumed: u64,
     /// `None`: on the embedded bus.
     pub(in crate::sim) kafka: Option<KafkaLife>,
+    /// `None`: nodes alone.
+    pub(in crate::sim) fleet: Option<FleetLife>,
 }
 
 /// What is counted on Kafka alone.

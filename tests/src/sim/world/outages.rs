@@ -18,7 +18,7 @@ impl World {
         Ok(())
     }
 
-    fn open_home(&mut self, home: usize) -> Result<(), String> {
+    pub(super) fn open_home(&mut self, home: usize) -> Result<(), String> {
         self.node += 1;
         self.kafka.open(home);
         self.open_pools(home)?;
@@ -99,17 +99,8 @@ impl World {
         }
         let home = homes[self.faults.draw(homes.len() as u64) as usize];
         self.crashes += 1;
-        self.shells.retain(|_, it| it.home != home);
-        let triggers = self.plan.triggers.len();
-        self.pools.retain(|pool, _| pool / triggers != home);
-        self.kafka.up[home] = false;
-        self.lose_sent(home);
         let is_power = self.faults.draw(3) != 0;
-        let power = is_power.then_some(&mut self.faults);
-        let it = &mut self.kafka.homes[home];
-        it.die();
-        self.kafka.lost += it.disk.crash(power, home, self.now, &mut self.checker)?;
-        self.checker.on_home_died(home);
+        self.kill_home(home, is_power)?;
         if self.faults.draw(8) == 0 {
             self.kafka.homes[home].disk.clear();
             self.kafka.life.deleted += 1;
@@ -123,6 +114,21 @@ impl World {
             self.at(self.now + next, Event::Crash);
         }
         self.note(&("crash", self.crashes, home));
+        Ok(())
+    }
+
+    /// A home's process is gone; with the power some of what it had written, too.
+    pub(super) fn kill_home(&mut self, home: usize, is_power: bool) -> Result<(), String> {
+        self.shells.retain(|_, it| it.home != home);
+        let triggers = self.plan.triggers.len();
+        self.pools.retain(|pool, _| pool / triggers != home);
+        self.kafka.up[home] = false;
+        self.lose_sent(home);
+        let power = is_power.then_some(&mut self.faults);
+        let it = &mut self.kafka.homes[home];
+        it.die();
+        self.kafka.lost += it.disk.crash(power, home, self.now, &mut self.checker)?;
+        self.checker.on_home_died(home);
         Ok(())
     }
 
@@ -160,15 +166,20 @@ impl World {
         }
         if let Some(home) = self.any_home() {
             let until = self.now + 50_000 + self.faults.draw(2_500_000);
-            self.kafka.still[home] = until;
-            self.kafka.life.pauses += 1;
-            self.checker.on_excused(home, until);
-            let lives: Vec<u64> =
-                self.shells.values().filter(|it| it.home == home).map(|it| it.life).collect();
-            lives.into_iter().for_each(|life| self.at(until, Event::Wake(life)));
+            self.stand_still(home, until);
             self.abandon(home, 3);
         }
         self.after(200_000, 2_000_000, Event::Kafka(KafkaEvent::Pause));
         Ok(())
+    }
+
+    /// A home does nothing until then, and goes on as if nothing had been.
+    pub(super) fn stand_still(&mut self, home: usize, until: u64) {
+        self.kafka.still[home] = until;
+        self.kafka.life.pauses += 1;
+        self.checker.on_excused(home, until);
+        let lives: Vec<u64> =
+            self.shells.values().filter(|it| it.home == home).map(|it| it.life).collect();
+        lives.into_iter().for_each(|life| self.at(until, Event::Wake(life)));
     }
 }

@@ -19,13 +19,15 @@
 //! - **RS-9** redrives of a topic have one shard id, never a trigger's, and each gets an epoch
 //!   above the one before.
 //! - **RS-10**, **RS-11** about members: roster.rs; **RS-12** about join tokens: tokens.rs;
-//!   **RS-13** about what is proposed twice: answered.rs; **RS-14**, **RS-15** about owners: owners.rs.
+//!   **RS-13** about what is proposed twice: answered.rs; **RS-14**, **RS-15** about owners: owners.rs;
+//!   **RS-16** about tokens of subscribers: subscribers.rs.
 
 mod answered;
 mod former;
 mod history;
 mod owners;
 mod roster;
+mod subscribers;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,10 +36,11 @@ use bus::{Epoch, ShardId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use answered::Answered;
-pub(crate) use former::{Alone, Former, Named};
+pub(crate) use former::{Alone, Former, Named, Unfollowed};
 pub use history::{History, Kept, REVISIONS_MAX};
 pub use owners::Placing;
 pub use roster::{Member, MemberChange, Role, Roster, Spent};
+pub use subscribers::{SubscriberChange, SubscriberToken, Subscribers};
 pub use tokens::Tokens;
 
 use crate::group::RequestId;
@@ -210,6 +213,13 @@ pub enum Command {
         /// Its id.
         member: u64,
     },
+    /// The token of a subscriber is made or revoked.
+    Subscriber {
+        /// The token's id.
+        id: u32,
+        /// What becomes of it.
+        change: SubscriberChange,
+    },
 }
 
 /// Who puts back the dead letters of a topic: its position there says which are done.
@@ -287,6 +297,15 @@ pub enum Refused {
     /// More join tokens than are kept.
     #[error("too many join tokens wait to be used")]
     ManyTokens,
+    /// No token of a subscriber has this id.
+    #[error("no subscriber's token {0:08x}")]
+    UnknownSubscriber(u32),
+    /// The id of a token that there is or was.
+    #[error("the id {0:08x} was given to a subscriber's token before")]
+    UsedSubscriber(u32),
+    /// More tokens of subscribers than are kept.
+    #[error("too many tokens of subscribers; revoke some that nobody uses")]
+    ManySubscribers,
     /// No such member, or it was removed.
     #[error("no member {0}")]
     UnknownMember(u64),
@@ -353,6 +372,7 @@ pub struct State {
     stopping: BTreeSet<u64>,
     /// Members whose process has started and is not ready yet.
     starting: BTreeSet<u64>,
+    subscribers: Subscribers,
 }
 
 impl State {
@@ -464,6 +484,7 @@ impl State {
                 self.starting.remove(member);
                 Ok(Applied::default())
             }
+            Command::Subscriber { id, change } => self.subscribers.apply(*id, change),
         }
     }
 
@@ -502,6 +523,12 @@ impl State {
     #[must_use]
     pub const fn tokens(&self) -> &Tokens {
         &self.tokens
+    }
+
+    /// The tokens of subscribers.
+    #[must_use]
+    pub const fn subscribers(&self) -> &Subscribers {
+        &self.subscribers
     }
 
     /// The nodes that the cluster has and had.

@@ -11,6 +11,7 @@ mod instances;
 mod logs;
 mod members;
 mod replays;
+mod tokens;
 mod triggers;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,10 @@ pub use members::{
     JoinToken, LeadChoice, MemberInfo, MemberList, MemberState, RaftCheckpoint, RaftStatus,
 };
 pub use replays::{Replay, ReplayState, ReplayStatus, ReplayedPartition};
+pub use tokens::{
+    MadeSubscriberToken, SubscriberTokenInfo, SubscriberTokenList, SubscriberTokenState,
+    SubscriberTokenWish,
+};
 pub use triggers::{Seek, Sought, SoughtPartition, TriggerInfo, TriggerList};
 
 /// The version of every answer here.

@@ -205,6 +205,7 @@ impl Model {
             | Command::Resume { .. }
             | Command::Redrive { .. }
             | Command::Member { .. }
+            | Command::Subscriber { .. }
             | Command::Token { .. } => {}
         }
     }

@@ -359,6 +359,24 @@ pub const PROMISES: &[Promise] = &[
         run: crate::exchange::run,
     },
     Promise {
+        name: "subscribers",
+        says: "who follows a topic over QUIC sees every record once over 100 reconnects and two kills \
+               of its node, on both buses; bad tokens and resume tokens are refused by name",
+        needs: "Java and Maven",
+        flags: &["reconnects"],
+        full: "15 min: 1,000 reconnects",
+        ci: "2 min: 100 reconnects, 20 on Kafka",
+        may_skip: false,
+        floors: &[
+            ("refused", 11),
+            ("embedded_reconnects", 100),
+            ("embedded_kills", 2),
+            ("kafka_reconnects", 20),
+            ("red_controls", 60),
+        ],
+        run: crate::subscribers::run,
+    },
+    Promise {
         name: "first-alert",
         says: "the README's first command shows an alert within 5 s, and over ten stops (five by \
                SIGKILL) each reading has its output exactly once",

@@ -357,7 +357,6 @@ fn parse_records(body: Bytes) -> Option<Frame> {
 }
 
 /// The next bytes of `body`, without a copy; `Some(None)` where there are to be none.
-#[expect(clippy::option_option, reason = "cut short, absent, and there are three things")]
 fn take_part(body: &Bytes, rest: &mut &[u8], length: u32) -> Option<Option<Bytes>> {
     if length == ABSENT {
         return Some(None);

@@ -83,7 +83,7 @@ impl Rounds {
         self.failures = self.failures.saturating_add(1);
         self.is_hopeful |= is_retryable;
         let count = u32::try_from(addresses).unwrap_or(u32::MAX);
-        if self.failures % count != 0 {
+        if !self.failures.is_multiple_of(count) {
             return Some(Duration::ZERO);
         }
         // Every address was asked: who is refused everywhere is refused.

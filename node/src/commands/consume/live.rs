@@ -153,7 +153,8 @@ fn keep(
 ) -> Result<(), CommandError> {
     out.flush()?;
     let Some(path) = resume else { return Ok(()) };
-    let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let folder = folder.unwrap_or_else(|| Path::new("."));
     let write = || -> io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         writeln!(file, "{}", records.resume_token())?;

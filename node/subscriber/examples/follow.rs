@@ -9,7 +9,7 @@ use std::error::Error;
 use std::io::Write as _;
 use std::path::Path;
 
-use subscriber::{Client, From};
+use millrace_client::{Client, From};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {

@@ -2,7 +2,7 @@
 //! appended, and a resume token says where to go on, so that none is missed and none comes twice.
 //!
 //! ```no_run
-//! use subscriber::{Client, From};
+//! use millrace_client::{Client, From};
 //!
 //! # async fn follow() -> Result<(), Box<dyn std::error::Error>> {
 //! // `millrace token create --topic 'alerts*' > alerts.token` on a node of the cluster.

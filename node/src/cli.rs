@@ -12,7 +12,7 @@ use crate::commands::error::{CommandError, exit};
 use crate::commands::{
     backup, build, completions, consume, dead_letter, deploy, describe, dev, doctor, event,
     explain, init, join, lag, logs, man, new, node, plan, produce, ps, raft_group, record, replay,
-    revisions, serve, spawner, status, support_bundle, tail, top, topic, trigger,
+    revisions, serve, spawner, status, support_bundle, tail, token, top, topic, trigger,
 };
 use crate::node::NodeFlags;
 use crate::output::{ColorChoice, Format};
@@ -114,7 +114,8 @@ pub enum Command {
     /// Read records of a topic.
     ///
     /// It begins with the earliest record and goes on until Ctrl-C. It has no positions of its
-    /// own: nothing is taken away, and nothing is remembered.
+    /// own: nothing is taken away, and nothing is remembered but in the file of --resume. With --live
+    /// it follows a cluster from anywhere, with a token of `millrace token create`.
     Consume(consume::ConsumeArgs),
     /// List, make, describe and delete topics.
     #[command(subcommand)]
@@ -168,6 +169,9 @@ pub enum Command {
     /// List the nodes of a cluster; let in, drain and remove them.
     #[command(subcommand)]
     Node(node::NodeCommand),
+    /// Make, list and revoke tokens of those who follow topics from outside.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Show and steer what the nodes of a cluster agree by.
     #[command(subcommand)]
     Raft(raft_group::RaftCommand),
@@ -321,6 +325,7 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Init(args) => init::run(args, globals),
         Command::Join(args) => join::run(args, globals),
         Command::Node(command) => node::run(command, globals),
+        Command::Token(command) => token::run(command, globals),
         Command::Raft(command) => raft_group::run(command, globals),
         Command::Doctor(args) => doctor::run(args, globals),
         Command::SupportBundle(args) => support_bundle::run(args, globals),

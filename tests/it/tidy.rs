@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use millrace_tests::promise::PROMISES;
+use millrace_tests::promises::PROMISES;
 
 /// A dependency, and the only places that may name it, in code or in a manifest.
 const OWNERS: &[(&str, &[&str])] = &[
@@ -14,10 +14,28 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("raft", &["node/cluster/"]),
     ("slog", &["node/cluster/"]),
     // The bench's peer and the stranger of the promise are QUIC without anything of ours.
-    ("quinn", &["node/exchange/", "bench/", "tests/src/exchange/", "tests/Cargo.toml"]),
-    ("rustls", &["node/exchange/", "bench/", "tests/src/exchange/", "tests/Cargo.toml"]),
+    (
+        "quinn",
+        &[
+            "node/exchange/",
+            "node/subscriber/",
+            "bench/",
+            "tests/src/exchange/",
+            "tests/Cargo.toml",
+        ],
+    ),
+    (
+        "rustls",
+        &[
+            "node/exchange/",
+            "node/subscriber/",
+            "bench/",
+            "tests/src/exchange/",
+            "tests/Cargo.toml",
+        ],
+    ),
     ("rcgen", &["node/exchange/", "bench/", "tests/src/exchange/", "tests/Cargo.toml"]),
-    ("webpki", &["node/exchange/"]),
+    ("webpki", &["node/exchange/", "node/subscriber/"]),
     // The bench's peer, its load and its counts are rdkafka as people use it: none of ours.
     ("rdkafka", &["bus/", "bench/"]),
     ("rdkafka_ffi", &["bus/"]),
@@ -45,9 +63,9 @@ const OWNERS: &[(&str, &[&str])] = &[
 /// of bus, and the guest those of the frame.
 const FLOORS: &[&[&str]] = &[
     &["rdkafka-ffi", "iot"],
-    &["bus", "frame", "filter"],
+    &["bus", "frame", "filter", "live"],
     &["storage", "guest"],
-    &["function", "exchange"],
+    &["function", "exchange", "subscriber"],
     &["cluster", "runtime"],
     &["dispatch"],
     &["gateway"],
@@ -64,6 +82,7 @@ const STRANGERS: &[(&str, &str, &str)] = &[
     ("exchange", "bus", "what crosses between nodes is bytes to it"),
     ("exchange", "storage", "what crosses between nodes is bytes to it"),
     ("exchange", "frame", "what crosses between nodes is bytes to it"),
+    ("subscriber", "exchange", "a subscriber is no node"),
     ("storage", "frame", "a store does not know what a function is"),
 ];
 
@@ -80,6 +99,8 @@ const CRATES: &[(&str, &str)] = &[
     ("dispatch", "node/dispatch"),
     ("cluster", "node/cluster"),
     ("exchange", "node/exchange"),
+    ("live", "node/live"),
+    ("subscriber", "node/subscriber"),
     ("gateway", "node/gateway"),
     ("millrace", "node"),
     ("tests", "tests"),
@@ -116,6 +137,7 @@ const CORES: &[&str] = &[
     "node/exchange/src/frame.rs",
     "node/exchange/src/token.rs",
     "node/gateway/src/merge.rs",
+    "node/live/",
 ];
 
 /// Files are split before they get longer.

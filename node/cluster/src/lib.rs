@@ -39,6 +39,7 @@ pub use reads::{ReadEnd, Unavailable};
 pub use recovery::{Doubtful, IDS_PASSED, NotRecovered, PASSED, Recovery};
 pub use state::{
     Answered, App, Applied, Command, Function, History, Kept, Member, MemberChange, Placing,
-    REVISIONS_MAX, Redriver, Refused, Role, Roster, Shard, Spent, State, Tokens, Trigger,
+    REVISIONS_MAX, Redriver, Refused, Role, Roster, Shard, Spent, State, SubscriberChange,
+    SubscriberToken, Subscribers, Tokens, Trigger,
 };
 pub use wire::{Proposal, Want};

@@ -19,14 +19,17 @@
 //! - **RS-9** redrives of a topic have one shard id, never a trigger's, and each gets an epoch
 //!   above the one before.
 //! - **RS-10**, **RS-11** about members: roster.rs; **RS-12** about join tokens: tokens.rs;
-//!   **RS-13** about what is proposed twice: answered.rs; **RS-14**, **RS-15** about owners: owners.rs.
+//!   **RS-13** about what is proposed twice: answered.rs; **RS-14**, **RS-15** about owners: owners.rs;
+//!   **RS-16** about tokens of subscribers: subscribers.rs.
 
 mod alone;
 mod answered;
 mod former;
 mod history;
 mod owners;
+mod refused;
 mod roster;
+mod subscribers;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,10 +38,12 @@ use bus::{Epoch, ShardId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use answered::Answered;
-pub(crate) use former::{Alone, Former, Named};
+pub(crate) use former::{Alone, Former, Named, Unfollowed};
 pub use history::{History, Kept, REVISIONS_MAX};
 pub use owners::Placing;
+pub use refused::Refused;
 pub use roster::{Member, MemberChange, Role, Roster, Spent};
+pub use subscribers::{SubscriberChange, SubscriberToken, Subscribers};
 pub use tokens::Tokens;
 
 use crate::group::RequestId;
@@ -226,6 +231,13 @@ pub enum Command {
         /// As for a deploy.
         expects: Option<u64>,
     },
+    /// The token of a subscriber is made or revoked.
+    Subscriber {
+        /// The token's id.
+        id: u32,
+        /// What becomes of it.
+        change: SubscriberChange,
+    },
 }
 
 /// Who puts back the dead letters of a topic: its position there says which are done.
@@ -244,104 +256,6 @@ pub struct Applied {
     pub added: Vec<ShardId>,
     /// Shards that are no more.
     pub removed: Vec<ShardId>,
-}
-
-/// Why a command was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// No such application.
-    #[error("no application {0}")]
-    UnknownApp(String),
-    /// No such shard.
-    #[error("no shard {0}")]
-    UnknownShard(ShardId),
-    /// The application has no such function.
-    #[error("no function {0}")]
-    UnknownFunction(String),
-    /// No application has such a trigger.
-    #[error("no trigger {0}")]
-    UnknownTrigger(String),
-    /// No revision of this name is kept.
-    #[error("no revision {revision} of {function} is kept")]
-    UnknownRevision {
-        /// Whose.
-        function: String,
-        /// Which.
-        revision: String,
-    },
-    /// No such alias.
-    #[error("{function} has no alias {alias}")]
-    UnknownAlias {
-        /// Whose.
-        function: String,
-        /// Which.
-        alias: String,
-    },
-    /// Somebody changed the application since it was looked at.
-    #[error("the application is at version {found}, not at {expected}")]
-    Version {
-        /// The version that the command was made for.
-        expected: u64,
-        /// The version there is; 0 = none.
-        found: u64,
-    },
-    /// The id of a member that there is or was.
-    #[error("the id {0} was given to a member before")]
-    UsedMember(u64),
-    /// The name of a member that there is.
-    #[error("a member is called {0} already")]
-    UsedName(String),
-    /// A join token that was never made here.
-    #[error("no such join token was made here")]
-    UnknownToken,
-    /// A join token that let somebody in.
-    #[error("the join token was used")]
-    UsedToken,
-    /// A join token whose time is over.
-    #[error("the join token's time is over")]
-    ExpiredToken,
-    /// More join tokens than are kept.
-    #[error("too many join tokens wait to be used")]
-    ManyTokens,
-    /// No such member, or it was removed.
-    #[error("no member {0}")]
-    UnknownMember(u64),
-    /// A start that is not newer than one that is known.
-    #[error("start {incarnation} of member {member}, which has started as {newest}")]
-    StaleStart {
-        /// Whose.
-        member: u64,
-        /// Which start.
-        incarnation: u64,
-        /// The newest start that is known.
-        newest: u64,
-    },
-    /// A revision's name with other content than before.
-    #[error("revision {revision} of {function} exists with another content")]
-    Revision {
-        /// Whose.
-        function: String,
-        /// Which.
-        revision: String,
-    },
-    /// A trigger whose function is not part of the application.
-    #[error("trigger {trigger} names function {function}, which the application does not have")]
-    Dangling {
-        /// Which.
-        trigger: String,
-        /// Its function.
-        function: String,
-    },
-    /// A topic has fewer partitions than before.
-    #[error("topic {topic} has {now} partitions, and had {before}")]
-    Shrunk {
-        /// Which.
-        topic: String,
-        /// Partitions with shards.
-        before: u32,
-        /// Partitions named now.
-        now: u32,
-    },
 }
 
 /// See the [module documentation](self).
@@ -369,6 +283,7 @@ pub struct State {
     stopping: BTreeSet<u64>,
     /// Members whose process has started and is not ready yet.
     starting: BTreeSet<u64>,
+    subscribers: Subscribers,
 }
 
 impl State {
@@ -501,6 +416,7 @@ impl State {
                 self.paused.extend(paused.map(|(id, at)| (id.clone(), *at)));
                 Ok(applied)
             }
+            Command::Subscriber { id, change } => self.subscribers.apply(*id, change),
         }
     }
 
@@ -539,6 +455,12 @@ impl State {
     #[must_use]
     pub const fn tokens(&self) -> &Tokens {
         &self.tokens
+    }
+
+    /// The tokens of subscribers.
+    #[must_use]
+    pub const fn subscribers(&self) -> &Subscribers {
+        &self.subscribers
     }
 
     /// The nodes that the cluster has and had.

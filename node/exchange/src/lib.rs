@@ -5,6 +5,7 @@
 //! identity   a CA, node certificates, keys on disk     token   a single use to join
 //! gate       chain and member table decide             frame   heads of what crosses (a core)
 //! endpoint   one connection per pair, a stream per request, blobs with their digest
+//! subscribers  a door of its own for those who follow topics
 //! ```
 //!
 //! Rules, held by tests here and by `cargo prove exchange`:
@@ -34,6 +35,7 @@ mod metrics;
 mod peers;
 mod refusal;
 mod serve;
+mod subscribers;
 mod tls;
 mod token;
 
@@ -52,6 +54,7 @@ pub use metrics::describe_metrics;
 pub use peers::LinkInfo;
 pub use refusal::Refusal;
 pub use serve::{Answer, Handler, Handling, Peer, Request};
+pub use subscribers::{Door, DoorConfig, Ended, Following, Gone, Outlet, Subscriptions};
 pub use token::{Token, TokenBook};
 
 /// The protocol between members, with its version, as TLS negotiates it.

@@ -1,6 +1,7 @@
 //! Names of what is counted between nodes.
 
-use metrics::{counter, describe_counter};
+use live::Reason;
+use metrics::{counter, describe_counter, describe_gauge, gauge};
 
 use crate::frame::Kind;
 use crate::refusal::Refusal;
@@ -17,6 +18,31 @@ pub(crate) fn served(kind: Kind, end: &'static str) {
     counter!("millrace_exchange_requests_total", "kind" => kind.name(), "end" => end).increment(1);
 }
 
+pub(crate) fn subscriber_refused(reason: Reason) {
+    counter!("millrace_subscribers_refused_total", "reason" => reason.name()).increment(1);
+}
+
+pub(crate) fn sent(records: u64, bytes: usize) {
+    counter!("millrace_subscribers_records_total").increment(records);
+    counter!("millrace_subscribers_bytes_total").increment(bytes as u64);
+}
+
+/// A subscriber that is there as long as this is.
+pub(crate) struct Subscribed(());
+
+impl Subscribed {
+    pub(crate) fn new() -> Self {
+        gauge!("millrace_subscribers").increment(1.0);
+        Self(())
+    }
+}
+
+impl Drop for Subscribed {
+    fn drop(&mut self) {
+        gauge!("millrace_subscribers").decrement(1.0);
+    }
+}
+
 /// Tells the recorder what each of these is.
 pub fn describe_metrics() {
     describe_counter!("millrace_exchange_refused_total", "Peers, requests and tokens refused.");
@@ -28,4 +54,11 @@ pub fn describe_metrics() {
         "millrace_exchange_requests_total",
         "Requests of other nodes, by kind and how they ended."
     );
+    describe_gauge!("millrace_subscribers", "Subscribers that follow topics now.");
+    describe_counter!(
+        "millrace_subscribers_refused_total",
+        "Subscriptions that were refused or ended, by reason."
+    );
+    describe_counter!("millrace_subscribers_records_total", "Records sent to subscribers.");
+    describe_counter!("millrace_subscribers_bytes_total", "Bytes of frames sent to subscribers.");
 }

@@ -26,7 +26,7 @@ use crate::refusal::Refusal;
 use crate::{ALPN_PEER, metrics, serve, tls};
 
 /// TLS's alert for no common protocol (RFC 7301 section 3.2).
-const NO_APPLICATION_PROTOCOL: u8 = 120;
+pub(crate) const NO_APPLICATION_PROTOCOL: u8 = 120;
 /// TLS's alert for a certificate that counts no more (RFC 8446 section 6.2): of a removed member.
 const CERTIFICATE_REVOKED: u8 = 44;
 /// What is dialled, for TLS: who answers is told by the certificate, not by a name of DNS.

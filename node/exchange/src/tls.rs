@@ -15,6 +15,7 @@ use rustls::{
 };
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, spki_for_anchor};
 
+use crate::credentials::Credentials;
 use crate::gate::{Gate, Side, refusal_of};
 use crate::identity::{Fingerprint, NodeId};
 use crate::refusal::Refusal;
@@ -33,6 +34,19 @@ pub(crate) fn server(gate: &Arc<Gate>) -> Result<QuicServerConfig, Error> {
         .with_client_cert_verifier(Arc::new(FromPeers(Arc::clone(gate))))
         .with_cert_resolver(Arc::clone(&gate.credentials) as _);
     tls.alpn_protocols = vec![ALPN_PEER.to_vec(), ALPN_JOIN.to_vec()];
+    tls.max_early_data_size = 0;
+    tls.send_tls13_tickets = 0;
+    tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    QuicServerConfig::try_from(tls).map_err(|error| Error::General(error.to_string()))
+}
+
+/// What the door for subscribers answers with: they show no certificate but a token, later.
+pub(crate) fn subscribers(credentials: &Arc<Credentials>) -> Result<QuicServerConfig, Error> {
+    let mut tls = ServerConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::clone(credentials) as _);
+    tls.alpn_protocols = vec![live::ALPN.to_vec()];
     tls.max_early_data_size = 0;
     tls.send_tls13_tickets = 0;
     tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});

@@ -13,6 +13,7 @@ mod logs;
 mod members;
 mod nodes;
 mod replays;
+mod tokens;
 mod triggers;
 
 use std::collections::BTreeMap;
@@ -47,6 +48,10 @@ pub use members::{
 };
 pub use nodes::{NodeStatus, Unheard};
 pub use replays::{Replay, ReplayState, ReplayStatus, ReplayedPartition};
+pub use tokens::{
+    MadeSubscriberToken, SubscriberTokenInfo, SubscriberTokenList, SubscriberTokenState,
+    SubscriberTokenWish,
+};
 pub use triggers::{Seek, Sought, SoughtPartition, TriggerInfo, TriggerList};
 
 /// The version of every answer here.

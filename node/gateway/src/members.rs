@@ -1,4 +1,4 @@
-//! Routes of a cluster: its nodes, join tokens, and what its nodes agree by. What is asked is given
+//! Routes of a cluster: its nodes, tokens to join and to subscribe, and what its nodes agree by. What is asked is given
 //! to the node's [`Membership`].
 
 use std::sync::Arc;
@@ -10,7 +10,10 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 
-use crate::api::{API, JoinToken, LeadChoice, MemberList, RaftCheckpoint, RaftStatus};
+use crate::api::{
+    API, JoinToken, LeadChoice, MadeSubscriberToken, MemberList, RaftCheckpoint, RaftStatus,
+    SubscriberTokenList, SubscriberTokenWish,
+};
 use crate::codes;
 use crate::problem::Refusal;
 use crate::routes::{App, QUESTION_BYTES_MAX, question};
@@ -22,6 +25,8 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/v1/members", get(list))
         .route("/v1/members:token", post(token))
         .route("/v1/members/{member}", delete(remove).post(verb))
+        .route("/v1/tokens", get(tokens).post(make_token))
+        .route("/v1/tokens/{id}", delete(revoke_token))
         .route("/v1/raft", get(status))
         .route("/v1/raft:transfer", post(transfer))
         .route("/v1/raft:snapshot", post(snapshot))
@@ -60,6 +65,26 @@ async fn verb(State(app): State<Arc<App>>, Path(verb): Path<String>) -> Result<R
     let cluster = cluster(&app)?;
     cluster.set_draining(member.to_owned(), drains).await?;
     Ok(Json(cluster.members().await).into_response())
+}
+
+async fn tokens(State(app): State<Arc<App>>) -> Result<Json<SubscriberTokenList>, Refusal> {
+    Ok(Json(cluster(&app)?.subscriber_tokens()))
+}
+
+async fn make_token(
+    State(app): State<Arc<App>>,
+    content: Body,
+) -> Result<Json<MadeSubscriberToken>, Refusal> {
+    let wish: SubscriberTokenWish = question(content, QUESTION_BYTES_MAX).await?;
+    Ok(Json(cluster(&app)?.make_subscriber_token(wish).await?))
+}
+
+async fn revoke_token(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    cluster(&app)?.revoke_subscriber_token(id).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn status(State(app): State<Arc<App>>) -> Result<Json<RaftStatus>, Refusal> {

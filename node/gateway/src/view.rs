@@ -7,10 +7,11 @@ use bytes::Bytes;
 
 use crate::api::{
     AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Effective, Examination,
-    FunctionList, InstanceList, InvocationInfo, JoinToken, LogLines, LogQuestion, MemberList, Plan,
-    Proposal, RaftStatus, RecordAccount, Redrive, RedriveStatus, Replay, ReplayStatus,
-    RevisionList, RolledBack, Seek, ShardStatus, Sought, Status, TailLines, TailQuestion, Target,
-    TriggerInfo, TriggerList,
+    FunctionList, InstanceList, InvocationInfo, JoinToken, LogLines, LogQuestion,
+    MadeSubscriberToken, MemberList, Plan, Proposal, RaftStatus, RecordAccount, Redrive,
+    RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, Seek, ShardStatus, Sought,
+    Status, SubscriberTokenList, SubscriberTokenWish, TailLines, TailQuestion, Target, TriggerInfo,
+    TriggerList,
 };
 use crate::data::Data;
 use crate::read::Begin;
@@ -209,6 +210,26 @@ pub trait Membership: Send + Sync + Debug {
     ///
     /// When there is no such node, or it cannot lead.
     async fn transfer(&self, to: Option<String>) -> Result<String, Refused>;
+
+    /// The tokens of subscribers that were made, without their secrets.
+    fn subscriber_tokens(&self) -> SubscriberTokenList;
+
+    /// Makes a token for a subscriber; it is shown once.
+    ///
+    /// # Errors
+    ///
+    /// When what is wished cannot be, or the cluster does not agree in time.
+    async fn make_subscriber_token(
+        &self,
+        wish: SubscriberTokenWish,
+    ) -> Result<MadeSubscriberToken, Refused>;
+
+    /// Ends a token for good, and who follows by it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such token, or the cluster does not agree in time.
+    async fn revoke_subscriber_token(&self, id: String) -> Result<(), Refused>;
 
     /// Makes a checkpoint of this node's state; the index that it is of.
     ///

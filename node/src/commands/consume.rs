@@ -2,6 +2,8 @@
 //! is printed into a pipe is what was produced, byte for byte; on a terminal nothing moves the
 //! cursor.
 
+mod live;
+
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use super::topic::path_of;
 use crate::cli::Globals;
 use crate::client::Client;
 use crate::output::{Format, Paint, printable};
+pub use live::LiveArgs;
 
 /// What `millrace consume` takes.
 #[derive(Debug, clap::Args)]
@@ -25,7 +28,8 @@ Examples:
   millrace consume alerts --from latest                only new ones
   millrace consume alerts --from 2013-01-02T03:00:00Z -n 10
   millrace consume readings.dead --meta --end          with origin, key and headers
-  millrace consume alerts --end -o json | jq .key")]
+  millrace consume alerts --end -o json | jq .key
+  millrace consume alerts --live --node edge-1:7500 --token-file alerts.token --resume alerts.at")]
 pub struct ConsumeArgs {
     /// The topic.
     pub topic: String,
@@ -47,6 +51,9 @@ pub struct ConsumeArgs {
     /// Print partition, offset, time, key and headers before each value.
     #[arg(short, long)]
     pub meta: bool,
+    /// From anywhere, with a token.
+    #[command(flatten)]
+    pub live: LiveArgs,
 }
 
 /// How long the node holds an empty answer back.
@@ -69,6 +76,9 @@ struct Style {
 ///
 /// When no node answers, or there is no such topic.
 pub fn run(args: &ConsumeArgs, globals: &Globals) -> Result<(), CommandError> {
+    if args.live.live {
+        return live::run(args, globals);
+    }
     let client = Client::connect(globals)?;
     let path = format!("{}:fetch", path_of(&args.topic)?);
     interrupt::exit_on_ctrl_c();

@@ -36,6 +36,7 @@ pub mod spawner;
 pub mod status;
 pub mod support_bundle;
 pub mod tail;
+pub mod token;
 pub mod top;
 pub mod topic;
 pub mod trigger;

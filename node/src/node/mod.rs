@@ -28,6 +28,7 @@ mod running;
 mod settings;
 mod site;
 mod status;
+mod subscribers;
 mod topics;
 mod traces;
 mod triggers;
@@ -52,6 +53,7 @@ pub use kafka::Kafka;
 pub use peers::PeerSettings;
 pub use settings::{NodeFlags, Settings, TraceSettings};
 pub use site::Site;
+pub use subscribers::SubscriberSettings;
 pub(crate) use traces::describe_metrics as describe_trace_metrics;
 
 use crate::commands::error::{CommandError, exit};
@@ -151,7 +153,7 @@ impl Node {
         logs: Option<LogSink>,
         settings: Settings,
     ) -> Result<Self, CommandError> {
-        let Settings { site, kafka, history, traces, cluster: place } = settings;
+        let Settings { site, kafka, history, traces, cluster: place, subscribers } = settings;
         std::fs::create_dir_all(data_dir).map_err(|error| {
             let message = format!("cannot make {}: {error}", data_dir.display());
             CommandError::new(exit::FAILED, "E0410", message)
@@ -186,6 +188,11 @@ impl Node {
             Some(kafka) => kafka::open(kafka, data_dir, whole, &groups, opened.store).await?,
             None => open_embedded(data_dir, opened.store)?,
         };
+        match &peers {
+            Some(peers) => peers.open_door(&subscribers, Arc::clone(&bus))?,
+            None if subscribers.listen.is_some() => return Err(without_identity()),
+            None => {}
+        }
         let logbook = Arc::new(logbook::Logbook::begun(bus::Timestamp::now()));
         let logs = Some(noted(Arc::clone(&logbook), logs));
         let mut engine = EngineConfig::new(data_dir.join("cache"));
@@ -325,6 +332,9 @@ impl Node {
         // What still runs is killed with the node.
         drop(tokio::time::timeout(WORKERS_PATIENCE, idle).await);
         self.inner.workers.wait_gone(WORKERS_PATIENCE).await;
+        if let Some(peers) = &self.inner.peers {
+            peers.close_door().await;
+        }
         self.inner.bus.close().await;
         if let Some(peers) = &self.inner.peers {
             peers.close().await;
@@ -405,6 +415,15 @@ fn without_kafka() -> CommandError {
     let message = "the bus of a node is its own: a member of several needs a Kafka";
     CommandError::new(exit::UNUSABLE, "E0577", message)
         .help("start every node with --kafka HOST:PORT, or `brokers` in [kafka] of its file")
+}
+
+/// What a subscriber knows a node by is the CA of its cluster.
+fn without_identity() -> CommandError {
+    let message = "subscribers know a node by its cluster's CA, and this node is in no cluster";
+    CommandError::new(exit::UNUSABLE, "E0426", message).help(
+        "`millrace init --data DIR --peers-listen 127.0.0.1:7400` makes it the first node of one; \
+         what it has stays",
+    )
 }
 
 /// Who has the directory, before anything in it is touched. The bus takes the lock itself.

@@ -1,6 +1,7 @@
 //! What a node is told beside its folders: flags, `MILLRACE_*`, its file, and last the variables
 //! that OpenTelemetry has for every program. The first that says something counts.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -11,6 +12,7 @@ use super::history::History;
 use super::kafka::Kafka;
 use super::peers::PeerSettings;
 use super::site::Site;
+use super::subscribers::SubscriberSettings;
 use crate::commands::error::{CommandError, exit};
 
 /// Where a collector of OpenTelemetry takes spans, below its address.
@@ -25,7 +27,8 @@ pub struct NodeFlags {
     pub kafka: Option<String>,
     /// The node's file: [node] with name, data, listen, spawner and drain, [kafka] with brokers,
     /// cluster, create-topics, [kafka.settings] and [kafka.credentials], [history] with max-bytes and
-    /// max-age, [traces] with endpoint and ratio, [cluster] with listen and advertise.
+    /// max-age, [traces] with endpoint and ratio, [cluster] with listen and advertise,
+    /// [subscribers] with listen and max.
     #[arg(long, value_name = "FILE", env = "MILLRACE_CONFIG")]
     pub config: Option<PathBuf>,
     /// Send traces to the OpenTelemetry collector here, by OTLP over HTTP [default:
@@ -35,6 +38,10 @@ pub struct NodeFlags {
     /// How many of the batches whose records bring no trace along are traced: 0 to 1 [default: 1].
     #[arg(long, value_name = "RATIO", env = "MILLRACE_TRACES_RATIO")]
     pub traces_ratio: Option<f64>,
+    /// Let subscribers in here, by UDP: those with a token of `millrace token create`. Nobody is let
+    /// in without it. The node has to be one of a cluster, which may have one node.
+    #[arg(long, value_name = "ADDRESS", env = "MILLRACE_SUBSCRIBERS_LISTEN")]
+    pub subscribers_listen: Option<SocketAddr>,
 }
 
 /// The node's file: `--config`.
@@ -46,6 +53,7 @@ pub(super) struct NodeFile {
     history: History,
     traces: Option<TracesTable>,
     cluster: PeerSettings,
+    subscribers: SubscriberSettings,
 }
 
 /// `[traces]` of the node's file.
@@ -80,6 +88,8 @@ pub struct Settings {
     pub traces: Option<TraceSettings>,
     /// How it is reached by the other nodes of its cluster, where that is other than it was told.
     pub cluster: PeerSettings,
+    /// Whether subscribers are let in, and where.
+    pub subscribers: SubscriberSettings,
 }
 
 impl Settings {
@@ -94,7 +104,9 @@ impl Settings {
         let own = |name: &str| std::env::var(name).ok().filter(|it| !it.is_empty());
         let traces = traces(flags, file.traces.unwrap_or_default(), own)?;
         let (site, history, cluster) = (file.node, file.history, file.cluster);
-        Ok(Self { site, kafka, history, traces, cluster })
+        let listen = flags.subscribers_listen.or(file.subscribers.listen);
+        let subscribers = SubscriberSettings { listen, ..file.subscribers };
+        Ok(Self { site, kafka, history, traces, cluster, subscribers })
     }
 }
 
@@ -107,7 +119,7 @@ pub(super) fn read(path: &Path) -> Result<NodeFile, CommandError> {
         let message = format!("cannot use {}: {error}", path.display());
         unusable(
             message.trim_end(),
-            "a node's file has [node], [kafka], [history], [traces] and [cluster]: \
+            "a node's file has [node], [kafka], [history], [traces], [cluster] and [subscribers]: \
              millrace serve --help",
         )
     })

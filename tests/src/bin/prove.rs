@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use millrace_tests::harness::binaries;
-use millrace_tests::promise::{self, Figures, NotShown, PROMISES, Promise, Run, seconds};
+use millrace_tests::promise::{Figures, NotShown, Promise, Run, seconds};
+use millrace_tests::promises::{self, PROMISES};
 
 /// What the command line asked for.
 #[derive(Debug, Default)]
@@ -84,7 +85,7 @@ fn parse(arguments: &[String]) -> Result<Option<Asked>, String> {
         return if arguments.is_empty() { Ok(None) } else { Err("name a promise".to_owned()) };
     }
     for name in &asked.names {
-        let Some(promise) = promise::find(name) else {
+        let Some(promise) = promises::find(name) else {
             return Err(format!("there is no promise {name:?}; `cargo prove` lists them"));
         };
         if let Some(flag) = asked.flags.keys().find(|flag| !promise.flags.contains(&flag.as_str()))
@@ -130,7 +131,7 @@ fn prove(asked: &Asked) -> ExitCode {
     let seed = asked.seed.unwrap_or_else(|| rand::random::<u64>() % 1_000_000);
     let mut all = Vec::new();
     for name in &asked.names {
-        let promise = promise::find(name).expect("names were checked");
+        let promise = promises::find(name).expect("names were checked");
         let ended = prove_one(promise, asked, seed);
         report(&ended, asked);
         all.push(ended);

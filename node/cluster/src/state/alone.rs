@@ -65,6 +65,7 @@ impl Command {
             Self::Resume { trigger } => format!("resumption of {trigger}"),
             Self::Redrive { topic } => format!("redrive of {topic}"),
             Self::Token { .. } => "a join token".to_owned(),
+            Self::Subscriber { id, .. } => format!("the token {id:08x} of a subscriber"),
             Self::Member { member, change } => match change {
                 MemberChange::Join { name, .. } => format!("{name} joins as node {member}"),
                 MemberChange::Start { .. } => format!("node {member} started"),

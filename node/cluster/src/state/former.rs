@@ -1,12 +1,12 @@
-//! The state in the forms that earlier versions stored it in. They had nodes that were alone, and
-//! named the owner of a shard: that node is member 1 of a group of one.
+//! The state in the forms that earlier versions stored it in. The first ones had nodes that were
+//! alone, and named the owner of a shard: that node is member 1 of a group of one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bus::{Epoch, ShardId, Timestamp};
 use serde::Deserialize;
 
-use super::{App, History, Redriver, Shard, State};
+use super::{Answered, App, History, Redriver, Roster, Shard, State, Tokens};
 
 /// The member of a group of one.
 pub(super) const ALONE: u64 = 1;
@@ -53,6 +53,50 @@ pub(crate) struct Alone {
 pub(crate) struct Named {
     alone: Alone,
     _roster: BTreeMap<u64, ()>,
+}
+
+/// Before there were subscribers.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Unfollowed {
+    apps: BTreeMap<String, App>,
+    versions: BTreeMap<String, u64>,
+    version: u64,
+    histories: BTreeMap<(String, String), History>,
+    shards: BTreeMap<ShardId, Shard>,
+    next_shard: u64,
+    paused: BTreeMap<String, Timestamp>,
+    redrivers: BTreeMap<String, Redriver>,
+    roster: Roster,
+    tokens: Tokens,
+    answered: Answered,
+    unfit: BTreeMap<(u64, String), String>,
+    stopping: BTreeSet<u64>,
+    starting: BTreeSet<u64>,
+}
+
+impl From<Unfollowed> for State {
+    fn from(former: Unfollowed) -> Self {
+        let Unfollowed { apps, versions, version, histories, shards, next_shard, .. } = former;
+        let Unfollowed { paused, redrivers, roster, tokens, answered, .. } = former;
+        let Unfollowed { unfit, stopping, starting, .. } = former;
+        Self {
+            apps,
+            versions,
+            version,
+            histories,
+            shards,
+            next_shard,
+            paused,
+            redrivers,
+            roster,
+            tokens,
+            answered,
+            unfit,
+            stopping,
+            starting,
+            ..Self::default()
+        }
+    }
 }
 
 impl From<Former> for State {

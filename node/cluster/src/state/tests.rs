@@ -252,6 +252,7 @@ impl Model {
             | Command::Redrive { .. }
             | Command::Member { .. }
             | Command::Token { .. }
+            | Command::Subscriber { .. }
             | Command::Restore { .. } => {}
         }
     }

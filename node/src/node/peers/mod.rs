@@ -7,6 +7,7 @@ mod folder;
 mod members;
 mod others;
 mod packages;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,9 +15,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use bus::Bus;
 use cluster::{Cluster, Command, Ended, MemberChange, Role};
-use exchange::{Authority, Exchange, Fingerprint, Identity, Kind, NodeId};
-use gateway::api::{JoinToken, MemberList, RaftStatus};
+use exchange::{Authority, Door, DoorConfig, Exchange, Fingerprint, Identity, Kind, NodeId};
+use gateway::api::{
+    JoinToken, MadeSubscriberToken, MemberList, RaftStatus, SubscriberTokenList,
+    SubscriberTokenWish,
+};
 use gateway::{Membership, Refused};
 use serde::Deserialize;
 use tokio::task::AbortHandle;
@@ -28,6 +33,7 @@ pub(crate) use members::of_cluster;
 
 use super::control::as_refused;
 use super::packages::PackageStore;
+use super::subscribers::{self, SubscriberSettings};
 use crate::commands::error::{CommandError, exit};
 use courier::Courier;
 use desk::{Desk, Renewal};
@@ -60,6 +66,8 @@ pub(crate) struct Peers {
     advertise: String,
     /// The CA that join tokens name.
     identity_ca: Fingerprint,
+    /// Where subscribers are let in, if they are.
+    door: OnceLock<Door>,
     keeping: AbortHandle,
 }
 
@@ -140,6 +148,7 @@ impl Peers {
             has_kafka,
             advertise: card.advertise,
             identity_ca,
+            door: OnceLock::new(),
             keeping,
         })
     }
@@ -147,6 +156,42 @@ impl Peers {
     /// The node's part of the cluster.
     pub(crate) fn cluster(&self) -> &Cluster {
         &self.desk.cluster
+    }
+
+    /// Lets subscribers in, where the settings name an address; once.
+    ///
+    /// # Errors
+    ///
+    /// `E0426` when the address cannot be used.
+    pub(super) fn open_door(
+        &self,
+        settings: &SubscriberSettings,
+        bus: Arc<dyn Bus>,
+    ) -> Result<(), CommandError> {
+        let Some(bind) = settings.listen else { return Ok(()) };
+        let (subscribers_max, timing) = (settings.max, exchange::Timing::default());
+        let config = DoorConfig { bind, subscribers_max, timing };
+        let handler = subscribers::Desk { cluster: self.desk.cluster.clone(), bus };
+        let door = self.exchange.open_door(config, Arc::new(handler)).map_err(|error| {
+            let message = format!("cannot let subscribers in: {error}");
+            CommandError::new(exit::UNUSABLE, "E0426", message)
+                .help("another [subscribers] listen of the node's file may be free")
+        })?;
+        // It is called once.
+        drop(self.door.set(door));
+        Ok(())
+    }
+
+    /// Where subscribers are let in.
+    pub(super) fn subscribers_at(&self) -> Option<SocketAddr> {
+        self.door.get().and_then(|door| door.local_address().ok())
+    }
+
+    /// Tells subscribers that the node ends.
+    pub(super) async fn close_door(&self) {
+        if let Some(door) = self.door.get() {
+            door.close().await;
+        }
     }
 
     /// What operators call this node.
@@ -378,6 +423,21 @@ impl Keeper {
 
 #[async_trait::async_trait]
 impl Membership for Peers {
+    fn subscriber_tokens(&self) -> SubscriberTokenList {
+        self.list_tokens()
+    }
+
+    async fn make_subscriber_token(
+        &self,
+        wish: SubscriberTokenWish,
+    ) -> Result<MadeSubscriberToken, Refused> {
+        self.make_live_token(wish).await.map_err(as_refused)
+    }
+
+    async fn revoke_subscriber_token(&self, id: String) -> Result<(), Refused> {
+        self.revoke_token(&id).await.map_err(as_refused)
+    }
+
     async fn members(&self) -> MemberList {
         self.list_members().await
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use millrace_tests::harness::binaries;
-use millrace_tests::promise::{Figures, NotShown, Promise, Run, seconds};
+use millrace_tests::promise::{Figures, NotShown, Promise, Run, broken, seconds};
 use millrace_tests::promises::{self, PROMISES};
 
 /// What the command line asked for.
@@ -158,7 +158,7 @@ fn prove_one(promise: &'static Promise, asked: &Asked, seed: u64) -> Ended {
     eprintln!("{} (seed {seed}) ...", promise.name);
     let started_at = Instant::now();
     let outcome = match std::fs::create_dir_all(&evidence) {
-        Err(error) => Err(promise::broken(format!("make {}: {error}", evidence.display()))),
+        Err(error) => Err(broken(format!("make {}: {error}", evidence.display()))),
         Ok(()) => {
             let mut run = Run {
                 full: asked.full,
@@ -233,7 +233,7 @@ fn hold_to_floors(ended: &mut Ended) {
     for (name, floor) in ended.promise.floors {
         let counted = figures.number(name).unwrap_or(0);
         if counted < *floor {
-            ended.outcome = Err(promise::broken(format!("{name} {counted} is below {floor}")));
+            ended.outcome = Err(broken(format!("{name} {counted} is below {floor}")));
             return;
         }
     }

@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// What was seen of a record: its partition, offset and key, and the number in it.
+type Got = (u32, i64, String, u64);
+
 /// What was produced, and what was seen of it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
@@ -10,7 +13,7 @@ pub(super) struct Seen {
     /// The highest number that was tried: an append without an answer may be there.
     pub(super) last: u64,
     /// (partition, offset, key, number), in the order in which they came.
-    pub(super) got: Vec<(u32, i64, String, u64)>,
+    pub(super) got: Vec<Got>,
 }
 
 impl Seen {
@@ -40,11 +43,11 @@ impl Seen {
 
     /// Each way to be wrong, in the middle.
     pub(super) fn planted(&self) -> Vec<Self> {
-        let acknowledged = |it: &(u32, i64, String, u64)| self.acknowledged.contains(&it.3);
+        let acknowledged = |it: &Got| self.acknowledged.contains(&it.3);
         let middle = self.got.len() / 2;
         let at = (middle..self.got.len()).find(|at| acknowledged(&self.got[*at])).unwrap_or(0);
         let later = (at + 1..self.got.len()).find(|it| self.got[*it].2 == self.got[at].2);
-        let plant = |change: &dyn Fn(&mut Vec<(u32, i64, String, u64)>)| {
+        let plant = |change: &dyn Fn(&mut Vec<Got>)| {
             let mut seen = self.clone();
             change(&mut seen.got);
             seen

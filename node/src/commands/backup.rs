@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(570);
 #[command(after_help = "\
 Examples:
   millrace backup greenhouse.backup
-  millrace backup /var/backups/millrace-$(date +%F).backup --node edge-1 -o json")]
+  millrace backup /var/backups/millrace.backup --node edge-1 -o json")]
 pub struct BackupArgs {
     /// The file to make; one that is there is left alone.
     #[arg(value_name = "FILE")]

@@ -367,6 +367,8 @@ impl State {
                 if let MemberChange::Start { .. } = change {
                     self.stopping.remove(member);
                     self.starting.insert(*member);
+                    // What it could not run may be what ended it: this process says so anew.
+                    self.unfit.retain(|(id, _), _| id != member);
                 }
                 Ok(Applied::default())
             }

@@ -279,7 +279,9 @@ impl Node {
     async fn say_unfit(&self, function: &str, revision: Option<String>) {
         let member = self.inner.cluster.me();
         let is_said = self.state(|state| state.is_unfit(member, function));
-        if is_said == revision.is_some() || !self.has_others() {
+        // A node that ends cannot start anything, and is given nothing either.
+        let is_ending = self.inner.shutdown.is_cancelled();
+        if is_said == revision.is_some() || !self.has_others() || is_ending {
             return;
         }
         let function = function.to_owned();

@@ -91,8 +91,11 @@ fn what_a_member_cannot_run_is_said_of_one_revision_and_who_stops_is_back_with_i
     state.apply(&Command::Member { member: 2, change: join }).unwrap();
     assert!(state.is_stopping(2));
     let start = MemberChange::Start { address, incarnation: 1, version: "1".into() };
+    state.apply(&unfit(Some("2"))).unwrap();
+    assert!(state.is_unfit(2, "a/f"));
     state.apply(&Command::Member { member: 2, change: start }).unwrap();
     assert!(!state.is_stopping(2));
+    assert!(!state.is_unfit(2, "a/f"), "the process that starts says anew what it cannot run");
 }
 
 #[test]

@@ -495,6 +495,20 @@ pub const PROMISES: &[Promise] = &[
         run: crate::three_nodes::run,
     },
     Promise {
+        name: "systemd",
+        says: "the Debian package installs, upgrades, and goes without a trace in a fresh Debian; \
+               under a real systemd its node is ready only when ready, drains when it is stopped, is \
+               started again when it hangs or dies and not at status 78; three commands lead to an \
+               alert without a network in 60 s, and the upgrade runbook holds",
+        needs: "root, debootstrap, lintian, dpkg-dev, cargo-deb, namespaces (77 without)",
+        flags: &[],
+        full: "the same",
+        ci: "4 min, and what it takes to make a Debian once",
+        may_skip: false,
+        floors: &[("records", 130), ("files", 40), ("red_controls", 14)],
+        run: crate::systemd::run,
+    },
+    Promise {
         name: "failover",
         says: "a node of three that is killed is a non-event: its shards go on elsewhere within \
                1.5 s at the median, nothing is lost, keys keep their order",

@@ -19,8 +19,9 @@ const TOOLS: &[(&str, &str)] = &[
     ("nsenter", "util-linux"),
     ("pivot_root", "util-linux"),
 ];
-/// What the fresh Debian has beside what every Debian has.
-const INCLUDED: &str = "systemd,python3";
+/// What the fresh Debian has beside what every Debian has: a unit names manual pages, which are
+/// looked up by `man`.
+const INCLUDED: &str = "systemd,python3,man-db";
 /// Packing takes longer on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(300);
 

@@ -25,6 +25,11 @@ const BOOKKEEPING: &[&str] = &[
     "/var/lib/dpkg/lock-frontend",
     "/var/lib/dpkg/triggers/**",
     "/var/log/dpkg.log",
+    // The index of all manual pages.
+    "/var/cache/man/**",
+    // What `systemctl` touches when units come or go: the next boot has none of it.
+    "/run/systemd",
+    "/run/systemd/systemd-units-load",
     // The folder where systemd's helper keeps who is enabled stays, empty.
     "/var/lib/systemd/deb-systemd-helper-enabled",
     "/var/lib/systemd/deb-systemd-helper-enabled/multi-user.target.wants",

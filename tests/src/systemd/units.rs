@@ -32,18 +32,21 @@ pub(super) fn analyze(machine: &Machine) -> Result<Figures, NotShown> {
         demand!(score <= *most, "{unit} has an exposure of {score}, {most} may be");
         figures.set(&format!("exposure_{unit}"), score);
     }
-    // A key that does not exist, and a unit that has lost its walls.
+    // A key and a manual page that do not exist, and a unit that has lost its walls.
     machine.sh(&format!(
         "mkdir -p /root/red; cd {FOLDER}
          sed 's/^WatchdogSec=/WatchdogSecs=/' millrace.service >/root/red/misspelt.service
+         sed 's/man:millrace(1)/man:mill(1)/' millrace.service >/root/red/unexplained.service
          grep -v '^Protect' millrace.service >/root/red/open.service"
     ))?;
     let said = machine.run("systemd-analyze verify /root/red/misspelt.service", PATIENCE)?;
     demand!(said.all().contains("WatchdogSecs"), "verify does not see a misspelt key");
+    let said = machine.run("systemd-analyze verify /root/red/unexplained.service", PATIENCE)?;
+    demand!(said.all().contains("mill(1)"), "verify does not see a page that is missing");
     let score = exposure(machine, "/root/red/open.service")?;
     demand!(1.5 < score, "a unit without Protect*= has an exposure of {score} too");
     machine.sh("rm -r /root/red")?;
-    Ok(figures.with("units_red_controls", 2))
+    Ok(figures.with("units_red_controls", 3))
 }
 
 /// The overall exposure level, as `systemd-analyze security` has it.

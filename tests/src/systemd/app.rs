@@ -40,10 +40,12 @@ batch  = { records = 1 }
 output = { topic = "out" }
 "#;
 
-/// Its start takes a second, so that a node that starts can be seen before it is ready.
+/// Its start takes a second, so that a node that starts can be seen before it is ready, and says
+/// when it begins.
 const HANDLER: &str = r#"
 import time
 
+print("loads", flush=True)
 time.sleep(1)
 
 
@@ -187,6 +189,11 @@ impl<'a> Mill<'a> {
         }
         Ok(faults.len())
     }
+}
+
+/// How often records were begun once more: none is by a drain.
+pub(super) fn repeats(begun: &BTreeMap<u64, u32>) -> u32 {
+    begun.values().map(|times| times - 1).sum()
 }
 
 /// Whether every record that was begun has its output: what a drain has to leave.

@@ -2,9 +2,9 @@
 # The package's first three commands, as somebody who has just logged in types them, until the
 # alert; prints what it took in milliseconds, and the alert.
 #
-#     first.sh SECONDS      give up after so many
+#     first.sh SECONDS CELSIUS      give up after so many, with a reading of so much
 set -eu
-limit=$1
+limit=$1 celsius=$2
 cd "$(mktemp -d)"
 
 now() { date +%s%3N; }
@@ -29,8 +29,8 @@ millrace dev >dev.log 2>&1 &
 dev=$!
 trap 'kill -INT $dev; wait $dev' EXIT
 wait_for 'ready in'
-millrace produce readings -k bed-4 '{"c":34.2}' >../produce.log
-wait_for '^ *alerts\[.*34\.2'
+millrace produce readings -k bed-4 "{\"c\":$celsius}" >../produce.log
+wait_for "^ *alerts\[.*$celsius"
 echo "$(($(now) - began))"
 # By another way than dev's own output.
 timeout "$limit" millrace consume alerts -n 1

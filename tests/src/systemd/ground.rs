@@ -18,6 +18,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("unshare", "util-linux"),
     ("nsenter", "util-linux"),
     ("pivot_root", "util-linux"),
+    ("setpriv", "util-linux"),
 ];
 /// What the fresh Debian has beside what every Debian has: a unit names manual pages, which are
 /// looked up by `man`.

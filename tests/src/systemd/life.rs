@@ -9,7 +9,7 @@ use super::app::{Mill, is_drained};
 use super::machine::{Machine, PATIENCE};
 use crate::demand;
 use crate::harness::{command, wait};
-use crate::promise::{During, Figures, NotShown, broken, seconds};
+use crate::promise::{During, Figures, NotShown, broken, rounded, seconds};
 
 const LOOK: &str = include_str!("look.py");
 const READY: &str = "http://127.0.0.1:8081/readyz";
@@ -18,6 +18,8 @@ const DROP_IN: &str = "/run/systemd/system/millrace.service.d/red.conf";
 const HUNG_MAX: Duration = Duration::from_secs(40);
 /// What a node may take that was killed.
 const KILLED_MAX: Duration = Duration::from_secs(15);
+/// What the function takes to load, a little less.
+const LOAD_S: f64 = 0.9;
 /// `drain` of node.toml, and a little.
 const STOP_MAX: Duration = Duration::from_secs(25);
 
@@ -31,17 +33,45 @@ pub(super) fn ready(machine: &Machine) -> Result<Figures, NotShown> {
     demand!(0 < starting, "nobody looked while it started: {looks:?}");
     let refused = looks.iter().filter(|it| it["ready"] == 503).count();
     demand!(0 < refused, "/readyz was never asked while the node was not ready: {looks:?}");
+    let after_load = started_after_load(machine)?;
+    let is_late = LOAD_S <= after_load;
+    demand!(is_late, "active {after_load} s after its function began to load");
     machine.write(DROP_IN, "[Service]\nType=exec\n")?;
     machine.sh("systemctl daemon-reload")?;
     let looks = start_watched(machine)?;
     demand!(0 < active_before_ready(&looks), "a unit that is active too early is not noticed");
+    let red = started_after_load(machine)?;
+    let is_early = red < LOAD_S;
+    demand!(is_early, "a unit that is active too early is not noticed in the journal: {red} s");
     machine.sh(&format!("rm {DROP_IN}; systemctl daemon-reload; systemctl restart millrace"))?;
-    Ok(Figures::default().with("looks", looks.len()).with("looks_while_starting", starting))
+    Ok(Figures::default()
+        .with("looks_while_starting", starting)
+        .with("active_after_load_s", rounded(after_load, 2))
+        .with("ready_red_controls", 2))
+}
+
+/// How long after the function began to load systemd called the unit started, in seconds: by the
+/// system's journal, of the last start. What the node thinks of itself has no part in it.
+fn started_after_load(machine: &Machine) -> Result<f64, NotShown> {
+    let said = machine.sh("journalctl --sync; journalctl -q -o json -u millrace")?;
+    let (mut loads, mut started) = (None, None);
+    for line in said.lines() {
+        let entry: Value = serde_json::from_str(line).during("read the system's journal")?;
+        let at = entry["__MONOTONIC_TIMESTAMP"].as_str().and_then(|it| it.parse::<f64>().ok());
+        match entry["MESSAGE"].as_str().unwrap_or_default() {
+            "loads" => loads = loads.or(at),
+            it if it.starts_with("Starting millrace.service") => (loads, started) = (None, None),
+            it if it.starts_with("Started millrace.service") => started = at,
+            _ => {}
+        }
+    }
+    let both = started.zip(loads).map(|(started, loads)| (started - loads) / 1e6);
+    both.ok_or_else(|| broken("the journal does not say when the unit started and its function"))
 }
 
 /// Stops the node and starts it, and looks at it meanwhile until it is well.
 fn start_watched(machine: &Machine) -> Result<Vec<Value>, NotShown> {
-    machine.sh("systemctl stop millrace; systemctl start --no-block millrace")?;
+    machine.sh("systemctl stop millrace")?;
     let look = ["python3", "/root/look.py", "millrace.service", READY, "50"];
     let said = command::run(&mut machine.command(&look), PATIENCE)?;
     demand!(said.status == Some(0), "look.py: {}", said.all());
@@ -100,11 +130,31 @@ pub(super) fn stop(machine: &Machine, mill: &mut Mill<'_>) -> Result<Figures, No
     machine.sh("systemctl kill --kill-who=main -s KILL millrace; systemctl stop millrace")?;
     let verdict = is_drained(&mill.begun()?, &mill.done()?);
     demand!(verdict.is_err(), "a node that was killed counts as drained");
-    machine.sh("systemctl reset-failed millrace || true; systemctl start millrace")?;
+    let extended = stop_beyond(machine, mill)?;
     Ok(Figures::default()
         .with("stop_s", seconds(took))
         .with("stop_said", told)
-        .with("stop_left", left))
+        .with("stop_left", left)
+        .with("stop_extended_s", seconds(extended))
+        .with("stop_red_controls", 1))
+}
+
+/// A drain that takes longer than `TimeoutStopSec=` is waited for, because the node asks for it.
+fn stop_beyond(machine: &Machine, mill: &Mill<'_>) -> Result<Duration, NotShown> {
+    const GIVEN: Duration = Duration::from_secs(2);
+    machine.write(DROP_IN, &format!("[Service]\nTimeoutStopSec={}\n", GIVEN.as_secs()))?;
+    machine.sh("systemctl daemon-reload; systemctl reset-failed millrace || true
+         systemctl start millrace")?;
+    mill.is_at_work()?;
+    let asked_at = Instant::now();
+    machine.sh("systemctl stop millrace")?;
+    let took = asked_at.elapsed();
+    demand!(GIVEN < took, "the drain ended after {took:?}: nothing was shown");
+    let result = machine.show("millrace", "Result")?;
+    demand!(result == "success", "a drain of {took:?} ended with {result}");
+    is_drained(&mill.begun()?, &mill.done()?).map_err(broken)?;
+    machine.sh(&format!("rm {DROP_IN}; systemctl daemon-reload; systemctl start millrace"))?;
+    Ok(took)
 }
 
 /// A node that stands still is ended by its watchdog and started again.
@@ -112,7 +162,16 @@ pub(super) fn hung(machine: &Machine) -> Result<Figures, NotShown> {
     let took = ended_by(machine, "STOP", HUNG_MAX)?;
     let said = machine.sh("journalctl -q -o cat -u millrace")?;
     demand!(said.contains("Watchdog timeout"), "no watchdog ended it: {said}");
-    Ok(Figures::default().with("hung_s", seconds(took)))
+    // A unit that has no watchdog stays hung.
+    machine.write(DROP_IN, "[Service]\nWatchdogSec=0\n")?;
+    machine.sh("systemctl daemon-reload; systemctl restart millrace")?;
+    let hung = ended_by(machine, "STOP", took + Duration::from_secs(3));
+    demand!(hung.is_err(), "a node without a watchdog was started again, too: {hung:?}");
+    machine.sh(&format!(
+        "systemctl kill --kill-who=main -s CONT millrace; rm {DROP_IN}
+         systemctl daemon-reload; systemctl restart millrace"
+    ))?;
+    Ok(Figures::default().with("hung_s", seconds(took)).with("hung_red_controls", 1))
 }
 
 /// A node and a spawner that were killed are started again, the spawner without its node.
@@ -160,7 +219,7 @@ fn ended_by(machine: &Machine, signal: &str, within: Duration) -> Result<Duratio
 
 /// A configuration of no use ends the node with 78, named in the journal, and nobody tries again;
 /// with a unit that would, the same look has to see it.
-pub(super) fn useless(machine: &Machine) -> Result<(), NotShown> {
+pub(super) fn useless(machine: &Machine) -> Result<Figures, NotShown> {
     machine.sh(
         "cp -p /etc/millrace/node.toml good.toml; echo '[nonsense]' >>/etc/millrace/node.toml",
     )?;
@@ -172,13 +231,12 @@ pub(super) fn useless(machine: &Machine) -> Result<(), NotShown> {
     machine.sh("systemctl daemon-reload")?;
     let restarts = restarts_of_a_failure(machine)?;
     demand!(0 < restarts, "a unit that tries again is not noticed");
-    machine
-        .sh(&format!(
-            "systemctl stop millrace; rm {DROP_IN}; systemctl daemon-reload
+    machine.sh(&format!(
+        "systemctl stop millrace; rm {DROP_IN}; systemctl daemon-reload
          cp -p good.toml /etc/millrace/node.toml; systemctl reset-failed millrace || true
          systemctl start millrace"
-        ))
-        .map(drop)
+    ))?;
+    Ok(Figures::default().with("useless_red_controls", 1))
 }
 
 /// How often systemd starts a node again, within four seconds, that ends with 78.

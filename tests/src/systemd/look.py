@@ -1,4 +1,5 @@
-"""Looks at a unit and then at its node's /readyz, again and again, and prints each look as JSON.
+"""Starts a unit and looks at it and then at its node's /readyz, again and again; prints each look as
+JSON.
 
     python3 look.py UNIT URL SECONDS
 
@@ -32,6 +33,7 @@ def readiness(url):
 
 
 def main(unit, url, seconds):
+    subprocess.run(["systemctl", "start", "--no-block", unit], check=True)
     until, well = time.monotonic() + float(seconds), 0
     while well < 5 and time.monotonic() < until:
         # In this order: a node that is ready by then was not yet when the unit was called active.

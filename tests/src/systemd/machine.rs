@@ -54,7 +54,9 @@ impl Machine {
         std::fs::write(&script, BOOT).during("write boot.sh")?;
         // Also the name of its control group, which other runs must not share.
         let name = format!("{name}-{}", std::process::id());
-        let mut unshare = Command::new("unshare");
+        // It does not outlive whoever started it, however that ends.
+        let mut unshare = Command::new("setpriv");
+        unshare.args(["--pdeathsig", "KILL", "unshare"]);
         unshare.args(["--fork", "--kill-child", "--mount", "--propagation", "private", "--pid"]);
         unshare.args(["--net", "--uts", "--ipc", "--", "sh"]).arg(&script).arg("outside");
         unshare.arg(&name).arg(root).arg(&at);

@@ -69,8 +69,8 @@ impl<'a> Mill<'a> {
     ///
     /// When that is refused.
     pub(super) fn deploy(machine: &'a Machine) -> Result<Self, NotShown> {
-        machine.write("/root/mill/millrace.toml", MANIFEST)?;
-        machine.write("/root/mill/slow/app.py", HANDLER)?;
+        machine.write("/srv/mill/millrace.toml", MANIFEST)?;
+        machine.write("/srv/mill/slow/app.py", HANDLER)?;
         machine.sh("millrace deploy mill --yes")?;
         Ok(Self { machine, produced: 0 })
     }
@@ -91,7 +91,7 @@ impl<'a> Mill<'a> {
             let (key, seconds) = (n % 13, each.as_secs_f64());
             format!("{{\"n\":{n},\"k\":\"key-{key}\",\"s\":{seconds}}}\n")
         });
-        self.machine.write("/root/in.jsonl", &lines.collect::<String>())?;
+        self.machine.write("/srv/in.jsonl", &lines.collect::<String>())?;
         self.machine.sh("millrace produce in -f in.jsonl --key-field k")?;
         self.produced += records;
         Ok(())

@@ -25,7 +25,7 @@ const STOP_MAX: Duration = Duration::from_secs(25);
 
 /// Active comes after /readyz; a unit that says so at once, as one of another type does, is found.
 pub(super) fn ready(machine: &Machine) -> Result<Figures, NotShown> {
-    machine.write("/root/look.py", LOOK)?;
+    machine.write("/srv/look.py", LOOK)?;
     let looks = start_watched(machine)?;
     let early = active_before_ready(&looks);
     demand!(early == 0, "active before it was ready, {early} times: {looks:?}");
@@ -72,7 +72,7 @@ fn started_after_load(machine: &Machine) -> Result<f64, NotShown> {
 /// Stops the node and starts it, and looks at it meanwhile until it is well.
 fn start_watched(machine: &Machine) -> Result<Vec<Value>, NotShown> {
     machine.sh("systemctl stop millrace")?;
-    let look = ["python3", "/root/look.py", "millrace.service", READY, "50"];
+    let look = ["python3", "/srv/look.py", "millrace.service", READY, "50"];
     let said = command::run(&mut machine.command(&look), PATIENCE)?;
     demand!(said.status == Some(0), "look.py: {}", said.all());
     let looks: Result<Vec<Value>, _> = said.stdout.lines().map(serde_json::from_str).collect();
@@ -142,6 +142,8 @@ pub(super) fn stop(machine: &Machine, mill: &mut Mill<'_>) -> Result<Figures, No
 /// A drain that takes longer than `TimeoutStopSec=` is waited for, because the node asks for it.
 fn stop_beyond(machine: &Machine, mill: &Mill<'_>) -> Result<Duration, NotShown> {
     const GIVEN: Duration = Duration::from_secs(2);
+    // What the node before was killed at is not what this one has to end.
+    let before = mill.begun()?;
     machine.write(DROP_IN, &format!("[Service]\nTimeoutStopSec={}\n", GIVEN.as_secs()))?;
     machine.sh("systemctl daemon-reload; systemctl reset-failed millrace || true
          systemctl start millrace")?;
@@ -152,8 +154,12 @@ fn stop_beyond(machine: &Machine, mill: &Mill<'_>) -> Result<Duration, NotShown>
     demand!(GIVEN < took, "the drain ended after {took:?}: nothing was shown");
     let result = machine.show("millrace", "Result")?;
     demand!(result == "success", "a drain of {took:?} ended with {result}");
-    is_drained(&mill.begun()?, &mill.done()?).map_err(broken)?;
+    let mut begun = mill.begun()?;
+    begun.retain(|record, times| before.get(record) != Some(times));
+    demand!(!begun.is_empty(), "a drain of nothing: nothing was shown");
+    is_drained(&begun, &mill.done()?).map_err(broken)?;
     machine.sh(&format!("rm {DROP_IN}; systemctl daemon-reload; systemctl start millrace"))?;
+    mill.is_done()?;
     Ok(took)
 }
 

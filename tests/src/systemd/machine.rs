@@ -102,13 +102,13 @@ impl Machine {
         nsenter
     }
 
-    /// Runs a script of the shell there, in the folder of root.
+    /// Runs a script of the shell there, in /srv.
     ///
     /// # Errors
     ///
     /// When it does not end in time.
     pub(super) fn run(&self, script: &str, within: Duration) -> Result<Said, NotShown> {
-        let script = format!("cd /root\n{script}");
+        let script = format!("cd /srv\n{script}");
         command::run(&mut self.command(&["sh", "-euc", &script]), within)
     }
 

@@ -73,8 +73,8 @@ const PLANTS: &[(&str, &str)] = &[
 ///
 /// When something is left that should not be, or is gone that should be left.
 pub(super) fn life(machine: &Machine, packages: &Packages) -> Result<Figures, NotShown> {
-    machine.take(&packages.old, "/root/old.deb")?;
-    machine.take(&packages.new, "/root/new.deb")?;
+    machine.take(&packages.old, "/srv/old.deb")?;
+    machine.take(&packages.new, "/srv/new.deb")?;
     let before = listed(machine)?;
     machine.sh("dpkg -i old.deb")?;
     let installed = installs(machine, &before)?;

@@ -33,7 +33,7 @@ wait
 /// The installation as docs/operations.md says; both units are active after it.
 pub(super) fn install(machine: &Machine, packages: &Packages) -> Result<Figures, NotShown> {
     let name = format!("millrace_{}_local.deb", packages.version);
-    machine.take(&packages.old, &format!("/root/{name}"))?;
+    machine.take(&packages.old, &format!("/srv/{name}"))?;
     let said = machine.run(&format!("apt-get install -y ./{name}"), 2 * PATIENCE)?;
     demand!(said.status == Some(0), "apt-get install: {}", said.all());
     let state = machine.sh("systemctl is-active millrace millrace-spawner")?;
@@ -97,7 +97,7 @@ pub(super) fn upgrade(
     let blocks = blocks(&text);
     demand!(6 <= blocks.len(), "the runbook has {} blocks of commands", blocks.len());
     // As the runbook calls it.
-    machine.take(&packages.new, "/root/millrace_NEW_amd64.deb")?;
+    machine.take(&packages.new, "/srv/millrace_NEW_amd64.deb")?;
     machine.sh("sed -i 's/^drain = .*/drain = \"19s\"/' /etc/millrace/node.toml")?;
     let functions =
         machine.sh("millrace functions -o json | grep -o '\"revision\": *\"[^\"]*\"'")?;
@@ -134,7 +134,7 @@ fn blocks(text: &str) -> Vec<String> {
 /// comes back goes on with them; after the purge nothing of it is there.
 pub(super) fn remove(machine: &Machine) -> Result<Figures, NotShown> {
     const LEFT: &str = "find / -xdev '(' -name '*millrace*' -o -user millrace ')' \
-         -not -path '/root/*' -not -path '/home/*' -not -path '/var/log/*' \
+         -not -path '/srv/*' -not -path '/home/*' -not -path '/var/log/*' \
          -not -path '/run/systemd/*' -not -path '/proc/*' -not -path '/tmp/*'; ls -d /run/*millrace* || true";
     let uid = machine.sh("id -u millrace")?;
     machine.sh("systemctl start millrace")?;

@@ -35,19 +35,19 @@ pub(super) fn analyze(machine: &Machine) -> Result<Figures, NotShown> {
     }
     // A key and a manual page that do not exist, and a unit that has lost its walls.
     machine.sh(&format!(
-        "mkdir -p /root/red; cd {FOLDER}
-         sed 's/^WatchdogSec=/WatchdogSecs=/' millrace.service >/root/red/misspelt.service
-         sed 's/man:millrace(1)/man:mill(1)/' millrace.service >/root/red/unexplained.service
-         grep -v '^Protect' millrace.service >/root/red/open.service"
+        "mkdir -p /srv/red; cd {FOLDER}
+         sed 's/^WatchdogSec=/WatchdogSecs=/' millrace.service >/srv/red/misspelt.service
+         sed 's/man:millrace(1)/man:mill(1)/' millrace.service >/srv/red/unexplained.service
+         grep -v '^Protect' millrace.service >/srv/red/open.service"
     ))?;
-    let said = machine.run("systemd-analyze verify /root/red/misspelt.service", PATIENCE)?;
+    let said = machine.run("systemd-analyze verify /srv/red/misspelt.service", PATIENCE)?;
     demand!(said.all().contains("WatchdogSecs"), "verify does not see a misspelt key");
-    let said = machine.run("systemd-analyze verify /root/red/unexplained.service", PATIENCE)?;
+    let said = machine.run("systemd-analyze verify /srv/red/unexplained.service", PATIENCE)?;
     demand!(said.all().contains("mill(1)"), "verify does not see a page that is missing");
-    let score = exposure(machine, "/root/red/open.service")?;
+    let score = exposure(machine, "/srv/red/open.service")?;
     let is_high = 1.5 < score;
     demand!(is_high, "a unit without Protect*= has an exposure of {score} too");
-    machine.sh("rm -r /root/red")?;
+    machine.sh("rm -r /srv/red")?;
     Ok(figures.with("units_red_controls", 3))
 }
 

@@ -46,7 +46,7 @@ pub(super) fn first_commands(machine: &Machine) -> Result<Figures, NotShown> {
     machine.write("/usr/local/bin/first.sh", FIRST)?;
     let links = machine.sh("ls /sys/class/net")?;
     demand!(links.trim() == "lo", "the machine has a network: {links}");
-    machine.sh("useradd --create-home gardener")?;
+    machine.sh("useradd --create-home --home-dir /srv/gardener gardener")?;
     let limit = Duration::from_secs(FIRST_MAX_S);
     let said = as_gardener(machine, &format!("sh /usr/local/bin/first.sh {FIRST_MAX_S} 34.2"))?;
     demand!(said.status == Some(0), "the first three commands: {}", said.all());
@@ -134,7 +134,7 @@ fn blocks(text: &str) -> Vec<String> {
 /// comes back goes on with them; after the purge nothing of it is there.
 pub(super) fn remove(machine: &Machine) -> Result<Figures, NotShown> {
     const LEFT: &str = "find / -xdev '(' -name '*millrace*' -o -user millrace ')' \
-         -not -path '/srv/*' -not -path '/home/*' -not -path '/var/log/*' \
+         -not -path '/srv/*' -not -path '/var/log/*' \
          -not -path '/run/systemd/*' -not -path '/proc/*' -not -path '/tmp/*'; ls -d /run/*millrace* || true";
     let uid = machine.sh("id -u millrace")?;
     machine.sh("systemctl start millrace")?;

@@ -39,6 +39,7 @@ pub mod speed_kafka;
 pub mod speed_process;
 pub mod stubborn_key;
 pub mod subscribers;
+pub mod systemd;
 pub mod three_nodes;
 pub mod worker_abuse;
 pub mod workspace_tests;

@@ -425,6 +425,20 @@ pub const PROMISES: &[Promise] = &[
         run: crate::node_killer::run,
     },
     Promise {
+        name: "systemd",
+        says: "the Debian package installs, upgrades, and goes without a trace in a fresh Debian; \
+               under a real systemd its node is ready only when ready, drains when it is stopped, is \
+               started again when it hangs or dies and not at status 78; three commands lead to an \
+               alert without a network in 60 s, and the upgrade runbook holds",
+        needs: "root, debootstrap, lintian, dpkg-dev, cargo-deb, namespaces (77 without)",
+        flags: &[],
+        full: "the same",
+        ci: "2 min, and 1 to 3 to make a Debian once",
+        may_skip: false,
+        floors: &[("records", 130), ("files", 100), ("red_controls", 19)],
+        run: crate::systemd::run,
+    },
+    Promise {
         name: "durable",
         says: "acknowledged deploys, pauses and tokens outlive kills, a power cut of everything, a \
                wiped disk and a quorum that is lost for good; a backup goes on elsewhere where it was",

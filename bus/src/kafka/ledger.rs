@@ -23,6 +23,8 @@
 //! - **KL-4** Within an epoch a position's `next` does not decrease.
 //! - **KL-5** Notes of another shard, or of no shard, are ignored: offsets that were left behind
 //!   by a trigger of the same name say nothing about this one.
+//! - **KL-7** Where another node may own the shard next, what may have ended this one is in the group
+//!   before the commit that says so is durable, and so is that it no longer may have.
 
 #![cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "the simulation plays it"))]
 
@@ -209,6 +211,13 @@ impl Ledger {
         row.and_then(|row| row.anchored) != Some(epoch)
     }
 
+    /// Whether the group must learn of this position before it counts: what may have ended a node is
+    /// of no use where only that node has it (KL-7).
+    pub fn changes_suspects(&self, shard: ShardId, it: &Move) -> bool {
+        let row = self.shards.get(&shard).and_then(|shard| shard.rows.get(&it.partition));
+        row.and_then(|row| row.position.suspects) != it.position.suspects
+    }
+
     /// The group holds offsets of these partitions under `epoch`.
     pub fn anchored<'a>(
         &mut self,
@@ -312,6 +321,7 @@ pub fn log_row(
 mod tests {
     use super::*;
     use crate::Completions;
+    use crate::Suspects;
 
     const SHARD: ShardId = ShardId(7);
 
@@ -457,6 +467,24 @@ mod tests {
         assert!(!ledger.wants_anchor(SHARD, Epoch(5), &place(0)));
         assert!(ledger.wants_anchor(SHARD, Epoch(6), &place(0)));
         assert!(ledger.wants_anchor(SHARD, Epoch(5), &place(1)));
+    }
+
+    #[test]
+    fn the_group_learns_at_once_what_may_end_a_node() {
+        let suspects = |attempt| Suspects { from: Offset(90), until: Offset(95), attempt };
+        let moved = |suspects| {
+            let position = Position { suspects, ..at(5, 90) };
+            Move { partition: place(0), topic_id: 0xab, position }
+        };
+        let mut ledger = Ledger::default();
+        assert!(!ledger.changes_suspects(SHARD, &moved(None)));
+        let mut now = None;
+        for next in [Some(suspects(2)), Some(suspects(3)), None] {
+            assert!(ledger.changes_suspects(SHARD, &moved(next)), "KL-7: {now:?} to {next:?}");
+            ledger.moved(SHARD, Epoch(5), vec![moved(next)]);
+            assert!(!ledger.changes_suspects(SHARD, &moved(next)));
+            now = next;
+        }
     }
 
     #[test]

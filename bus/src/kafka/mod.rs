@@ -454,8 +454,11 @@ impl Inner {
         self.look_after_pause(shard).await?;
         self.check_epoch(shard, epoch)?;
         let marks: Vec<Mark> = {
-            let ledger = self.ledger();
-            let new = moves.iter().filter(|it| ledger.wants_anchor(shard, epoch, &it.partition));
+            let (ledger, is_shared) = (self.ledger(), self.suspicion.is_shared());
+            let new = moves.iter().filter(|it| {
+                ledger.wants_anchor(shard, epoch, &it.partition)
+                    || (is_shared && ledger.changes_suspects(shard, it))
+            });
             new.map(|Move { partition, topic_id, position }| Mark {
                 partition: partition.clone(),
                 topic_id: *topic_id,

@@ -258,8 +258,12 @@ impl Driver {
                 }
                 permit = turn(&self.config.turns, wants_turn), if wants_turn.is_some() => {
                     if wants_turn == Some(Turn::Alone) {
-                        let trigger = &self.config.trigger;
-                        tracing::warn!(%trigger, "runs records alone that may have ended the node");
+                        let (trigger, shard) = (&self.config.trigger, self.config.shard);
+                        tracing::warn!(
+                            %trigger,
+                            %shard,
+                            "runs records alone that may have ended the node"
+                        );
                     }
                     self.turn = permit;
                     self.core.on_turn(Instant::now());

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bus::{Bus, Offset, Position, Reader, ShardId, Timestamp, TopicPartition};
+use bus::{Bus, Offset, Position, Reader, ShardId, Suspects, Timestamp, TopicPartition};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::driver::{Driver, Question, Revision, ShardConfig};
@@ -213,6 +213,16 @@ impl Starting {
                     PartitionStart { position, fresh: true, end: next }
                 }
             });
+        }
+        for (partition, start) in config.partitions.iter().zip(&starts) {
+            if let Some(Suspects { from, until, attempt }) = start.position.suspects {
+                let (shard, epoch) = (config.shard, config.epoch);
+                let (from, until) = (from.0, until.0);
+                tracing::info!(
+                    %shard, %epoch, %partition, from, until, attempt,
+                    "a node ended while these records may have been running"
+                );
+            }
         }
         let parked = match park_topic::place(bus.as_ref(), config)? {
             Some(place) => {

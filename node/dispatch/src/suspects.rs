@@ -24,12 +24,14 @@
 //! that none is taken for the other ([`Turn`]); a shard that waits leaves its position as it found
 //! it.
 //!
-//! - **NK-1** No suspect is in an invocation before the commit that names it is durable.
+//! - **NK-1** No suspect is in an invocation before the commit that names it is durable, and no
+//!   record before the first position of its shard is: without one the next start knows of nothing.
 //! - **NK-2** A record is given up after `attempts_max` attempts that no node outlived, and at least
 //!   seven, of which it was alone in the last three.
 //! - **NK-3** One that ends every node is given up after no more attempts than that. (Of several it
 //!   may take more: what one does is taken for another's.)
-//! - **NK-4** With nothing in flight after a drain no suspects are left.
+//! - **NK-4** With nothing in flight after a drain no suspects are left but those of which one has
+//!   ended a node, in pieces that have not run since: whoever gets the shard next goes on with them.
 //! - **NK-5** A turn ends, at the latest so long after what has it was named durably.
 
 use std::collections::BTreeSet;
@@ -60,6 +62,8 @@ pub(crate) struct Suspicions {
     partitions: Vec<Option<Suspicion>>,
     /// How many partitions have some.
     count: usize,
+    /// Whether all partitions have a durable position.
+    is_placed: bool,
     /// When the turn is over, once what has it is named durably.
     turn_until: Option<Instant>,
 }
@@ -116,7 +120,8 @@ impl Suspicions {
         let of = |it: &PartitionStart| Suspicion::new(it, window, attempts_max);
         let partitions: Vec<_> = starts.iter().map(of).collect();
         let count = partitions.iter().flatten().count();
-        Self { partitions, count, turn_until: None }
+        let is_placed = !starts.iter().any(|it| it.fresh);
+        Self { partitions, count, is_placed, turn_until: None }
     }
 
     /// Whether there are none (any more).
@@ -196,7 +201,7 @@ impl Suspicions {
     /// Whether an invocation may start: NK-1.
     pub(crate) fn may_start(&self) -> bool {
         let is_named = |it: &Suspicion| it.open.is_empty() || it.named == Named::Durably;
-        self.count == 0 || self.partitions.iter().flatten().all(is_named)
+        self.is_placed && (self.count == 0 || self.partitions.iter().flatten().all(is_named))
     }
 
     /// What a position of the partition says.
@@ -215,8 +220,9 @@ impl Suspicions {
         }
     }
 
-    /// A commit is durable.
+    /// A commit is durable. The first one has all positions that are fresh.
     pub(crate) fn committed(&mut self, now: Instant, id: CommitId) {
+        self.is_placed = true;
         for it in self.partitions.iter_mut().flatten() {
             if it.named == Named::With(id) {
                 it.named = Named::Durably;
@@ -284,13 +290,24 @@ impl Suspicions {
         changed
     }
 
-    /// Nothing is in flight, and nothing will be: NK-4.
-    pub(crate) fn end(&mut self) -> Vec<u16> {
-        let all =
-            (0..).zip(&mut self.partitions).filter_map(|(index, it)| Some((index, it.take()?)));
-        let told = all.filter_map(|(index, it)| it.told.map(|_| index)).collect();
-        self.count = 0;
-        told
+    /// Nothing is in flight, and nothing will be: the partitions whose position has to say so (NK-4).
+    /// `newest` is one past what was let in of each.
+    pub(crate) fn end(&mut self, newest: impl Fn(u16) -> Offset) -> Vec<u16> {
+        let mut changed = Vec::new();
+        for (index, slot) in (0..).zip(&mut self.partitions) {
+            let Some(it) = slot.as_mut() else { continue };
+            let ran = it.open.is_empty() && it.all.until <= newest(index);
+            let left = it.rest.filter(|_| !ran);
+            if it.told != left {
+                it.told = left;
+                changed.push(index);
+            }
+            if left.is_none() {
+                *slot = None;
+                self.count -= 1;
+            }
+        }
+        changed
     }
 }
 

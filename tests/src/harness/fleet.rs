@@ -30,6 +30,8 @@ pub struct Slot {
     state: PathBuf,
     log: PathBuf,
     brokers: String,
+    /// Its node may make topics.
+    makes_topics: bool,
     host: Host,
     up: Option<(Node, Option<Api>)>,
 }
@@ -57,6 +59,8 @@ impl User {
 pub struct Fleet {
     /// In the order they joined.
     pub slots: Vec<Slot>,
+    /// Whether its nodes make topics.
+    make_topics: bool,
 }
 
 impl Fleet {
@@ -69,13 +73,31 @@ impl Fleet {
         Self::form_on(&vec![Host::HERE; nodes], folder, brokers)
     }
 
-    /// The same, a node on each of these hosts.
+    /// The same, where nodes make the topics that they need.
+    ///
+    /// # Errors
+    ///
+    /// When a command fails, or the nodes do not come to vote.
+    pub fn form_making_topics(
+        folder: &Path,
+        brokers: &str,
+        nodes: usize,
+    ) -> Result<Self, NotShown> {
+        let mut fleet = Self { slots: Vec::new(), make_topics: true };
+        for _node in 0..nodes {
+            fleet.add(folder, brokers)?;
+        }
+        fleet.until_voters(nodes, PATIENCE)?;
+        Ok(fleet)
+    }
+
+    /// The same as [`form`](Self::form), a node on each of these hosts.
     ///
     /// # Errors
     ///
     /// When a command fails, or the nodes do not come to vote.
     pub fn form_on(hosts: &[Host], folder: &Path, brokers: &str) -> Result<Self, NotShown> {
-        let (mut fleet, nodes) = (Self { slots: Vec::new() }, hosts.len());
+        let (mut fleet, nodes) = (Self { slots: Vec::new(), make_topics: false }, hosts.len());
         for host in hosts {
             fleet.add_on(*host, folder, brokers)?;
         }
@@ -123,6 +145,7 @@ impl Fleet {
     fn add_on(&mut self, host: Host, folder: &Path, brokers: &str) -> Result<(), NotShown> {
         let name = format!("edge-{}", self.slots.len() + 1);
         let mut slot = Slot::new(host, folder, &name, brokers)?;
+        slot.makes_topics = self.make_topics;
         match self.slots.first() {
             None => slot.init()?,
             Some(first) => slot.join(first)?,
@@ -167,6 +190,7 @@ impl Slot {
             state: dir.join("state"),
             log: dir.join("node.log"),
             brokers: brokers.to_owned(),
+            makes_topics: false,
             host,
             up: None,
         })
@@ -253,14 +277,27 @@ impl Slot {
     }
 
     fn begin(&self) -> Result<Node, NotShown> {
+        if self.makes_topics {
+            let text = format!("[kafka]\nbrokers = \"{}\"\ncreate-topics = true\n", self.brokers);
+            std::fs::write(self.file(), text).during("write a node's file")?;
+        }
         Node::start(&mut self.serving(), &self.log)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder().join("node.toml")
     }
 
     /// The command that its node is.
     #[must_use]
     pub fn serving(&self) -> Command {
         let data = self.data();
-        let mut serve = self.command(&["serve", "--data", &data, "--kafka", &self.brokers]);
+        let mut serve = self.command(&["serve", "--data", &data]);
+        if self.makes_topics {
+            serve.arg("--config").arg(self.file());
+        } else {
+            serve.args(["--kafka", &self.brokers]);
+        }
         // What it starts is known by this folder.
         serve.current_dir(self.folder());
         serve

@@ -8,7 +8,9 @@
 //!
 //! The function cannot reach its node, so it says over a socket which record it runs; whoever
 //! listens here sends SIGKILL and starts the node again, as a supervisor does, and nothing else.
+//! On Kafka one of three nodes is killed so too, whichever runs the record.
 
+mod three;
 mod verdict;
 
 use std::io::{BufRead as _, BufReader};
@@ -86,7 +88,7 @@ def work(record, context):
     if record["kills"]:
         host, port = os.environ["LISTENER"].rsplit(":", 1)
         with socket.create_connection((host, int(port))) as listener:
-            listener.sendall(b"%d\n" % record["n"])
+            listener.sendall(b"%d %s\n" % (record["n"], __file__.encode()))
             listener.recv(1)
     return record
 
@@ -166,7 +168,16 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     let mut dump = Asked::start(&python, "dump.py", &[&broker.address()], &mill.folder)?;
     let seen = Seen::in_kafka(|topic| dump.ask(topic, PATIENCE))?;
     figures.extend("one_kafka_", judge(&expected, &seen, played)?);
-    Ok(figures.with("red_controls", 3 * FAULTS.len()))
+    drop(broker);
+    run.note(format!("one of {records} records ends whichever of three nodes runs it"));
+    let expected = Expected::draw(&mut Rng::new(run.seed, 3), records, 1, false);
+    let folder = folder(run, "three")?;
+    let broker = Broker::start(&kafka, &folder.join("broker"), Listeners::Plain)?;
+    let played = three::play(run, &folder, &broker.address(), &expected)?;
+    let mut dump = Asked::start(&python, "dump.py", &[&broker.address()], &folder)?;
+    let seen = Seen::in_kafka(|topic| dump.ask(topic, PATIENCE))?;
+    figures.extend("three_nodes_", judge(&expected, &seen, played)?);
+    Ok(figures.with("red_controls", 4 * FAULTS.len()))
 }
 
 fn folder(run: &Run, name: &str) -> Result<PathBuf, NotShown> {
@@ -202,7 +213,7 @@ fn play(run: &Run, mill: &Mill, expected: &Expected) -> Result<Played, NotShown>
     let (mut node, mut api) = mill.serve()?;
     let mut played = Played { deaths: 0, slowest_start: Duration::ZERO, took: Duration::ZERO };
     loop {
-        if let Some(killer) = asked(&listener)? {
+        if let Some((killer, _)) = asked(&listener)? {
             demand!(node.kill()?, "the node was gone before it was killed");
             played.deaths += 1;
             run.note(format!("record {killer} ends the node: {} times so far", played.deaths));
@@ -223,8 +234,8 @@ fn play(run: &Run, mill: &Mill, expected: &Expected) -> Result<Played, NotShown>
     Ok(played)
 }
 
-/// Whether a record asks for the end of its node: its number.
-fn asked(listener: &TcpListener) -> Result<Option<u64>, NotShown> {
+/// Whether a record asks for the end of its node: its number, and the file that runs it.
+fn asked(listener: &TcpListener) -> Result<Option<(u64, PathBuf)>, NotShown> {
     let stream: TcpStream = match listener.accept() {
         Ok((stream, _)) => stream,
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
@@ -234,7 +245,8 @@ fn asked(listener: &TcpListener) -> Result<Option<u64>, NotShown> {
     stream.set_read_timeout(Some(PATIENCE)).during("listen")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).during("hear a record")?;
-    Ok(line.trim().parse().ok())
+    let said = line.trim().split_once(' ');
+    Ok(said.and_then(|(number, file)| Some((number.parse().ok()?, PathBuf::from(file)))))
 }
 
 fn is_done(api: &Api, expected: &Expected) -> Result<bool, NotShown> {

@@ -13,13 +13,18 @@ impl ShardDispatch {
     /// with [`on_turn`](Self::on_turn).
     #[must_use]
     pub fn wants_turn(&self) -> Option<Turn> {
-        if self.is_stopped() { None } else { self.suspicions.wants_turn() }
+        if self.runs_nothing_more() { None } else { self.suspicions.wants_turn() }
     }
 
     /// Whether it keeps its turn. Ask after every input, once it has one.
     #[must_use]
     pub fn has_turn(&self) -> bool {
-        !self.is_stopped() && self.suspicions.has_turn()
+        !self.runs_nothing_more() && self.suspicions.has_turn()
+    }
+
+    /// Whether nothing is in flight, and nothing will be.
+    fn runs_nothing_more(&self) -> bool {
+        self.is_stopped() || (self.mode == Mode::Draining && self.running.is_empty())
     }
 
     /// It has the turn that it waits for, until it [gives it up](Self::has_turn).
@@ -49,10 +54,11 @@ impl ShardDispatch {
         if self.suspicions.is_over() {
             return;
         }
+        let newest = |partition| self.trackers[usize::from(partition)].newest();
         let told = if self.mode == Mode::Draining && self.running.is_empty() {
-            self.suspicions.end()
+            self.suspicions.end(newest)
         } else {
-            self.suspicions.sweep(|partition| self.trackers[usize::from(partition)].newest())
+            self.suspicions.sweep(newest)
         };
         told.into_iter().for_each(|partition| self.commits.touch(partition));
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::verdict::Expected;
 use super::{BATCH, FUNCTIONS, KEYS, Mill, PATIENCE, Played, TOPICS, asked, is_done};
@@ -76,10 +77,31 @@ pub(super) fn play(
     }
     played.took = started_at.elapsed();
     demand!(1 < died.iter().filter(|it| 0 < **it).count(), "only one node was killed: {died:?}");
+    purge_at_one(&fleet)?;
     for slot in &mut fleet.slots {
         slot.stop(Signal::TERM, PATIENCE)?;
     }
     Ok(played)
+}
+
+/// What one node purges is listed by no other.
+fn purge_at_one(fleet: &Fleet) -> Result<(), NotShown> {
+    let open = |slot: &Slot| {
+        let said = slot.run(&["dead-letter", "list", "mill.work.dead", "-o", "json"])?;
+        let said: Value = serde_json::from_str(&said).during("read the list")?;
+        let topics = said.as_array().ok_or_else(|| broken(format!("no list: {said}")))?;
+        Ok::<_, NotShown>(topics.iter().filter_map(|it| it["open"].as_u64()).sum::<u64>())
+    };
+    for slot in &fleet.slots {
+        demand!(0 < open(slot)?, "{} lists no dead letter", slot.name);
+    }
+    let [first, others @ ..] = fleet.slots.as_slice() else { return Ok(()) };
+    first.run(&["dead-letter", "purge", "mill.work.dead", "--yes"])?;
+    for slot in others {
+        let none = wait::until(PATIENCE, || open(slot).is_ok_and(|open| open == 0).then_some(()));
+        demand!(none.is_some(), "{} lists what {} has purged", slot.name, first.name);
+    }
+    Ok(())
 }
 
 fn is_done_at(slot: &Slot, expected: &Expected) -> bool {

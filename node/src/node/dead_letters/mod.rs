@@ -227,6 +227,9 @@ impl Node {
     async fn letters(&self, topic: &str) -> Result<Letters, CommandError> {
         let info = self.inner.bus.topic(topic).ok_or_else(|| unknown(topic))?;
         let redriver = self.state(|state| state.redrivers().get(topic).map(|it| it.shard));
+        if let Some(shard) = redriver {
+            self.inner.groups.learn(shard, &redriver_name(topic));
+        }
         let looked = Letters::look(&*self.inner.bus, info, redriver).await;
         looked.map_err(|error| of_bus(&error))
     }

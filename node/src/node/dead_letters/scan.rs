@@ -69,10 +69,16 @@ impl Letters {
         info: TopicInfo,
         redriver: Option<ShardId>,
     ) -> Result<Self, bus::Error> {
-        let mut positions = BTreeMap::new();
-        if redriver.is_some() {
-            for (PositionKey { shard, partition }, position) in bus.positions().await? {
-                if Some(shard) == redriver && partition.topic == info.spec.name {
+        let mut positions: BTreeMap<i32, Position> = BTreeMap::new();
+        if let Some(redriver) = redriver {
+            // Another node may have done it last; what this one did is known here a second sooner.
+            let anybody = bus.settled(&[redriver]).await?;
+            for (PositionKey { shard, partition }, position) in
+                anybody.into_iter().chain(bus.positions().await?)
+            {
+                let known = positions.get(&partition.partition);
+                let is_newer = known.is_none_or(|known| known.epoch <= position.epoch);
+                if shard == redriver && partition.topic == info.spec.name && is_newer {
                     positions.insert(partition.partition, position);
                 }
             }

@@ -15,7 +15,7 @@ use super::running::{Apps, RunningApp, RunningFunction, RunningShard};
 use super::{DRAIN_PATIENCE, Inner, Node};
 
 /// Shards that start at the same time.
-const STARTS_MAX: usize = 64;
+const STARTS_MAX: usize = 256;
 
 /// Rounds in which a change is carried out: what ends is assigned anew, what is assigned starts.
 const ROUNDS_MAX: usize = 8;
@@ -164,6 +164,7 @@ impl Node {
         for shard in running_shards(apps) {
             shard.handle.set_paused(state.paused().contains_key(&shard.status.trigger));
         }
+        self.inner.inheritance.sweep();
         self.show(apps);
     }
 

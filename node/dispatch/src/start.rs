@@ -133,10 +133,13 @@ pub async fn start_or_wait(
     handed: Option<HandedStart>,
 ) -> ShardHandle {
     let (starting, ends) = Starting::new(bus, config, revision);
+    let (asked_at, is_handed) = (Instant::now(), handed.is_some());
     let begun = match handed {
         Some(handed) => starting.begin_handed(handed).await,
         None => starting.begin().await,
     };
+    let (shard, epoch, took) = (starting.config.shard, starting.config.epoch, asked_at.elapsed());
+    tracing::debug!(%shard, %epoch, is_handed, ?took, "the shard begins");
     if let Err(error) = &begun {
         starting.note(error, Instant::now() + PAUSE.0);
     }

@@ -71,6 +71,7 @@ impl Node {
     async fn give_away(&self, ended: Vec<Ended>) {
         let all: Vec<(ShardId, Epoch)> = ended.iter().map(|it| (it.id, it.ends)).collect();
         let ids: Vec<ShardId> = all.iter().map(|it| it.0).collect();
+        let ended_at = tokio::time::Instant::now();
         let released = tokio::time::timeout(RELEASE_PATIENCE, self.inner.bus.release(&ids));
         let told = tokio::time::timeout(TELL_PATIENCE, self.tell(ended));
         let (released, told) = tokio::join!(released, told);
@@ -83,6 +84,7 @@ impl Node {
         if told.is_err() {
             tracing::debug!(shards = ids.len(), "the next owners may not have heard of it");
         }
+        let told_after = ended_at.elapsed();
         for (id, ends) in &all {
             // What was cut off may still be on its way to the bus.
             self.inner.bus.fence(*id, Epoch(ends.0 + 1));
@@ -105,6 +107,8 @@ impl Node {
                 tokio::time::sleep(AGAIN_AFTER).await;
             }
         }
+        let assigned_after = ended_at.elapsed();
+        tracing::debug!(?ids, ?told_after, ?assigned_after, "shards were given away");
         self.inner.ownership().has_left(&ids);
         self.inner.wake.notify_one();
     }

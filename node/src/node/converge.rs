@@ -15,7 +15,7 @@ use super::running::{Apps, RunningApp, RunningFunction, RunningShard};
 use super::{DRAIN_PATIENCE, Inner, Node};
 
 /// Shards that start at the same time.
-const STARTS_MAX: usize = 256;
+const STARTS_MAX: usize = 64;
 
 /// Rounds in which a change is carried out: what ends is assigned anew, what is assigned starts.
 const ROUNDS_MAX: usize = 8;

@@ -19,7 +19,7 @@ const VERSION: u32 = 1;
 /// Bytes of one message; a shard that takes more by itself is told of without its parked records.
 const MESSAGE_BYTES: usize = 4 << 20;
 /// Shards that are prepared at the same time.
-const PREPARED_MAX: usize = 256;
+const PREPARED_MAX: usize = 64;
 /// How long the cluster's state may take to say what the sender knows already.
 const STATE_WITHIN: Duration = Duration::from_millis(200);
 /// What is not used by then is of an assignment that did not happen.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::{
-    Epoch, Error, Offset, Position, PositionKey, RecordBatch, ShardId, Timestamp, TopicPartition,
+    Epoch, Error, Handed, Offset, Position, PositionKey, RecordBatch, ShardId, Timestamp,
+    TopicPartition,
 };
 
 /// How long records stay. `None` = no bound.
@@ -284,6 +285,37 @@ pub trait Bus: Send + Sync + Debug {
     /// When the bus cannot be written: the next owners repeat what it does not know.
     async fn release(&self, _shards: &[ShardId]) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// Where a shard stands that has ended here in order, for its next owner; `None` where only the
+    /// bus can tell.
+    fn handed(&self, _shard: ShardId, _ends: Epoch) -> Option<Handed> {
+        None
+    }
+
+    /// Whether what an owner handed over is as far as what is durable for anybody, and nobody has
+    /// owned the shard since.
+    ///
+    /// # Errors
+    ///
+    /// When the bus cannot be reached.
+    async fn agrees(&self, _shard: ShardId, _handed: &Handed) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    /// As [`recover`](Self::recover), from what the owner before handed over: nothing is asked for.
+    /// Others learn of the assignment before anything is committed by it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Fenced`], also when it is not the epoch right behind the one that was handed over.
+    async fn take_over(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        _handed: &Handed,
+    ) -> Result<Recovered, Error> {
+        self.recover(shard, epoch).await
     }
 
     /// A reader of these partitions from these offsets.

@@ -10,6 +10,7 @@ mod batch;
 pub mod conformance;
 pub mod embedded;
 mod error;
+mod handed;
 pub mod kafka;
 mod limits;
 mod metrics;
@@ -23,6 +24,7 @@ pub use api::{
 };
 pub use batch::{BatchBuilder, Header, Headers, HeadersBuilder, Record, RecordBatch, RecordView};
 pub use error::Error;
+pub use handed::{Handed, HandedRow};
 pub use metrics::describe_metrics;
 pub use partitioner::{murmur2, partition_for_key};
 pub use position::{Completions, Position, PositionKey, Suspects};

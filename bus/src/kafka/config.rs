@@ -122,6 +122,11 @@ impl KafkaConfig {
         if ours(&config, "fetch.queue.backoff.ms") {
             config.set("fetch.queue.backoff.ms", "10");
         }
+        // A partition that joins a lane waits until the broker has answered what was asked before,
+        // and that takes so long where nothing comes; half a second by default.
+        if ours(&config, "fetch.wait.max.ms") {
+            config.set("fetch.wait.max.ms", "100");
+        }
         // The memory of a partition that nobody takes from.
         if ours(&config, "queued.max.messages.kbytes") {
             config.set("queued.max.messages.kbytes", self.prefetch_kib.to_string());

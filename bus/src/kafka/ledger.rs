@@ -21,6 +21,8 @@
 //!   say: by KL-1 nobody else has moved it, and the group has lost it to retention.
 //! - **KL-3** A commit or recovery below the newest epoch known is refused.
 //! - **KL-4** Within an epoch a position's `next` does not decrease.
+//! - **KL-6** What the owner before has handed over is the truth for the epoch right behind its own,
+//!   where no newer one was seen. It is owned when the group knows (KL-1), not before.
 //! - **KL-5** Notes of another shard, or of no shard, are ignored: offsets that were left behind
 //!   by a trigger of the same name say nothing about this one.
 //! - **KL-7** Where another node may own the shard next, what may have ended this one is in the group
@@ -31,7 +33,10 @@
 use std::collections::BTreeMap;
 
 use super::note::Note;
-use crate::{Epoch, Error, Offset, Position, PositionKey, ShardId, TopicPartition};
+use crate::{
+    Completions, Epoch, Error, Handed, HandedRow, Offset, Position, PositionKey, ShardId,
+    TopicPartition,
+};
 
 /// The pseudo topic of the row that holds a shard's epoch.
 const FENCE: &str = "@epoch";
@@ -182,6 +187,51 @@ impl Ledger {
         Ok(())
     }
 
+    /// Where a shard stands that has ended at this epoch, if the group knows that it was owned at it.
+    /// What may have ended a node is the bus's to tell: who starts from it has to say so first.
+    pub fn handed(&self, shard: ShardId, ends: Epoch) -> Option<Handed> {
+        let shard = self.shards.get(&shard).filter(|it| it.epoch == ends)?;
+        let is_whole = |row: &Row| row.anchored == Some(ends) && row.position.suspects.is_none();
+        if shard.rows.is_empty() || !shard.rows.values().all(is_whole) {
+            return None;
+        }
+        let row = |(partition, row): (&TopicPartition, &Row)| HandedRow {
+            partition: partition.clone(),
+            topic_id: row.topic_id,
+            position: row.position.clone(),
+        };
+        Some(Handed { ends, rows: shard.rows.iter().map(row).collect() })
+    }
+
+    /// Takes over what was handed over: KL-6.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Fenced`].
+    pub fn take_over(
+        &mut self,
+        shard: ShardId,
+        epoch: Epoch,
+        handed: &Handed,
+    ) -> Result<(), Error> {
+        self.check(shard, epoch)?; // KL-3
+        if Epoch(handed.ends.0 + 1) != epoch {
+            let current = handed.ends;
+            return Err(Error::Fenced { shard, presented: epoch, current });
+        }
+        let entry = self.shards.entry(shard).or_default();
+        for HandedRow { partition, topic_id, position } in handed.rows.clone() {
+            entry.rows.insert(partition, Row { topic_id, position, anchored: None });
+        }
+        entry.epoch = epoch;
+        Ok(())
+    }
+
+    /// The newest epoch that was this node's, as the group knows.
+    pub fn owned_at(&self, shard: ShardId) -> Epoch {
+        self.shards.get(&shard).map(|it| it.owned).unwrap_or_default()
+    }
+
     /// KL-4, for a commit that passed [`check`](Self::check): the position that it would move
     /// back. And whether the row belongs to the topic that there is now.
     ///
@@ -298,6 +348,30 @@ impl Ledger {
         }
         rows
     }
+}
+
+/// Whether what was handed over of a shard is as far as its group, and nobody owned it since.
+pub fn agrees(shard: ShardId, handed: &Handed, committed: &[Committed]) -> bool {
+    let mut ours = committed.iter().filter(|it| it.note.shard == shard); // KL-5
+    ours.all(|it| {
+        let row = handed.rows.iter().find(|row| row.partition == it.partition);
+        row.is_some_and(|row| {
+            let HandedRow { topic_id, position, .. } = row;
+            it.note.epoch <= handed.ends
+                && it.note.topic_id == *topic_id
+                && it.next <= position.next
+                && covers(position, &it.note.completions)
+        })
+    })
+}
+
+/// Whether all of this is settled by a position.
+fn covers(position: &Position, settled: &Completions) -> bool {
+    settled.ranges().iter().all(|(start, end)| {
+        let start = position.next.max(*start);
+        let mut ranges = position.completions.ranges().iter();
+        *end <= start || ranges.any(|it| it.0 <= start && *end <= it.1)
+    })
 }
 
 /// The row of a shard's epoch.
@@ -467,6 +541,67 @@ mod tests {
         assert!(!ledger.wants_anchor(SHARD, Epoch(5), &place(0)));
         assert!(ledger.wants_anchor(SHARD, Epoch(6), &place(0)));
         assert!(ledger.wants_anchor(SHARD, Epoch(5), &place(1)));
+    }
+
+    fn handed(ends: u64, next: i64, settled: &[(i64, i64)]) -> Handed {
+        let ranges = settled.iter().map(|(start, end)| (Offset(*start), Offset(*end)));
+        let position = Position { completions: Completions::from_ranges(ranges), ..at(ends, next) };
+        let row = HandedRow { partition: place(0), topic_id: 0xab, position };
+        Handed { ends: Epoch(ends), rows: vec![row] }
+    }
+
+    #[test]
+    fn what_was_handed_over_counts_for_the_epoch_behind_it_and_is_not_owned_yet() {
+        let mut ledger = restarted(3, 40);
+        for (epoch, ends) in [(7, 5), (6, 6), (5, 5)] {
+            let refused = ledger.take_over(SHARD, Epoch(epoch), &handed(ends, 90, &[]));
+            assert!(matches!(refused, Err(Error::Fenced { .. })), "KL-6: {epoch} behind {ends}");
+        }
+        assert_eq!(next(&ledger, 0), Some(40));
+        ledger.take_over(SHARD, Epoch(6), &handed(5, 90, &[(92, 95)])).unwrap();
+        assert_eq!((next(&ledger, 0), ledger.owned_at(SHARD)), (Some(90), Epoch(3)), "KL-6");
+        assert!(ledger.wants_anchor(SHARD, Epoch(6), &place(0)), "KL-1: the group first");
+        assert_eq!(ledger.handed(SHARD, Epoch(6)), None, "the group does not know yet");
+        // It dies before the group knows: what it was handed is not its own.
+        let mut again = Ledger::load(ledger.log_rows());
+        again.recover(SHARD, Epoch(7), [committed(7, 5, 0, 85)]).unwrap();
+        assert_eq!(next(&again, 0), Some(85), "KL-1");
+        ledger.anchored(SHARD, Epoch(6), [&place(0)]);
+        assert_eq!(ledger.handed(SHARD, Epoch(6)).unwrap().rows, handed(5, 90, &[(92, 95)]).rows);
+        assert_eq!(ledger.handed(SHARD, Epoch(5)), None, "of another epoch");
+        ledger.fence(SHARD, Epoch(9));
+        let refused = ledger.take_over(SHARD, Epoch(7), &handed(6, 99, &[]));
+        assert!(matches!(refused, Err(Error::Fenced { .. })), "KL-3");
+    }
+
+    #[test]
+    fn a_position_with_suspects_is_not_handed_over() {
+        let mut ledger = Ledger::default();
+        let suspects = Some(Suspects { from: Offset(90), until: Offset(95), attempt: 3 });
+        let position = Position { suspects, ..at(5, 90) };
+        let moves = vec![Move { partition: place(0), topic_id: 0xab, position }];
+        ledger.moved(SHARD, Epoch(5), moves);
+        assert_eq!(ledger.handed(SHARD, Epoch(5)), None);
+    }
+
+    #[test]
+    fn what_was_handed_over_is_compared_with_the_group() {
+        let given = handed(5, 90, &[(92, 95)]);
+        let agree = |committed: Committed| agrees(SHARD, &given, &[committed]);
+        assert!(agrees(SHARD, &given, &[]), "the group has lost it: KL-2");
+        assert!(agree(committed(7, 5, 0, 80)), "the group follows");
+        assert!(agree(committed(7, 5, 0, 90)));
+        assert!(!agree(committed(7, 5, 0, 91)), "the group is ahead");
+        assert!(!agree(committed(7, 6, 0, 80)), "somebody owned it since");
+        assert!(!agree(committed(7, 5, 1, 80)), "a partition that was not handed over");
+        assert!(agree(committed(8, 6, 0, 99)), "KL-5");
+        let mut mapped = committed(7, 5, 0, 80);
+        mapped.note.completions = Completions::from_ranges([(Offset(84), Offset(94))]);
+        assert!(!agree(mapped.clone()), "91 is settled there");
+        mapped.note.completions = Completions::from_ranges([(Offset(93), Offset(95))]);
+        assert!(agree(mapped.clone()));
+        mapped.note.topic_id = 0xcd;
+        assert!(!agree(mapped), "another topic of that name");
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! at a zero byte, and a timestamp of 0 becomes the time of the append.
 
 mod config;
+mod handing;
 mod health;
 mod lanes;
 mod ledger;
@@ -25,6 +26,7 @@ mod producers;
 mod reader;
 mod recorder;
 mod suspicion;
+mod together;
 mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,14 +47,14 @@ pub use config::{GroupName, KafkaConfig};
 /// The pure cores behind the commits, for whoever plays them without a broker.
 #[cfg(feature = "testing")]
 pub mod cores {
-    pub use super::ledger::{Committed, Ledger, Move, Row, epoch_row, log_row};
+    pub use super::ledger::{Committed, Ledger, Move, Row, agrees, epoch_row, log_row};
     pub use super::note::Note;
 }
 
 use crate::{
-    Append, Appended, Bus, Commit, Epoch, Error, Offset, Position, PositionKey, PositionLog,
-    Reader, Recovered, ShardId, Start, TopicInfo, TopicPartition, TopicSpec, Watermarks, limits,
-    metrics as names,
+    Append, Appended, Bus, Commit, Epoch, Error, Handed, Offset, Position, PositionKey,
+    PositionLog, Reader, Recovered, ShardId, Start, TopicInfo, TopicPartition, TopicSpec,
+    Watermarks, limits, metrics as names,
 };
 use health::{Context, Health};
 use lanes::{Lane, Lanes};
@@ -61,6 +63,7 @@ use offsets::{Mark, Offsets};
 use producers::Producers;
 use recorder::Recorder;
 use suspicion::Suspicion;
+use together::Together;
 use topics::{Topic, Topics, blocking};
 
 /// How long the end of the bus waits for the last offsets to be committed.
@@ -101,6 +104,7 @@ struct Inner {
     log: Arc<dyn PositionLog>,
     recorder: Recorder,
     offsets: Offsets,
+    together: Together,
     suspicion: Suspicion,
     /// One commit or recovery of a shard at a time.
     shards: Mutex<BTreeMap<ShardId, Arc<tokio::sync::Mutex<()>>>>,
@@ -136,11 +140,15 @@ impl KafkaBus {
             topics,
         });
         brokers.topics.refresh_all(brokers.list_topics().await?).await?;
+        let lanes = Arc::clone(&brokers);
+        // Who does not get there now is told by the first shard.
+        drop(blocking(move || lanes.lanes.warm()).await);
         let inner = Arc::new(Inner {
             producers: Producers::new(config.clone(), Arc::clone(&health)),
             ledger: Mutex::new(Ledger::load(rows)),
             room: Arc::new(Semaphore::new(config.in_flight_bytes_max)),
             offsets: Offsets::default(),
+            together: Together::default(),
             suspicion: Suspicion::default(),
             shards: Mutex::default(),
             recorder: Recorder::start(Arc::clone(&log)),
@@ -473,7 +481,7 @@ impl Inner {
             .iter()
             .map(|it| log_row(shard, &it.partition, it.topic_id, it.position.clone()))
             .collect();
-        if self.ledger().epoch(shard) < epoch {
+        if self.ledger().owned_at(shard) < epoch {
             rows.push(epoch_row(shard, epoch));
         }
         self.recorder.record(rows).await?;
@@ -538,9 +546,9 @@ impl Inner {
         let _turn = gate.lock().await;
         self.check_epoch(shard, epoch)?;
         let group = (self.brokers.config.group)(shard);
-        let committed = self.patiently(|| self.committed(&group)).await?;
+        let committed = self.patiently(|| self.committed_together(&group)).await?;
         self.look(&group, &committed, Some(shard));
-        self.ledger().recover(shard, epoch, committed)?;
+        self.ledger().recover(shard, epoch, committed.iter().cloned())?;
         let rows = self.ledger().rows(shard);
         let mut marks = Vec::new();
         for (partition, row) in &rows {
@@ -557,19 +565,27 @@ impl Inner {
             let (partition, position) = (partition.clone(), row.position.clone());
             marks.push(Mark { partition, topic_id: row.topic_id, position });
         }
-        // The group before the log: KL-1.
+        self.own(shard, epoch, marks).await?;
+        let positions = rows.into_iter().map(|(place, row)| (place, row.position)).collect();
+        Ok(Recovered { positions })
+    }
+
+    /// Writes that a shard is owned at this epoch: into the group before the log (KL-1).
+    async fn own(&self, shard: ShardId, epoch: Epoch, marks: Vec<Mark>) -> Result<(), Error> {
         if !marks.is_empty() {
             self.patiently(|| self.anchor(shard, epoch, marks.clone())).await?;
-            self.ledger().anchored(shard, epoch, rows.iter().map(|(place, _)| place));
         }
+        let rows = self.ledger().rows(shard);
         let mut log: Vec<_> = rows
             .iter()
             .map(|(place, row)| log_row(shard, place, row.topic_id, row.position.clone()))
             .collect();
         log.push(epoch_row(shard, epoch));
         self.recorder.record(log).await?;
-        let positions = rows.into_iter().map(|(place, row)| (place, row.position)).collect();
-        Ok(Recovered { positions })
+        if !marks.is_empty() {
+            self.ledger().anchored(shard, epoch, marks.iter().map(|it| &it.partition));
+        }
+        Ok(())
     }
 
     /// Stops admitting; whether it did not before.
@@ -695,6 +711,25 @@ impl Bus for KafkaBus {
     async fn release(&self, shards: &[ShardId]) -> Result<(), Error> {
         self.inner.brokers.check_open()?;
         self.inner.write_groups(shards).await
+    }
+
+    fn handed(&self, shard: ShardId, ends: Epoch) -> Option<Handed> {
+        self.inner.ledger().handed(shard, ends)
+    }
+
+    async fn agrees(&self, shard: ShardId, handed: &Handed) -> Result<bool, Error> {
+        self.inner.brokers.check_open()?;
+        self.inner.agrees(shard, handed).await
+    }
+
+    async fn take_over(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        handed: &Handed,
+    ) -> Result<Recovered, Error> {
+        self.inner.brokers.check_open()?;
+        self.inner.take_over(shard, epoch, handed).await
     }
 
     async fn reader(

@@ -25,6 +25,13 @@ use crate::{
 /// committed again this often.
 const RENEW_EVERY: Duration = Duration::from_secs(24 * 3_600);
 
+/// Offsets of one request, with what is said beside them: a broker appends them as one batch, and its
+/// topic takes a MiB by default.
+const REQUEST_BYTES: usize = 512 << 10;
+
+/// What an offset takes there beside its topic's name and its note.
+const OFFSET_BYTES: usize = 128;
+
 /// The topic of Kafka's own that holds the groups.
 pub(super) const GROUPS: &str = "__consumer_offsets";
 
@@ -33,7 +40,7 @@ pub(super) const GROUPS: &str = "__consumer_offsets";
 pub(super) struct Offsets {
     moved: Mutex<BTreeSet<ShardId>>,
     /// One request in flight: a late answer never overtakes a newer offset.
-    turn: tokio::sync::Mutex<()>,
+    pub(super) turn: tokio::sync::Mutex<()>,
     /// Requests that wait for a broker are given up.
     give_up: Arc<AtomicBool>,
 }
@@ -106,18 +113,6 @@ impl Inner {
         }
     }
 
-    /// Writes the groups of these shards at once.
-    pub(super) async fn write_groups(&self, shards: &[ShardId]) -> Result<(), Error> {
-        let mut groups: BTreeMap<String, Vec<ShardId>> = BTreeMap::new();
-        for shard in shards {
-            groups.entry((self.brokers.config.group)(*shard)).or_default().push(*shard);
-        }
-        for (group, shards) in groups {
-            self.write_group(&group, &shards, false).await?;
-        }
-        Ok(())
-    }
-
     /// Offsets that stand there as they are expire all the same, unless they are `is_renewed`.
     async fn write_group(
         &self,
@@ -126,6 +121,16 @@ impl Inner {
         is_renewed: bool,
     ) -> Result<(), Error> {
         let _turn = self.offsets.turn.lock().await;
+        self.write_group_in_turn(group, shards, is_renewed).await
+    }
+
+    /// As [`write_group`](Self::write_group), by who has the turn.
+    pub(super) async fn write_group_in_turn(
+        &self,
+        group: &str,
+        shards: &[ShardId],
+        is_renewed: bool,
+    ) -> Result<(), Error> {
         let committed = self.committed(group).await?;
         self.look(group, &committed, None);
         let mut marks = Vec::new();
@@ -163,22 +168,6 @@ impl Inner {
         }
     }
 
-    /// Commits offsets under an epoch, now: KL-1. Somebody else may have been seen while it waited
-    /// for its turn, and for the answer.
-    pub(super) async fn anchor(
-        &self,
-        shard: ShardId,
-        epoch: Epoch,
-        marks: Vec<Mark>,
-    ) -> Result<(), Error> {
-        let group = (self.brokers.config.group)(shard);
-        let _turn = self.offsets.turn.lock().await;
-        self.check_epoch(shard, epoch)?;
-        let marks = marks.into_iter().map(|mark| (shard, epoch, mark)).collect();
-        self.alter(&group, marks).await?;
-        self.check_epoch(shard, epoch)
-    }
-
     /// Asks a group's coordinator, after a look that the brokers answer at all: what is on its
     /// way to one that is gone can only be waited for (see [`rdkafka_ffi`]'s `admin`). The client
     /// is one that has a group of its own: without one, librdkafka 2.12 follows a null pointer
@@ -204,8 +193,14 @@ impl Inner {
         asked.await?.map_err(|error| self.brokers.health.client_error(action, &error))
     }
 
-    async fn alter(&self, group: &str, marks: Vec<(ShardId, Epoch, Mark)>) -> Result<(), Error> {
+    /// Commits offsets, in as many requests as brokers need that take what is said beside them.
+    pub(super) async fn alter(
+        &self,
+        group: &str,
+        marks: Vec<(ShardId, Epoch, Mark)>,
+    ) -> Result<(), Error> {
         let mut list = TopicPartitionList::with_capacity(marks.len());
+        let mut bytes = 0;
         for (shard, epoch, Mark { partition, topic_id, position }) in marks {
             // Of a topic that is gone nothing is committed.
             let Some(topic) = self.brokers.topics.get(&partition.topic) else { continue };
@@ -213,14 +208,24 @@ impl Inner {
                 continue;
             }
             let Position { next, completions, suspects, .. } = position;
-            let note = Note { shard, epoch, topic_id, completions, suspects };
+            let note = Note { shard, epoch, topic_id, completions, suspects }.encode();
+            let takes = note.len() + partition.topic.len() + OFFSET_BYTES;
+            if REQUEST_BYTES < bytes + takes {
+                self.alter_list(group, std::mem::take(&mut list)).await?;
+                bytes = 0;
+            }
+            bytes += takes;
             let offset = rdkafka::Offset::Offset(next.0);
             let added = list.add_partition_offset(&partition.topic, partition.partition, offset);
             added.map_err(|error| self.brokers.health.client_error("commit offsets", &error))?;
             if let Some(mut one) = list.find_partition(&partition.topic, partition.partition) {
-                one.set_metadata(note.encode());
+                one.set_metadata(note);
             }
         }
+        self.alter_list(group, list).await
+    }
+
+    async fn alter_list(&self, group: &str, list: TopicPartitionList) -> Result<(), Error> {
         if list.count() == 0 {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 //! task per shard. Batches cross every border; nothing here is done per record but copying it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bus::{
@@ -28,8 +28,8 @@ use crate::read_ahead::{ReadAhead, Share};
 use crate::stats::StatsKeeper;
 use crate::tracer::{Tracer, Traces};
 use crate::{
-    Blame, Command, CommitFailure, CommitId, DispatchConfig, InvocationId, Loaded, Order, Outcome,
-    ShardDispatch, Standing, StopReason, Turn, Unwanted, Wanted,
+    Blame, Command, CommitFailure, CommitId, DispatchConfig, InvocationId, Legacy, Loaded, Order,
+    Outcome, ShardDispatch, Standing, StopReason, Turn, Unwanted, Wanted,
 };
 
 /// Who a shard is, and what it does with records.
@@ -216,9 +216,10 @@ impl Driver {
         }
     }
 
-    /// Works until the shard is drained or stops.
+    /// Works until the shard is drained or stops, and tells what it leaves where it has ended in order.
     pub(crate) async fn run(
         mut self,
+        legacy: Arc<OnceLock<Legacy>>,
         mut reader: Box<dyn Reader>,
         mut draining: watch::Receiver<bool>,
         mut paused: watch::Receiver<bool>,
@@ -231,6 +232,9 @@ impl Driver {
             let over = self.over | self.follow();
             self.note();
             if over {
+                let left = self.park_place.as_ref().and_then(|_| self.core.legacy());
+                // It ends once.
+                left.map(|left| legacy.set(left));
                 return self.noting.end().await;
             }
             if !self.core.has_turn() {

@@ -58,8 +58,15 @@ const HELP: [&str; COUNTERS] = [
 
 const COMMIT_SECONDS: &str = "millrace_trigger_commit_seconds";
 
+/// Shards that began, by who said where: the `owner` before, or the `bus`.
+pub(crate) const SHARD_STARTS: &str = "millrace_shard_starts_total";
+
 /// Tells the recorder what each of these is.
 pub fn describe_metrics() {
+    metrics::describe_counter!(
+        SHARD_STARTS,
+        "Partitions that this node began to work on, by who said where: the owner before, or the bus."
+    );
     for (name, help) in NAMES.into_iter().zip(HELP) {
         metrics::describe_counter!(name, help);
     }

@@ -115,6 +115,13 @@ impl Parking {
         slips.find(|it| (it.partition, it.offset) == (partition, offset))
     }
 
+    /// All slips, with their lines and strands.
+    pub(crate) fn slips(&self) -> impl Iterator<Item = (Lot, u16, &Slip)> {
+        self.lines
+            .iter()
+            .flat_map(|(lot, line)| line.slips.iter().map(move |slip| (*lot, line.strand, slip)))
+    }
+
     /// Records of it that were read back, or are being.
     pub(crate) const fn busy(&self) -> usize {
         self.busy

@@ -111,6 +111,7 @@ mod endings;
 mod filtered;
 #[cfg(test)]
 mod killers;
+mod legacy;
 #[cfg(test)]
 mod model;
 mod parked;
@@ -120,6 +121,7 @@ mod suspected;
 #[cfg(test)]
 mod tests;
 
+pub use legacy::Legacy;
 pub use standing::Standing;
 
 /// Pauses after a commit that failed and after a want of capacity: first and longest bound.

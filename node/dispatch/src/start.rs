@@ -2,17 +2,18 @@
 //! stopped, with its reason, or, where the bus may answer later, one that tries again by itself:
 //! the others of its node are none of its business.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use bus::{Bus, Offset, Position, Reader, ShardId, Suspects, Timestamp, TopicPartition};
+use bus::{Bus, Handed, Offset, Position, Reader, ShardId, Suspects, Timestamp, TopicPartition};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::driver::{Driver, Question, Revision, ShardConfig};
 use crate::envelope::Beginning;
+use crate::metrics::SHARD_STARTS;
 use crate::park_topic;
 use crate::stats::{ShardStats, StatsKeeper};
-use crate::{PartitionStart, ShardDispatch, Standing, State, StopReason, Wait};
+use crate::{Legacy, PartitionStart, ShardDispatch, Standing, State, StopReason, Wait};
 
 /// Pauses between attempts to start: the first, and the longest. Brokers that are back are met by
 /// a shard that waited for them within seconds.
@@ -42,7 +43,19 @@ pub struct ShardHandle {
     drain: watch::Sender<bool>,
     pause: watch::Sender<bool>,
     ask: mpsc::Sender<Question>,
+    legacy: Arc<OnceLock<Legacy>>,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// What a shard begins with that its owner before has handed over.
+#[derive(Debug)]
+pub struct HandedStart {
+    /// Where it stood.
+    pub handed: Handed,
+    /// What it knew of the park topic; without, the topic is read.
+    pub legacy: Option<Legacy>,
+    /// Reads from there on.
+    pub reader: Box<dyn Reader>,
 }
 
 impl ShardHandle {
@@ -68,6 +81,12 @@ impl ShardHandle {
     #[must_use]
     pub fn stats(&self) -> ShardStats {
         self.stats.lock().expect("nothing panics while holding it").stats()
+    }
+
+    /// What it left of its park topic, when it has ended in order.
+    #[must_use]
+    pub fn legacy(&self) -> Option<Legacy> {
+        self.legacy.get().cloned()
     }
 
     /// Starts nothing more, and waits until what is in flight is durable, at most `patience`.
@@ -105,14 +124,22 @@ pub async fn start(
 }
 
 /// As [`start`], but it always comes back with a shard: one that cannot start has stopped for the
-/// bus's reason, and one whose bus does not answer goes on trying until it is drained.
+/// bus's reason, and one whose bus does not answer goes on trying until it is drained. It asks the
+/// bus for nothing where what was `handed` over is enough.
 pub async fn start_or_wait(
     bus: Arc<dyn Bus>,
     config: ShardConfig,
     revision: Revision,
+    handed: Option<HandedStart>,
 ) -> ShardHandle {
     let (starting, ends) = Starting::new(bus, config, revision);
-    let begun = starting.begin().await;
+    let (asked_at, is_handed) = (Instant::now(), handed.is_some());
+    let begun = match handed {
+        Some(handed) => starting.begin_handed(handed).await,
+        None => starting.begin().await,
+    };
+    let (shard, epoch, took) = (starting.config.shard, starting.config.epoch, asked_at.elapsed());
+    tracing::debug!(%shard, %epoch, is_handed, ?took, "the shard begins");
     if let Err(error) = &begun {
         starting.note(error, Instant::now() + PAUSE.0);
     }
@@ -127,7 +154,8 @@ pub fn stopped(config: ShardConfig, revision: Revision, reason: StopReason) -> S
     let stats = Arc::new(Mutex::new(stats));
     stop(&config, &mut stats.lock().expect("nothing panics while holding it"), reason);
     let (ask, _) = mpsc::channel(1);
-    ShardHandle { stats, revision, drain, pause, ask, task: tokio::spawn(async {}) }
+    let (legacy, task) = (Arc::default(), tokio::spawn(async {}));
+    ShardHandle { stats, revision, drain, pause, ask, legacy, task }
 }
 
 /// Says why a shard has stopped before it ran.
@@ -166,8 +194,16 @@ struct Starting {
 struct Begun {
     starts: Vec<PartitionStart>,
     /// The park topic's partition, and what is in it.
-    parked: Option<(TopicPartition, Beginning)>,
+    parked: Option<(TopicPartition, Parked)>,
     reader: Box<dyn Reader>,
+}
+
+/// What is in a park topic.
+enum Parked {
+    /// As it was read there.
+    Read(Beginning),
+    /// As the owner before has said.
+    Left(Legacy),
 }
 
 impl Starting {
@@ -187,8 +223,9 @@ impl Starting {
             self.keeper().starts_at(&self.config, &begun.starts);
         }
         let Ends { revision, drain, pause, ask, told } = ends;
-        let task = tokio::spawn(self.run(begun, told));
-        ShardHandle { stats, revision, drain, pause, ask, task }
+        let legacy = Arc::default();
+        let task = tokio::spawn(self.run(begun, told, Arc::clone(&legacy)));
+        ShardHandle { stats, revision, drain, pause, ask, legacy, task }
     }
 
     fn keeper(&self) -> std::sync::MutexGuard<'_, StatsKeeper> {
@@ -224,15 +261,7 @@ impl Starting {
                 );
             }
         }
-        let parked = match park_topic::place(bus.as_ref(), config)? {
-            Some(place) => {
-                // To its end, before the main one.
-                let positions: Vec<_> = starts.iter().map(|it| it.position.clone()).collect();
-                let found = park_topic::begin(bus.as_ref(), config, &place, &positions).await?;
-                Some((place, found))
-            }
-            None => None,
-        };
+        let parked = self.read_parked(&starts).await?;
         let assigned: Vec<(TopicPartition, Offset)> = config
             .partitions
             .iter()
@@ -240,17 +269,67 @@ impl Starting {
             .map(|(partition, start)| (partition.clone(), start.position.next))
             .collect();
         let reader = bus.reader(assigned).await?;
+        metrics::counter!(SHARD_STARTS, "from" => "bus").increment(1);
+        Ok(Begun { starts, parked, reader })
+    }
+
+    /// What is in the park topic: read to its end, before the main one.
+    async fn read_parked(
+        &self,
+        starts: &[PartitionStart],
+    ) -> Result<Option<(TopicPartition, Parked)>, bus::Error> {
+        let Self { bus, config, .. } = self;
+        let Some(place) = park_topic::place(bus.as_ref(), config)? else { return Ok(None) };
+        let positions: Vec<_> = starts.iter().map(|it| it.position.clone()).collect();
+        let found = park_topic::begin(bus.as_ref(), config, &place, &positions).await?;
+        Ok(Some((place, Parked::Read(found))))
+    }
+
+    /// Begins where the owner before has ended. Nothing that it left can have ended its node.
+    async fn begin_handed(&self, given: HandedStart) -> Result<Begun, bus::Error> {
+        let Self { bus, config, .. } = self;
+        let HandedStart { handed, legacy, reader } = given;
+        let rows = &handed.rows;
+        if !rows.iter().map(|it| &it.partition).eq(&config.partitions) {
+            // Two may not read one partition for one shard.
+            drop(reader);
+            return self.begin().await;
+        }
+        if let Err(error) = bus.take_over(config.shard, config.epoch, &handed).await {
+            tracing::debug!(shard = %config.shard, %error, "what was handed over is not used");
+            drop(reader);
+            return self.begin().await;
+        }
+        let start = |position: &Position| PartitionStart {
+            position: position.clone(),
+            fresh: false,
+            end: position.next,
+        };
+        let starts: Vec<_> = rows.iter().map(|it| start(&it.position)).collect();
+        let parked = match legacy {
+            Some(left) if left.fits(&config.dispatch, starts.len()) => {
+                let place = park_topic::place(bus.as_ref(), config)?;
+                place.map(|place| (place, Parked::Left(left)))
+            }
+            _ => self.read_parked(&starts).await?,
+        };
+        metrics::counter!(SHARD_STARTS, "from" => "owner").increment(1);
         Ok(Begun { starts, parked, reader })
     }
 
     /// Tries until it runs, and runs it, unless the bus refuses for good or it is drained.
-    async fn run(self, mut begun: Result<Begun, bus::Error>, mut told: Told) {
+    async fn run(
+        self,
+        mut begun: Result<Begun, bus::Error>,
+        mut told: Told,
+        legacy: Arc<OnceLock<Legacy>>,
+    ) {
         let mut pause = PAUSE.0;
         loop {
             match begun {
                 Ok(begun) => {
                     self.keeper().starts_at(&self.config, &begun.starts);
-                    return self.drive(begun, told).await;
+                    return self.drive(begun, told, legacy).await;
                 }
                 Err(error) if !error.is_retryable() => return,
                 Err(_) => {}
@@ -285,7 +364,7 @@ impl Starting {
         stats.set_state(State::Waiting(Wait { code, message, until }));
     }
 
-    async fn drive(self, begun: Begun, told: Told) {
+    async fn drive(self, begun: Begun, told: Told, legacy: Arc<OnceLock<Legacy>>) {
         let Self { bus, config, revisions, stats } = self;
         let Begun { starts, parked, reader } = begun;
         let mut dispatch = config.dispatch.clone();
@@ -293,13 +372,19 @@ impl Starting {
             dispatch.park = None;
         }
         let (now, wall) = (Instant::now(), Timestamp::now());
-        let mut core =
-            ShardDispatch::new(dispatch, config.epoch, &starts, rand::random(), now, wall);
-        let place = parked.map(|(place, Beginning { resumed, untold })| {
-            core.resume_parked(resumed, untold);
+        let seed = match &parked {
+            Some((_, Parked::Left(left))) => left.seed(),
+            _ => rand::random(),
+        };
+        let mut core = ShardDispatch::new(dispatch, config.epoch, &starts, seed, now, wall);
+        let place = parked.map(|(place, parked)| {
+            match parked {
+                Parked::Read(Beginning { resumed, untold }) => core.resume_parked(resumed, untold),
+                Parked::Left(left) => core.resume(left),
+            }
             place
         });
         let driver = Driver::new(bus, config, core, place, revisions, stats);
-        driver.run(reader, told.draining, told.paused, told.asked).await;
+        driver.run(legacy, reader, told.draining, told.paused, told.asked).await;
     }
 }

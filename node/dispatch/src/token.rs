@@ -7,8 +7,10 @@
 
 use std::num::NonZeroUsize;
 
+use serde::{Deserialize, Serialize};
+
 /// What order the records of a trigger are run in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
     /// Any.
     None,
@@ -55,6 +57,11 @@ impl Tokens {
     /// Strands in all, the unordered one included.
     pub(crate) const fn strands(self) -> usize {
         self.strands as usize + 1
+    }
+
+    /// What tokens are drawn from.
+    pub(crate) const fn seed(self) -> u64 {
+        self.seed
     }
 
     /// The strand and token of a record.

@@ -339,7 +339,7 @@ async fn a_shard_that_cannot_start_has_stopped_and_says_why() {
     let (mut config, revision) = (world.config("identity"), world.revision("identity"));
     config.partitions = vec![TopicPartition::new("gone", 0)];
     let bus = Arc::clone(&world.bus) as Arc<dyn Bus>;
-    let shard = start_or_wait(bus, config, revision).await;
+    let shard = start_or_wait(bus, config, revision, None).await;
     let stats = shard.stats();
     assert!(matches!(&stats.state, State::Stopped(it) if it.code() == "E0419"), "{stats:?}");
     let (code, message, _) = stats.last_error.unwrap();
@@ -355,7 +355,7 @@ async fn a_trigger_waits_for_its_output_topic_and_charges_no_record() {
     let (mut config, revision) = (world.config("identity"), world.revision("identity"));
     config.output_topic = Some("later".into());
     let bus = Arc::clone(&world.bus) as Arc<dyn Bus>;
-    let shard = start_or_wait(bus, config, revision).await;
+    let shard = start_or_wait(bus, config, revision, None).await;
     world.produce(&[("a", "1"), ("b", "2")]).await;
     let patience_ends_at = Instant::now() + Duration::from_secs(20);
     while !matches!(shard.stats().state, State::Waiting(wait) if wait.code == "E0419") {

@@ -164,6 +164,7 @@ impl Node {
         for shard in running_shards(apps) {
             shard.handle.set_paused(state.paused().contains_key(&shard.status.trigger));
         }
+        self.inner.inheritance.sweep();
         self.show(apps);
     }
 

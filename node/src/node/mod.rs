@@ -11,6 +11,7 @@ mod effective;
 mod feed;
 mod figures;
 mod growth;
+mod handed;
 mod handing;
 mod history;
 mod kafka;
@@ -118,6 +119,8 @@ struct Inner {
     /// What runs. Held while that changes: nothing that may take long is waited for.
     apps: tokio::sync::Mutex<running::Apps>,
     ownership: Mutex<converge::Ownership>,
+    /// What owners before have said of shards that come here.
+    inheritance: Arc<handed::Inheritance>,
     preparing: Mutex<restore::Preparing>,
     /// Wakes who follows the state when something else has changed.
     wake: tokio::sync::Notify,
@@ -193,6 +196,11 @@ impl Node {
             None if subscribers.listen.is_some() => return Err(without_identity()),
             None => {}
         }
+        let inheritance = handed::Inheritance::new(Arc::clone(&bus), cluster.clone());
+        let inheritance = Arc::new(inheritance);
+        if let Some(peers) = &peers {
+            peers.inherit_with(Arc::clone(&inheritance));
+        }
         let logbook = Arc::new(logbook::Logbook::begun(bus::Timestamp::now()));
         let logs = Some(noted(Arc::clone(&logbook), logs));
         let mut engine = EngineConfig::new(data_dir.join("cache"));
@@ -250,6 +258,7 @@ impl Node {
             changes: tokio::sync::Mutex::default(),
             apps: tokio::sync::Mutex::default(),
             ownership: Mutex::default(),
+            inheritance,
             preparing: Mutex::default(),
             wake: tokio::sync::Notify::new(),
             seat: tokio::sync::Mutex::default(),

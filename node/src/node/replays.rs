@@ -279,7 +279,7 @@ impl Job {
         bus.commit(Commit { shard, epoch, appends, settles, positions }).await.map_err(of_bus)?;
         let until = self.config.replay.as_ref().map(|it| it.until.clone()).unwrap_or_default();
         let (node, revision) = (self.node.clone(), self.revision.clone());
-        let handle = dispatch::start_or_wait(node.bus(), self.config.clone(), revision).await;
+        let handle = dispatch::start_or_wait(node.bus(), self.config.clone(), revision, None).await;
         let state = self.watch(&handle, &until).await;
         handle.drain(DRAIN_PATIENCE).await;
         self.note(&handle, &until);

@@ -113,7 +113,10 @@ impl Node {
         let config = shard_config(&self.inner, id, &shard, spec, trigger, paused);
         let handle = match growth::must_not_start(&shard, siblings) {
             Some(reason) => dispatch::stopped(config, revision, reason),
-            None => dispatch::start_or_wait(self.bus(), config, revision).await,
+            None => {
+                let handed = self.inner.inheritance.take(id, shard.epoch).await;
+                dispatch::start_or_wait(self.bus(), config, revision, handed).await
+            }
         };
         let (app, _) = shard.trigger.split_once('/').unwrap_or_default();
         let status = gateway::api::ShardStatus {

@@ -37,6 +37,7 @@ pub(super) fn show(run: &Run, seeds: u64, figures: &mut Figures) -> Result<(), N
         it.minorities,
         it.installs,
         it.handed_over,
+        it.taken_over,
         it.rebalanced,
     ];
     let rarest = rarest.into_iter().min().unwrap_or_default();
@@ -78,6 +79,7 @@ fn count(sum: &Sum, figures: &mut Figures) {
         ("fleet_reads", it.reads),
         ("fleet_assigned", it.assigned),
         ("fleet_handed_over", it.handed_over),
+        ("fleet_taken_over", it.taken_over),
         ("fleet_rebalanced", it.rebalanced),
         ("fleet_rebalance_moved", it.moved),
         ("fleet_healed_within_ms", it.healed_within / 1_000),

@@ -4,6 +4,7 @@
 //! ```text
 //! commit   check ─▶ produce ─▶ acknowledged, check ─▶ (anchor) ─▶ position log ─▶ answered
 //! recover  check ─▶ read the group, look ─▶ decide ─▶ anchor ─▶ position log ─▶ start
+//! handed   check ─▶ decide ─▶ start, and ─▶ anchor ─▶ position log ─▶ what it commits
 //! follow   read the group, look ─▶ commit the offsets
 //! ```
 
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use bus::kafka::cores::{Committed, Ledger, Move, Note, epoch_row, log_row};
-use bus::{Completions, Epoch, Offset, Position, ShardId, TopicPartition};
+use bus::{Completions, Epoch, Handed, Offset, Position, ShardId, TopicPartition};
 
 use super::Bug;
 use super::bus::{Place, Refused, SimCommit};
@@ -38,13 +39,15 @@ pub(super) struct Name {
 pub(super) enum Work {
     Commit(SimCommit),
     Recover(u64),
+    /// As it was handed over by the owner before.
+    TakeOver(u64, Handed),
 }
 
 impl Work {
     const fn epoch(&self) -> u64 {
         match self {
             Self::Commit(commit) => commit.epoch,
-            Self::Recover(epoch) => *epoch,
+            Self::Recover(epoch) | Self::TakeOver(epoch, _) => *epoch,
         }
     }
 }
@@ -154,6 +157,11 @@ impl Home {
         }
     }
 
+    /// Where a shard has ended here, for its next owner.
+    pub(super) fn handed(&self, shard: usize, ends: Epoch) -> Option<Handed> {
+        self.ledger.handed(self.names[shard].id, ends)
+    }
+
     /// Writes a shard's group at once: somebody else goes on from there.
     pub(super) fn release(&mut self, shard: usize) -> Result<(), String> {
         self.turns.push_back(Turn::Release(shard));
@@ -205,6 +213,19 @@ impl Home {
                 }
                 self.asks.push(HomeAsks::Produce { shard, epoch, appends });
             }
+            Work::TakeOver(epoch, handed) => {
+                let id = self.names[shard].id;
+                if self.ledger.take_over(id, Epoch(epoch), &handed).is_err() {
+                    let work = self.works.get_mut(&shard).and_then(VecDeque::front_mut);
+                    *work.expect("it is being done") = Work::Recover(epoch);
+                    return self.begin(shard);
+                }
+                let row = self.ledger.rows(id).pop();
+                let place = row.map(|(_, row)| place(&row.position));
+                self.asks.push(HomeAsks::Started { shard, epoch, place });
+                self.turns.push_back(Turn::Anchor(shard));
+                return self.next_turn();
+            }
             Work::Recover(epoch) => {
                 let (reading, trigger) = (Reading::Recover(shard), self.names[shard].trigger);
                 let recovers = Some((shard, epoch));
@@ -239,7 +260,8 @@ impl Home {
                 self.asks.push(HomeAsks::Report { commit, result: Err(why) });
             }
             Some(Work::Recover(epoch)) => self.asks.push(HomeAsks::NotStarted { shard, epoch }),
-            None => {}
+            // A commit tells the group.
+            Some(Work::TakeOver(..)) | None => {}
         }
         self.over(shard)
     }
@@ -373,7 +395,7 @@ impl Home {
                 let position = self.to_move(&commit).position;
                 self.mark_at(shard, commit.epoch, &position)
             }
-            Some(Work::Recover(epoch)) => {
+            Some(Work::Recover(epoch) | Work::TakeOver(epoch, _)) => {
                 let (_, row) = self.ledger.rows(self.names[shard].id).pop().expect("it has a row");
                 self.mark_at(shard, epoch, &row.position)
             }
@@ -398,7 +420,7 @@ impl Home {
             Turn::Anchor(shard) if !ok => self.give_up(shard, Refused::Retry)?,
             Turn::Anchor(shard) if !self.is_ours(shard) => self.give_up(shard, Refused::Fenced)?,
             Turn::Anchor(shard) => {
-                if let Some(Work::Recover(epoch)) = self.current(shard) {
+                if let Some(Work::Recover(epoch) | Work::TakeOver(epoch, _)) = self.current(shard) {
                     let Name { id, partition, .. } = &self.names[shard];
                     self.ledger.anchored(*id, Epoch(epoch), [partition]);
                 }
@@ -444,7 +466,7 @@ impl Home {
                 }
                 (commit.epoch, vec![row], Wrote::Commit(commit.records))
             }
-            Some(Work::Recover(epoch)) => {
+            Some(Work::Recover(epoch) | Work::TakeOver(epoch, _)) => {
                 let rows = self
                     .ledger
                     .rows(id)
@@ -454,7 +476,7 @@ impl Home {
             }
             None => return,
         };
-        if wrote == Wrote::Taken || self.ledger.epoch(id) < Epoch(epoch) {
+        if wrote == Wrote::Taken || self.ledger.owned_at(id) < Epoch(epoch) {
             rows.push(epoch_row(id, Epoch(epoch)));
         }
         self.disk.write(Batch { shard, epoch, rows, wrote });
@@ -474,6 +496,7 @@ impl Home {
                     self.asks.push(HomeAsks::Report { commit, result: Ok(()) });
                     self.over(shard)?;
                 }
+                Some(Work::TakeOver(..)) => self.over(shard)?,
                 Some(Work::Recover(epoch)) => {
                     let row = self.ledger.rows(self.names[shard].id).pop();
                     let place = row.map(|(_, row)| place(&row.position));

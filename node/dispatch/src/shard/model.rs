@@ -243,6 +243,11 @@ impl Model {
 
     /// A new life of the shard, from what is durable.
     fn start(&mut self) {
+        self.start_with(None);
+    }
+
+    /// The same; what is parked may be known from the life before.
+    fn start_with(&mut self, legacy: Option<Legacy>) {
         self.epoch += 1;
         let starts: Vec<PartitionStart> = self
             .positions
@@ -285,7 +290,14 @@ impl Model {
             let known = self.log.get_mut(&place).unwrap();
             (known.attempt, known.charged) = (attempts, 0 < attempts);
         }
-        self.core.resume_parked(resumed, Vec::new());
+        match legacy {
+            Some(legacy) => {
+                assert!(legacy.fits(&self.config, self.batches.len()), "seed {}", self.seed);
+                assert_eq!(legacy.records(), resumed.len(), "seed {}: what is parked", self.seed);
+                self.core.resume(legacy);
+            }
+            None => self.core.resume_parked(resumed, Vec::new()),
+        }
         self.follow();
     }
 
@@ -678,7 +690,14 @@ impl Model {
         assert!(self.drained, "seed {}: the drain ends", self.seed);
         assert_eq!(self.core.running_records(), 0);
         self.restarts += 1;
-        self.start();
+        let legacy = self.core.legacy().expect("it has ended in order");
+        if self.draw(2) == 0 {
+            return self.start();
+        }
+        let crossed = serde_json::from_slice(&serde_json::to_vec(&legacy).unwrap()).unwrap();
+        assert_eq!(legacy, crossed);
+        self.trace.push(format!("hand over {}", crossed.records()));
+        self.start_with(Some(crossed));
     }
 
     fn play(mut self) -> (u32, Vec<String>) {
@@ -744,15 +763,18 @@ fn is_told(position: &Position, place: Place) -> bool {
 
 #[test]
 fn any_seeded_life_of_a_shard_settles_each_record_once() {
-    let (mut restarts, mut parked, mut loaded) = (0, 0, 0);
+    let (mut restarts, mut parked, mut loaded, mut handed) = (0, 0, 0, 0);
     for seed in 1..=200 {
         let (times, trace) = Model::new(seed).play();
         restarts += times;
         parked += trace.iter().filter(|it| it.starts_with("park")).count();
         loaded += trace.iter().filter(|it| it.starts_with("load")).count();
+        let hands = trace.iter().filter(|it| it.starts_with("hand over"));
+        handed += hands.filter(|it| !it.ends_with(" 0")).count();
     }
     assert!(500 < restarts, "the faults did happen: {restarts}");
     assert!(2_000 < parked && 1_000 < loaded, "{parked} parked, {loaded} read back");
+    assert!(20 < handed, "what was parked was handed over: {handed} times");
 }
 
 #[test]

@@ -26,19 +26,30 @@ impl ShardDispatch {
             let offset = it.at.offset;
             let (strand, token) = self.tokens.of(partition, it.key.as_deref());
             let lot = lot(strand, token, partition, offset);
-            let wait = u64::try_from(it.due.0.saturating_sub(self.clock.1.0)).unwrap_or(0);
-            let due = (0 < wait).then(|| now + Duration::from_millis(wait));
+            let due = self.due_at(it.due);
             let (place, attempts, bytes) = (Some(it.at.place), it.attempts, it.bytes);
             let slip = Slip { partition, offset, place, attempts, due, bytes };
-            self.holds.parking.park(lot, strand, slip);
-            if strand != UNORDERED && self.trackers[usize::from(partition)].next() <= offset {
-                self.holds.parking.wait_for(lot, partition, offset);
-            }
+            self.take_in(lot, strand, slip);
             lots.insert(lot);
         }
         self.untold.extend(untold);
         lots.into_iter().for_each(|lot| self.reconsider(lot));
         self.proceed(now);
+    }
+
+    /// When a record is due by the shard's clock; `None` when it is.
+    pub(super) fn due_at(&self, due: Timestamp) -> Option<Instant> {
+        let wait = u64::try_from(due.0.saturating_sub(self.clock.1.0)).unwrap_or(0);
+        (0 < wait).then(|| self.clock.0 + Duration::from_millis(wait))
+    }
+
+    /// A record was parked before the shard started.
+    pub(super) fn take_in(&mut self, lot: Lot, strand: u16, slip: Slip) {
+        let (partition, offset) = (slip.partition, slip.offset);
+        self.holds.parking.park(lot, strand, slip);
+        if strand != UNORDERED && self.trackers[usize::from(partition)].next() <= offset {
+            self.holds.parking.wait_for(lot, partition, offset);
+        }
     }
 
     /// Takes what was read back of the records of the last [`Command::Load`]; what is missing is
@@ -134,7 +145,7 @@ impl ShardDispatch {
         self.commands.push_back(Command::Park(Park { record, attempts, due, failure }));
     }
 
-    fn wall(&self, at: Instant) -> Timestamp {
+    pub(super) fn wall(&self, at: Instant) -> Timestamp {
         let passed = at.saturating_duration_since(self.clock.0).as_millis();
         Timestamp(self.clock.1.0.saturating_add(i64::try_from(passed).unwrap_or(i64::MAX)))
     }

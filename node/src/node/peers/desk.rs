@@ -18,6 +18,7 @@ use super::courier::{Courier, TAKEN};
 use super::folder::{Known, fingerprints};
 use super::members::{Order, carry_out};
 use super::packages::PACKAGE;
+use crate::node::handed::Inheritance;
 use crate::node::packages::PackageStore;
 
 /// The largest checkpoint.
@@ -68,6 +69,8 @@ pub(super) struct Desk {
     pub(super) exchange: OnceLock<Weak<Exchange>>,
     /// What this node's control API answers, once there is one.
     pub(super) own: OnceLock<gateway::Own>,
+    /// Takes what owners of shards hand over to this node, once it can.
+    pub(super) inheritance: OnceLock<Arc<Inheritance>>,
     /// The CA, where this node has it.
     pub(super) authority: Mutex<Option<Arc<Authority>>>,
     /// Nodes that others told of, which this log does not reach yet.
@@ -120,6 +123,13 @@ impl Desk {
             },
             Kind::CONTROL => self.answer_about_itself(&payload).await,
             Kind::RENEW => self.renew(from, &payload),
+            Kind::HAND_OVER => match self.inheritance.get() {
+                Some(inheritance) => match inheritance.receive(from, &payload).await {
+                    Some(_shards) => Answer::Bytes(Bytes::new()),
+                    None => Answer::Refused(Refusal::BadFrame),
+                },
+                None => Answer::Failed("it is starting".to_owned()),
+            },
             _ => Answer::Refused(Refusal::UnknownKind),
         }
     }

@@ -113,6 +113,7 @@ impl Peers {
             trust: trust.clone(),
             exchange: OnceLock::new(),
             own: OnceLock::new(),
+            inheritance: OnceLock::new(),
             authority: Mutex::new(authority),
             hints: Mutex::new(hints),
         });

@@ -1,5 +1,6 @@
 //! Questions to the control APIs of the other nodes, and the answers to theirs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::desk::Desk;
 use super::{ASK, Peers};
+use crate::node::handed::Inheritance;
 
 /// How long one that is not connected has to come back.
 const RETURN: Duration = Duration::from_secs(1);
@@ -41,6 +43,22 @@ impl Peers {
     pub(crate) fn answer_with(&self, own: Own) {
         // It is called once.
         drop(self.desk.own.set(own));
+    }
+
+    /// From here on owners of shards may hand them over to this node.
+    pub(in crate::node) fn inherit_with(&self, inheritance: Arc<Inheritance>) {
+        // It is called once.
+        drop(self.desk.inheritance.set(inheritance));
+    }
+
+    /// Tells a node where shards have ended that it gets.
+    pub(in crate::node) async fn hand_over(
+        &self,
+        to: u64,
+        message: Vec<u8>,
+        within: Duration,
+    ) -> Result<(), CallError> {
+        self.exchange.call(NodeId(to), Kind::HAND_OVER, message.into(), within).await.map(drop)
     }
 
     /// Whether a node is there: it says so sooner than an answer could come.

@@ -3,7 +3,8 @@
 
 use std::rc::Rc;
 
-use bus::{Epoch, ShardId, TopicPartition};
+use bus::kafka::cores::{Committed, Note, agrees};
+use bus::{Epoch, Handed, Offset, ShardId, TopicPartition};
 
 use super::{Event, FleetEvent, KafkaLife, World};
 use crate::sim::Bug;
@@ -157,6 +158,16 @@ impl Kafka {
     /// Whether this home stands still.
     pub(super) fn is_still(&self, home: usize, now: u64) -> bool {
         self.still.get(home).is_some_and(|until| now < *until)
+    }
+
+    /// Whether the group of a shard is no farther than what was handed over.
+    pub(super) fn agrees(&self, shard: usize, handed: &Handed) -> bool {
+        let held = self.groups.read(|it| it == shard);
+        let committed = held.iter().filter_map(|it| {
+            let partition = self.names[it.shard].partition.clone();
+            Some(Committed { partition, next: Offset(it.offset), note: Note::decode(&it.text)? })
+        });
+        agrees(self.names[shard].id, handed, &committed.collect::<Vec<_>>())
     }
 
     pub(super) fn runs(&self, home: usize, process: u64) -> bool {

@@ -24,6 +24,8 @@ pub(in crate::sim) struct FleetLife {
     pub(in crate::sim) reads: u64,
     pub(in crate::sim) assigned: u64,
     pub(in crate::sim) handed_over: u64,
+    /// Shards that began where their owner before had said that it ended.
+    pub(in crate::sim) taken_over: u64,
     /// Joins into a fleet at rest, and the shards that they moved.
     pub(in crate::sim) rebalanced: u64,
     pub(in crate::sim) moved: u64,
@@ -70,6 +72,7 @@ impl FleetLife {
         self.reads += other.reads;
         self.assigned += other.assigned;
         self.handed_over += other.handed_over;
+        self.taken_over += other.taken_over;
         self.rebalanced += other.rebalanced;
         self.moved += other.moved;
         self.healed_within = self.healed_within.max(other.healed_within);

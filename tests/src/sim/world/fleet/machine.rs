@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bus::{Epoch, ShardId};
+use bus::{Epoch, Handed, ShardId};
 use cluster::placing::Planner;
 use cluster::{Command, RequestId, State};
 use storage::codec;
@@ -38,6 +38,8 @@ pub(super) struct Mind {
     pub(super) present: BTreeMap<ShardId, Epoch>,
     /// Shards that are handed over.
     pub(super) leaving: BTreeMap<ShardId, Leaving>,
+    /// What owners before have said of shards that come here.
+    pub(super) handed: BTreeMap<ShardId, Handed>,
     /// Shards whose end is waited for before anything else is done.
     pub(super) ending: BTreeSet<ShardId>,
     /// Shards whose first word from the bus is waited for likewise.

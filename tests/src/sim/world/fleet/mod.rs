@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bus::ShardId;
+use bus::{Handed, ShardId};
 use cluster::{Command, Image, Limits, MemberChange, Message, RequestId, State};
 
 use super::{Event, World};
@@ -72,6 +72,13 @@ pub(super) enum FleetEvent {
         process: u64,
         shard: usize,
     },
+    /// The owner before says where a shard has ended that comes here.
+    Handed {
+        home: usize,
+        from: usize,
+        shard: usize,
+        handed: Box<Handed>,
+    },
     /// A shard that has ended here is given away, again if need be.
     Give {
         home: usize,
@@ -125,6 +132,7 @@ impl FleetEvent {
             | Self::Converge { home, .. }
             | Self::Cut { home, .. }
             | Self::Released { home, .. }
+            | Self::Handed { home, .. }
             | Self::Give { home, .. }
             | Self::Recover { home, .. }
             | Self::Package { home, .. }
@@ -331,6 +339,10 @@ impl World {
             FleetEvent::Cut { home, life } => self.cut_short(home, life),
             FleetEvent::Released { home, process, shard } if self.runs(home, process) => {
                 self.released(home, shard)
+            }
+            FleetEvent::Handed { home, from, shard, handed } => {
+                self.inherit(home, from, shard, *handed);
+                Ok(())
             }
             FleetEvent::Give { home, process, shard } if self.runs(home, process) => {
                 self.give_away(home, shard)

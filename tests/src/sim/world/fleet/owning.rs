@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bus::{Epoch, ShardId};
+use bus::{Epoch, Handed, ShardId};
 use cluster::placing::{Planner, Sight};
 use cluster::reconcile::{Action, Scene, actions};
 use cluster::{Command, Placing};
@@ -149,8 +149,17 @@ impl World {
                 mind.starting.insert(id);
                 mind.used.as_mut().expect("it is known").insert(id, epoch);
                 self.fleet.roll.started(me, id, epoch)?;
+                let handed = mind.handed.remove(&id).filter(|it| it.ends.0 + 1 == epoch.0);
                 let shard = self.shard_of(id);
-                self.submit(home, shard, Work::Recover(epoch.0))?;
+                let work = match handed {
+                    Some(handed) => {
+                        self.fleet.life.taken_over += 1;
+                        self.checker.on_superseded(home, shard, epoch.0);
+                        Work::TakeOver(epoch.0, handed)
+                    }
+                    None => Work::Recover(epoch.0),
+                };
+                self.submit(home, shard, work)?;
             }
         }
         Ok(())
@@ -211,8 +220,42 @@ impl World {
             1,
             Event::Fleet(FleetEvent::Released { home, process, shard }),
         );
+        self.tell(home, id);
         self.kafka.homes[home].release(shard)?;
         self.follow_home(home)
+    }
+
+    /// Tells the next owner of a shard where it has ended.
+    fn tell(&mut self, from: usize, id: ShardId) {
+        let shard = self.shard_of(id);
+        let Some(mind) = &self.fleet.machines[from].mind else { return };
+        let Some(ends) = mind.leaving.get(&id).map(|it| it.ends) else { return };
+        let target = mind.state.shards().get(&id).and_then(|it| it.target);
+        let home = target.and_then(|it| self.fleet.home_of(it));
+        let handed = self.kafka.homes[from].handed(shard, ends);
+        if let (Some(home), Some(handed)) = (home, handed.map(Box::new)) {
+            let delay = 200 + self.fleet.network.draw(20_000);
+            let event = FleetEvent::Handed { home, from, shard, handed };
+            self.at(self.now + delay, Event::Fleet(event));
+        }
+    }
+
+    /// What the owner before says arrives: it counts as long as the state says that it owns the
+    /// shard and is to hand it over to this machine, and the group is no farther.
+    pub(super) fn inherit(&mut self, home: usize, from: usize, shard: usize, handed: Handed) {
+        if !self.fleet.machines[home].is_up() || !self.carries(from, home) {
+            return;
+        }
+        let id = self.ground.ids()[shard];
+        let (me, sender) = (self.fleet.machines[home].raft.id, self.fleet.machines[from].raft.id);
+        let agrees = self.kafka.agrees(shard, &handed);
+        let Some(mind) = &mut self.fleet.machines[home].mind else { return };
+        let is_expected = mind.state.shards().get(&id).is_some_and(|it| {
+            it.epoch == handed.ends && (it.owner, it.target) == (Some(sender), Some(me))
+        });
+        if is_expected && agrees {
+            mind.handed.insert(id, handed);
+        }
     }
 
     /// The bus has said it, or had its time.

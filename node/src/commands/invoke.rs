@@ -19,12 +19,12 @@ const PATIENCE: Duration = Duration::from_secs(600);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  millrace invoke report '{\"bed\":\"bed-4\"}'         prints what the function answers
-  millrace invoke greenhouse/report -e @event.json  the event is in a file
-  millrace invoke report -e - < event.json          the event is read from stdin
-  millrace invoke report '{}' --timeout 2s          gives up, and ends the call, after 2 s
-  millrace invoke report '{}' --at edge-2           on that node and no other
-  millrace invoke report '{}' -o json               with where and how long it ran
+  millrace invoke report '{\"bed\":\"bed-4\"}'           prints what the function answers
+  millrace invoke greenhouse/report -e @event.json   the event is in a file
+  cat event.json | millrace invoke report -e -       the event is read from stdin
+  millrace invoke report '{}' --timeout 2s           gives up, and ends the call, after 2 s
+  millrace invoke report '{}' --at edge-2            on that node and no other
+  millrace invoke report '{}' -o json                with where and how long it ran
 
 Exit status 10: the function failed.")]
 pub struct InvokeArgs {

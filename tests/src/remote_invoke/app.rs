@@ -14,12 +14,16 @@ const MANIFEST: &str = r#"
 [app]
 name = "calls"
 
+[topic.seen]
+partitions = 1
+
 [function.work]
 runtime   = "python3"
 path      = "work"
 handler   = "app.work"
 timeout   = "60s"
 instances = { max = 2 }
+allow     = { produce = ["seen"] }
 env       = { LISTENER = "ADDRESS" }
 
 [function.null]
@@ -56,7 +60,10 @@ def work(event, context):
         if "fail" in event:
             raise ValueError(event["fail"])
         say(line, f"end {event['id']}")
-    return {"id": event["id"], "pad": event.get("pad", "")}
+    answer = {"id": event["id"], "pad": event.get("pad", "")}
+    if "to" in event:
+        return {"$outputs": [{"topic": event["to"], "value": event["id"]}, {"value": answer}]}
+    return answer
 "#;
 
 /// What a run said, and when.

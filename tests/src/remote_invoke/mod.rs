@@ -71,6 +71,7 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
         stage.lost(Signal::KILL)?;
     }
     stage.large()?;
+    stage.outputs()?;
     Ok(stage.finish()?.with_all(cost))
 }
 
@@ -94,6 +95,8 @@ struct Wish<'a> {
     trace: Option<&'a str>,
     fail: Option<&'a str>,
     pad: Option<&'a str>,
+    /// A topic that an output goes to.
+    to: Option<&'a str>,
 }
 
 const WORK: Wish<'static> = Wish {
@@ -104,6 +107,7 @@ const WORK: Wish<'static> = Wish {
     trace: None,
     fail: None,
     pad: None,
+    to: None,
 };
 
 impl Wish<'_> {
@@ -124,6 +128,9 @@ impl Wish<'_> {
         if let Some(pad) = self.pad {
             event["pad"] = pad.into();
         }
+        if let Some(to) = self.to {
+            event["to"] = to.into();
+        }
         event.to_string().into_bytes()
     }
 }
@@ -137,6 +144,7 @@ impl Stage {
         let fleet = Fleet::form(&run.evidence, &broker.address(), NODES)?;
         let listener = Listener::start()?;
         let app = listener.write(&run.evidence)?;
+        fleet.slots[0].run(&["topic", "create", "seen", "--partitions", "1"])?;
         fleet.slots[0].run(&["deploy", "--yes", &app.display().to_string()])?;
         let stage = Self {
             fleet,
@@ -238,7 +246,7 @@ impl Stage {
         for slot in slots {
             self.call(*slot, Wish { at: Some(self.name(*slot)), ..WORK })?;
         }
-        std::thread::sleep(NEWS);
+        wait::pause(NEWS);
         Ok(())
     }
 
@@ -279,7 +287,7 @@ impl Stage {
         let wish = Wish { sleep_ms: 400, ..WORK };
         let ran: Result<Vec<String>, NotShown> = std::thread::scope(|scope| {
             let call = |index: u64| {
-                std::thread::sleep(Duration::from_millis(40 * index));
+                wait::pause(Duration::from_millis(40 * index));
                 let (_, reply) = self.call(0, wish)?;
                 Ok(Self::ran_at(&reply).0.to_owned())
             };
@@ -472,9 +480,35 @@ impl Stage {
         Ok(())
     }
 
+    /// What a call gave to a topic is there when it has answered; to another topic it may give
+    /// nothing, and then nothing of it is there.
+    fn outputs(&mut self) -> Result<(), NotShown> {
+        let mut wanted = Vec::new();
+        for slot in [0, 1] {
+            let wish = Wish { at: Some(self.name(slot)), to: Some("seen"), ..WORK };
+            let (id, reply) = self.call(0, wish)?;
+            demand!(reply.status == 200, "call {id}: {}", reply.status);
+            wanted.push(id.to_string());
+            let end = self.api(0)?.end_of("seen")?;
+            demand!(end == wanted.len() as i64, "call {id} answered, and its topic ends at {end}");
+            let there = wait::until(PATIENCE, || {
+                let records = self.api(0).ok()?.records("seen", 100).ok()?;
+                let values = records.iter().map(|it| it["value"].as_str().unwrap_or_default());
+                values.eq(wanted.iter().map(String::as_str)).then_some(())
+            });
+            demand!(there.is_some(), "call {id}: its topic does not have {wanted:?}");
+            let (id, reply) = self.call(0, Wish { to: Some("elsewhere"), ..wish })?;
+            let text = String::from_utf8_lossy(&reply.body);
+            let is_named = text.contains("Millrace.OutputTopic");
+            demand!(reply.status == 502 && is_named, "call {id}: {} {text}", reply.status);
+            self.count("outputs");
+        }
+        Ok(())
+    }
+
     fn finish(self) -> Result<Figures, NotShown> {
         // What runs tell goes over sockets: the last of it may be on its way.
-        std::thread::sleep(NEWS);
+        wait::pause(NEWS);
         let calls = self.calls.into_inner().expect("nothing panics while it holds this");
         let seen = Seen { calls, lines: self.listener.lines() };
         seen.judge().map_err(broken)?;

@@ -104,6 +104,7 @@ fn request(batch_id: u64, records: usize) -> Invocation {
         timeout: Duration::from_secs(30),
         calling: Calling::default(),
         is_risky: false,
+        ends_with_caller: false,
         named: runtime::Named::default(),
     }
 }

@@ -11,8 +11,8 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 use crate::commands::error::{CommandError, exit};
 use crate::commands::{
     backup, build, completions, consume, dead_letter, deploy, describe, dev, doctor, event,
-    explain, init, join, lag, logs, man, new, node, plan, produce, ps, raft_group, record, replay,
-    revisions, serve, spawner, status, support_bundle, tail, token, top, topic, trigger,
+    explain, init, invoke, join, lag, logs, man, new, node, plan, produce, ps, raft_group, record,
+    replay, revisions, serve, spawner, status, support_bundle, tail, token, top, topic, trigger,
 };
 use crate::node::NodeFlags;
 use crate::output::{ColorChoice, Format};
@@ -33,7 +33,7 @@ Examples:
   millrace deploy                                        to a node that runs as a service
 
 Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 denied, 5 conflict, 6 unreachable,
-7 timed out, 9 a plan with changes, 78 unusable configuration, 130 interrupted.
+7 timed out, 9 a plan with changes, 10 the function failed, 78 unusable configuration, 130 interrupted.
 `millrace explain CODE` explains errors."
 )]
 #[command(arg_required_else_help = true)]
@@ -132,6 +132,12 @@ pub enum Command {
     /// choose, and records that are given up go into one topic that nothing reads. What the function
     /// does elsewhere it does again.
     Replay(replay::ReplayArgs),
+    /// Call a function, and print what it answers.
+    ///
+    /// It runs at the node that is asked where an instance is ready, else at another member of its
+    /// cluster. What it answers is printed; what it gives to topics by name is there when it has
+    /// answered. Ctrl-C ends the call, wherever it runs.
+    Invoke(invoke::InvokeArgs),
     /// Try event patterns on sample records.
     #[command(subcommand)]
     Event(event::EventCommand),
@@ -312,6 +318,7 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::DeadLetter(args) => dead_letter::run(args, globals),
         Command::Trigger(args) => trigger::run(args, globals),
         Command::Replay(args) => replay::run(args, globals),
+        Command::Invoke(args) => invoke::run(args, globals),
         Command::Event(args) => event::run(args, globals),
         Command::Status(args) => status::run(args, globals),
         Command::Lag(args) => lag::run(args, globals),

@@ -39,6 +39,24 @@ pub struct Refused {
     pub retry_after: Option<Duration>,
 }
 
+/// An answer that is no JSON of ours.
+#[derive(Debug)]
+pub struct Answered {
+    /// The status of HTTP; a success.
+    pub status: u16,
+    /// What was answered.
+    pub body: Vec<u8>,
+    headers: ureq::http::HeaderMap,
+}
+
+impl Answered {
+    /// A header, where it is text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
 impl Client {
     /// Finds the node that is meant. Nothing is sent yet.
     ///
@@ -150,6 +168,30 @@ impl Client {
         let request = request.header("if-match", format!("\"{version}\""));
         let request = request.config().timeout_global(Some(TIMEOUT + wait)).build();
         self.answer(request.send_json(question)).map_err(|refused| refused.error)
+    }
+
+    /// Sends bytes, and waits `wait` longer than usual for bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get), with the time after which it may be asked again.
+    pub fn send(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        headers: &[(&str, &str)],
+        bytes: &[u8],
+        wait: Duration,
+    ) -> Result<Answered, Refused> {
+        let request = self.agent.post(self.url(path)).header("authorization", self.bearer());
+        let request = request.header("content-type", "application/octet-stream");
+        let request = headers.iter().fold(request, |it, (name, value)| it.header(*name, *value));
+        let request = request.query_pairs(query.iter().copied());
+        let request = request.config().timeout_global(Some(TIMEOUT + wait)).build();
+        let response = request.send(bytes).map_err(|error| self.unanswered(&error))?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = self.bytes(Ok(response))?;
+        Ok(Answered { status, headers, body })
     }
 
     /// Puts an answer to a question under a path.

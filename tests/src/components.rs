@@ -210,6 +210,7 @@ impl Pair {
             timeout: Duration::from_millis(500),
             calling: Calling::default(),
             is_risky: false,
+            ends_with_caller: false,
             named: runtime::Named::default(),
         };
         let answer = pool.invoke(invocation).await;

@@ -32,6 +32,7 @@ pub mod promises;
 pub mod raft_sim;
 pub mod redeploy;
 pub mod redrive;
+pub mod remote_invoke;
 pub mod seen;
 pub mod sim;
 pub mod speed_embedded;

@@ -619,6 +619,21 @@ pub const PROMISES: &[Promise] = &[
         floors: &[],
         run: crate::speed_process::run,
     },
+    Promise {
+        name: "remote-invoke",
+        says: "a synchronous call at any of three nodes runs once, where an instance is warm; when \
+               its time is over or its caller hangs up it is ended where it runs, when its node \
+               dies its caller hears within 2 s that it may have run, and nobody runs it again; \
+               crossing adds at most 150 us at the median",
+        needs: "Java 17, Maven and python3 (77 without)",
+        flags: &["rounds", "pairs"],
+        full: "15 min: 20 rounds, 10,000 pairs of calls",
+        ci: "2 min: 2 rounds, 2,000 pairs of calls; a miss of the 150 us that crossing may add is \
+             printed, --full fails on it",
+        may_skip: false,
+        floors: &[("remote", 40), ("killed", 2), ("hung_up", 4), ("red_controls", 13)],
+        run: crate::remote_invoke::run,
+    },
 ];
 
 /// The promise of this name.

@@ -10,6 +10,7 @@
 mod cluster;
 mod group;
 mod image;
+pub mod invoking;
 mod log;
 mod members;
 pub mod placement;

@@ -572,7 +572,17 @@ impl Driver {
         let trace = self.tracer.text(id).into();
         let named = Named { invocation: self.noting.named(id).into(), trace };
         let batch_id = id.0;
-        let invocation = Invocation { frame, batch_id, records, timeout, calling, is_risky, named };
+        let ends_with_caller = false;
+        let invocation = Invocation {
+            frame,
+            batch_id,
+            records,
+            timeout,
+            calling,
+            is_risky,
+            ends_with_caller,
+            named,
+        };
         self.invoked.push(Box::pin(async move {
             let begun = Instant::now();
             let result = revision.invoke.invoke(invocation).await;

@@ -51,6 +51,9 @@ pub enum CallError {
     /// A blob that is another than its digest says.
     #[error("a blob that is not the one of its digest")]
     Digest,
+    /// There is no connection, or it ended before the request had left: it certainly did not run.
+    #[error("there is no connection to it")]
+    NotSent,
 }
 
 impl CallError {
@@ -93,6 +96,46 @@ impl Exchange {
             Ok(Bytes::from(frame.payload))
         };
         timeout_at(deadline, asked).await.unwrap_or(Err(CallError::Deadline))
+    }
+
+    /// As [`call`](Self::call), over the connection that there is: it waits for none, and sends the
+    /// request once.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`]; never later than `within`. [`CallError::NotSent`] and every other error that
+    /// is not [`is_outcome_unknown`](CallError::is_outcome_unknown) say that no handler began,
+    /// unless it is the handler's own word ([`CallError::Failed`]).
+    pub async fn call_once(
+        &self,
+        node: NodeId,
+        kind: Kind,
+        payload: Bytes,
+        within: Duration,
+    ) -> Result<Bytes, CallError> {
+        if PAYLOAD_MAX < payload.len() {
+            return Err(CallError::TooLong(payload.len()));
+        }
+        let deadline = Instant::now() + within;
+        let link = self.inner.live_link(node).ok_or(CallError::NotSent)?;
+        let _busy = link.busy();
+        let sent = async {
+            // Without its end a request does not run.
+            let opened = link.connection.open_bi().await.map_err(|_lost| CallError::NotSent)?;
+            let mut stream = Stream::new(opened, code::CANCELLED);
+            let id = self.inner.next_request();
+            match send(&mut stream, kind, id, payload, deadline).await {
+                Ok(()) | Err(WriteError::Stopped(_)) => Ok((stream, id)),
+                Err(_lost) => Err(CallError::NotSent),
+            }
+        };
+        let sent = timeout_at(deadline, sent).await.unwrap_or(Err(CallError::NotSent));
+        let (mut stream, id) = sent.inspect_err(|_lost| self.inner.forget_if_over(&link))?;
+        let answered = timeout_at(deadline, answer(&mut stream, id)).await;
+        let frame = answered.unwrap_or(Err(CallError::Deadline))?;
+        let Head::Answer { .. } = frame.head else { return Err(CallError::Answer) };
+        stream.done();
+        Ok(Bytes::from(frame.payload))
     }
 
     /// Asks a node for a blob of `bytes_max` at most; `within` is for all of it.

@@ -154,6 +154,19 @@ impl Inner {
         }
     }
 
+    /// The connection to a node, if there is one now.
+    pub(crate) fn live_link(&self, node: NodeId) -> Option<Arc<Link>> {
+        let peers = self.peers.lock();
+        peers.get(&node)?.link.borrow().clone().filter(|link| link.is_live())
+    }
+
+    /// Takes a link out of the table if it has ended.
+    pub(crate) fn forget_if_over(&self, link: &Arc<Link>) {
+        if !link.is_live() {
+            self.forget(link);
+        }
+    }
+
     /// How a connection ended may say that this node was removed.
     fn heed(&self, reason: &ConnectionError) {
         let is_removed = match reason {

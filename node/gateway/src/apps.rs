@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::api::{AliasList, FunctionList, Proposal, RevisionList, Target};
 use crate::codes;
+use crate::invoke::{self, At, Wishes};
 use crate::problem::Refusal;
 use crate::routes::{App, body, question};
 use crate::view::Applications;
@@ -40,7 +41,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
 /// Whether a request may take as long as compiling, starting, draining or reading a whole topic
 /// takes.
 pub(crate) fn is_long(path: &str) -> bool {
-    [":deploy", ":rollback", ":seek"].iter().any(|verb| path.ends_with(verb))
+    [":deploy", ":rollback", ":seek", ":invoke"].iter().any(|verb| path.ends_with(verb))
         || path.starts_with("/v1/packages/")
         || path.starts_with("/v1/dead-letters/")
 }
@@ -91,9 +92,15 @@ async fn delete_alias(
 async fn function_verb(
     State(app): State<Arc<App>>,
     Path((name, verb)): Path<(String, String)>,
+    Query(wishes): Query<Wishes>,
+    at: At,
     headers: HeaderMap,
     content: Body,
 ) -> Result<Response, Refusal> {
+    if let Some(function) = verb.strip_suffix(":invoke") {
+        let function = (name, function.to_owned());
+        return invoke::invoke(&app, function, (at, wishes), &headers, content).await;
+    }
     let function = verb.strip_suffix(":rollback").ok_or_else(no_such)?.to_owned();
     let expects = expected(&headers)?;
     let target: Target = question(content, TARGET_BYTES_MAX).await?;

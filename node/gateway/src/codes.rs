@@ -72,6 +72,16 @@ pub(crate) const ELSEWHERE: &str = "E0576";
 pub(crate) const UNHEARD: &str = "E0578";
 /// Dead letters of a topic are being put back already.
 pub(crate) const REDRIVE_RUNS: &str = "E0540";
+/// A function that was called failed.
+pub(crate) const FUNCTION_FAILED: &str = "E0550";
+/// A call whose time was over.
+pub(crate) const FUNCTION_LATE: &str = "E0551";
+/// Too many calls of a function wait.
+pub(crate) const FUNCTION_BUSY: &str = "E0552";
+/// A call that may have run.
+pub(crate) const MAY_HAVE_RUN: &str = "E0553";
+/// A function that no node can run now.
+pub(crate) const RUNS_NOWHERE: &str = "E0554";
 /// A replay of the trigger runs already.
 pub(crate) const REPLAY_RUNS: &str = "E0561";
 /// What a seek may be refused with by the owner of a partition.

@@ -16,6 +16,7 @@
 //! | `GET /v1/functions` | [`FunctionList`](api::FunctionList) |
 //! | `GET /v1/functions/{a}/{f}/revisions` | [`RevisionList`](api::RevisionList) |
 //! | `POST /v1/functions/{a}/{f}:rollback` | [`Target`](api::Target): what to be again |
+//! | `POST /v1/functions/{a}/{f}:invoke` | calls it with the body, and answers with what it answers |
 //! | `GET /v1/functions/{a}/{f}/aliases` | [`AliasList`](api::AliasList) |
 //! | `PUT`, `DELETE /v1/functions/{a}/{f}/aliases/{alias}` | [`Target`](api::Target) |
 //! | `POST /v1/apps/{a}:plan` | [`Proposal`](api::Proposal): what a deploy would change |
@@ -52,7 +53,7 @@
 //! Errors are [`Problem`](api::Problem)s. The crate runs nothing and decides nothing: what a node
 //! is stands behind [`NodeView`], what runs on it behind [`Applications`] and [`Operations`], its
 //! cluster behind [`Membership`] and [`Backups`], its other nodes behind [`Others`], what a topic is
-//! behind `bus::Bus`.
+//! behind `bus::Bus`, what calls functions behind [`Invocations`].
 
 pub mod api;
 mod apps;
@@ -62,6 +63,7 @@ mod data;
 mod dead_letters;
 mod door;
 mod history;
+mod invoke;
 mod lag;
 mod logs;
 mod members;
@@ -81,6 +83,7 @@ mod whole;
 
 pub use backup::Backups;
 pub use data::Data;
+pub use invoke::{Call, Called, Invocations, NotCalled, VALUE_BYTES_MAX, Why};
 pub use others::{NotHeard, Others, Own, Owned, Question, REPLY_BYTES_MAX, Reply, Verb};
 pub use read::{Begin, record_data};
 pub use server::{BindError, Gateway, GatewayConfig};

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{API, Lag, ShardState, Status};
 use crate::backup::Backups;
 use crate::door::{self, Token};
+use crate::invoke::Invocations;
 use crate::metrics as gauges;
 use crate::others::Others;
 use crate::problem::Refusal;
@@ -53,6 +54,8 @@ pub(crate) struct App {
     pub(crate) membership: Option<Arc<dyn Membership>>,
     /// `None`: there are no other nodes.
     pub(crate) others: Option<Arc<dyn Others>>,
+    /// `None`: nothing can be called here.
+    pub(crate) invocations: Option<Arc<dyn Invocations>>,
     /// `None`: nothing is backed up from here.
     pub(crate) backups: Option<Arc<dyn Backups>>,
     pub(crate) metrics: Option<PrometheusHandle>,

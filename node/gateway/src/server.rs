@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::backup::Backups;
 use crate::codes;
 use crate::door::Token;
+use crate::invoke::Invocations;
 use crate::others::{Others, Own};
 use crate::routes::{self, App};
 use crate::view::{Applications, Membership, NodeView, Operations};
@@ -168,6 +169,7 @@ impl Gateway {
             membership: None,
             others: None,
             backups: None,
+            invocations: None,
             metrics,
             token: Token::new(&config.token),
             body_bytes_max: config.body_bytes_max,
@@ -200,6 +202,18 @@ impl Gateway {
     pub fn with_operations(mut self, operations: Arc<dyn Operations>) -> Self {
         let app = Arc::get_mut(&mut self.app).expect("nothing is served yet");
         app.operations = Some(operations);
+        self
+    }
+
+    /// The same, with functions that can be called.
+    ///
+    /// # Panics
+    ///
+    /// Once it serves.
+    #[must_use]
+    pub fn with_invocations(mut self, invocations: Arc<dyn Invocations>) -> Self {
+        let app = Arc::get_mut(&mut self.app).expect("nothing is served yet");
+        app.invocations = Some(invocations);
         self
     }
 

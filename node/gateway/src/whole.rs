@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 
 use crate::api::{Problem, Unheard};
 use crate::codes;
+use crate::invoke::{self, At};
 use crate::merge::Heard;
 use crate::others::{NotHeard, Others, Question, Reply, Verb};
 use crate::problem::{PROBLEM_MEDIA_TYPE, Refusal};
@@ -69,6 +70,11 @@ pub(crate) async fn narrow(
     let (node, rest) = named(request.uri());
     let (Some(node), Some(rest)) = (node, rest) else { return next.run(request).await };
     *request.uri_mut() = rest;
+    if invoke::is_call(request.uri().path()) {
+        // It crosses by a way of its own.
+        request.extensions_mut().insert(At(Some(node)));
+        return next.run(request).await;
+    }
     let own = app.others.as_ref().map_or_else(|| app.node.status().node.name, |it| it.own_name());
     if node == own {
         request.extensions_mut().insert(Scope::Own);

@@ -22,6 +22,9 @@ pub struct Invocation {
     pub calling: Calling,
     /// Whether it is part of a batch that took its instance with it, and may do so again.
     pub is_risky: bool,
+    /// Whether its instance is ended when nobody waits for the answer any more. What runs for a
+    /// shard goes on: its outputs may be committed already.
+    pub ends_with_caller: bool,
     /// What its log lines name it by.
     pub named: Named,
 }
@@ -119,12 +122,27 @@ impl Failure {
         self
     }
 
+    /// Whether the handler certainly never had the batch. A task that was cut off is no such
+    /// case, though nobody is charged for it either.
+    #[must_use]
+    pub fn has_not_run(&self) -> bool {
+        match self.kind {
+            FailureKind::NoCapacity => self.name.as_deref() != Some(CUT_OFF),
+            FailureKind::Start => true,
+            _ => false,
+        }
+    }
+
     /// The name that dead letters and messages carry.
     #[must_use]
     pub fn code(&self) -> &str {
         self.name.as_deref().unwrap_or_else(|| self.kind.code())
     }
 }
+
+/// The name of a failure whose task ended with the engine, or with whoever asked: the handler may
+/// have had the batch.
+pub(crate) const CUT_OFF: &str = "Millrace.CutOff";
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +204,10 @@ pub struct PoolStats {
     pub started: u64,
     /// Invocations that ended so far.
     pub ended: u64,
+    /// Instances that there may be at once.
+    pub max: u32,
+    /// Whether a new instance costs next to nothing, so that one that is idle is no better.
+    pub starts_fast: bool,
 }
 
 /// Runs batches: a pool, or in tests a function of the test.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tokio::sync::{Notify, oneshot};
 
+use crate::invocation::CUT_OFF;
 use crate::kind::{Called, Instance, Template};
 use crate::metrics::PoolMetrics;
 use crate::process::{guarded, resident_bytes};
@@ -155,6 +156,14 @@ impl Reply {
     fn send(mut self, result: Result<Answer, Failure>) {
         drop(self.0.take().map(|reply| reply.send(result)));
     }
+
+    /// Comes back when nobody waits for it any more.
+    async fn unwanted(&mut self) {
+        match &mut self.0 {
+            Some(reply) => reply.closed().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 impl Drop for Reply {
@@ -163,7 +172,8 @@ impl Drop for Reply {
         // Cancelled: the engine was dropped, which is no fault of the batch.
         let is_crash = std::thread::panicking();
         let kind = if is_crash { FailureKind::Crash } else { FailureKind::NoCapacity };
-        drop(reply.send(Err(Failure::new(kind, "the invocation's task ended"))));
+        let failure = Failure::new(kind, "the invocation's task ended");
+        drop(reply.send(Err(if is_crash { failure } else { failure.named(CUT_OFF) })));
     }
 }
 
@@ -343,7 +353,9 @@ impl Invoke for Pool {
         let (idle, busy, queued) = self.shared.inner().slots.counts();
         let started = self.shared.started.load(Ordering::Relaxed);
         let ended = self.shared.ended.load(Ordering::Relaxed);
-        PoolStats { idle, busy, queued, started, ended }
+        let max = self.shared.config.max;
+        let starts_fast = matches!(self.shared.template, Template::Wasm(_));
+        PoolStats { idle, busy, queued, started, ended, max, starts_fast }
     }
 }
 
@@ -368,7 +380,7 @@ impl Drop for Untold {
 async fn run(mut granted: Granted, mut request: Request) {
     let mut before = Untold(None);
     loop {
-        let Request { invocation, asked_at, reply } = request;
+        let Request { invocation, asked_at, mut reply } = request;
         let (result, instance) = {
             let mut called = pin!(call(&mut granted, &invocation, asked_at.elapsed()));
             let mut early = None;
@@ -381,6 +393,15 @@ async fn run(mut granted: Granted, mut request: Request) {
             }
             match early {
                 Some(early) => early,
+                None if invocation.ends_with_caller => tokio::select! {
+                    biased;
+                    called = called.as_mut() => called,
+                    // The instance goes with the call: nobody knows what it is in the middle of.
+                    () = reply.unwanted() => {
+                        let failure = Failure::new(FailureKind::NoCapacity, "nobody waits for it");
+                        (Err(failure.named(CUT_OFF)), None)
+                    }
+                },
                 None => called.await,
             }
         };

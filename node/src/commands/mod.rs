@@ -16,6 +16,7 @@ pub mod event;
 pub mod explain;
 pub mod init;
 pub mod interrupt;
+pub mod invoke;
 pub mod join;
 pub mod lag;
 pub mod logs;

@@ -189,12 +189,12 @@ fn of_alias(path: &str, alias: &str) -> Result<String, CommandError> {
     Ok(format!("{path}/{alias}"))
 }
 
-fn path_of(function: &FunctionInfo) -> String {
+pub(super) fn path_of(function: &FunctionInfo) -> String {
     format!("/v1/functions/{}/{}", function.app, function.name)
 }
 
 /// The function that is meant.
-fn find(client: &Client, text: &str) -> Result<FunctionInfo, CommandError> {
+pub(super) fn find(client: &Client, text: &str) -> Result<FunctionInfo, CommandError> {
     let list: FunctionList = client.get("/v1/functions")?;
     choose(list.functions, text)
 }

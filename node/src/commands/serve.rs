@@ -15,7 +15,7 @@ use super::error::{CommandError, exit};
 use crate::cli::{Globals, SPAWNER, ServeArgs};
 use crate::discovery::{self, NodeFile, Registered};
 use crate::journal::{self, Journal};
-use crate::node::{Deployed, Node, Settings, describe_trace_metrics};
+use crate::node::{Deployed, Node, Settings, describe_call_metrics, describe_trace_metrics};
 use crate::output::{self, Format};
 use crate::service;
 
@@ -161,7 +161,8 @@ impl Up {
             Ok(gateway) => gateway
                 .with_applications(Arc::new(node.clone()))
                 .with_operations(Arc::new(node.clone()))
-                .with_backups(Arc::new(node.clone())),
+                .with_backups(Arc::new(node.clone()))
+                .with_invocations(Arc::new(node.clone())),
             Err(error) => {
                 node.end().await;
                 let message = format!("cannot listen: {}", crate::node::chain(&error));
@@ -275,6 +276,7 @@ fn start_metrics() -> Option<PrometheusHandle> {
     dispatch::describe_metrics();
     runtime::describe_metrics();
     describe_trace_metrics();
+    describe_call_metrics();
     journal::describe_metrics();
     Some(handle)
 }

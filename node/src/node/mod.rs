@@ -14,6 +14,7 @@ mod growth;
 mod handed;
 mod handing;
 mod history;
+mod invoke;
 mod kafka;
 mod logbook;
 mod packages;
@@ -50,6 +51,7 @@ pub use deploy::{Deployed, Refusal};
 pub use doctor::examine_machine;
 pub use feed::FeedProgress;
 pub use history::History;
+pub(crate) use invoke::describe_metrics as describe_call_metrics;
 pub use kafka::Kafka;
 pub use peers::PeerSettings;
 pub use settings::{NodeFlags, Settings, TraceSettings};
@@ -129,6 +131,7 @@ struct Inner {
     shown: Mutex<status::Shown>,
     feed: Mutex<Option<FeedProgress>>,
     logbook: Arc<logbook::Logbook>,
+    calls: invoke::Calls,
     redrives: Mutex<dead_letters::Redrives>,
     replays: Mutex<replays::Replays>,
     /// Histories that somebody asked for of late.
@@ -265,6 +268,7 @@ impl Node {
             shown: Mutex::default(),
             feed: Mutex::default(),
             logbook,
+            calls: invoke::Calls::default(),
             redrives: Mutex::default(),
             replays: Mutex::default(),
             drain: site.drain,
@@ -274,6 +278,10 @@ impl Node {
             warnings,
         };
         let node = Self { inner: Arc::new(inner) };
+        if let Some(peers) = &node.inner.peers {
+            peers.run_with(&node.inner);
+            drop(tokio::spawn(node.clone().follow_calls()));
+        }
         if node.inner.kafka.is_some() {
             drop(tokio::spawn(node.clone().watch_growth()));
         }
@@ -321,6 +329,7 @@ impl Node {
     pub async fn end(&self) {
         self.inner.shutdown.cancel();
         self.retire().await;
+        self.inner.calls.quiet(self.inner.drain).await;
         self.inner.over.cancel();
         let apps = std::mem::take(&mut *self.inner.apps.lock().await);
         let (mut drains, mut pools) = (Vec::new(), Vec::new());

@@ -43,6 +43,7 @@ struct ShownFunction {
 impl Node {
     /// Takes over what changed.
     pub(super) fn show(&self, apps: &Apps) {
+        self.inner.calls.take_over(apps);
         let mut functions = Vec::new();
         for (app, running) in apps {
             let stopped = running.refused.iter();

@@ -52,6 +52,17 @@ impl Display for ApiError {
     }
 }
 
+/// What a node answered, good or bad.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// Of HTTP.
+    pub status: u16,
+    /// Names are in lower case.
+    pub headers: std::collections::BTreeMap<String, String>,
+    /// As it came.
+    pub body: Vec<u8>,
+}
+
 /// A node's control API.
 #[derive(Clone, Debug)]
 pub struct Api {
@@ -143,6 +154,39 @@ impl Api {
         let request = self.agent.post(format!("{}{path}", self.url));
         let request = request.header("authorization", format!("Bearer {}", self.token));
         taken(request.send_json(body))
+    }
+
+    /// A POST of bytes, whatever is answered: its status, its headers in lower case, its body.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer within that time.
+    pub fn send(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        within: Duration,
+    ) -> Result<Reply, ApiError> {
+        let request = self.agent.post(format!("{}{path}", self.url));
+        let request = request.header("authorization", format!("Bearer {}", self.token));
+        let request = headers.iter().fold(request, |it, (name, value)| it.header(*name, *value));
+        let request = request.config().timeout_global(Some(within)).build();
+        let unanswered = |error: ureq::Error| ApiError::Lost(error.to_string());
+        let mut response = request.send(body).map_err(unanswered)?;
+        let status = response.status().as_u16();
+        let all = response.headers().iter();
+        let headers = all
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or("").to_owned()))
+            .collect();
+        let body = response.body_mut().with_config().limit(64 << 20).read_to_vec();
+        Ok(Reply { status, headers, body: body.map_err(unanswered)? })
+    }
+
+    /// Where it listens, as host:port, and its token: for who speaks HTTP by hand.
+    #[must_use]
+    pub fn place(&self) -> (&str, &str) {
+        (self.url.trim_start_matches("http://"), &self.token)
     }
 
     /// A PUT of JSON; the body as text.

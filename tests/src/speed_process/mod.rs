@@ -238,6 +238,7 @@ async fn rate(pool: &Pool, outputs: usize) -> Result<f64, NotShown> {
         timeout: Duration::from_secs(30),
         calling,
         is_risky: false,
+        ends_with_caller: false,
         named: runtime::Named::default(),
     };
     // Warm: as the bare loop is when its turn is counted.

@@ -70,6 +70,27 @@ async fn bytes_that_are_no_request_are_refused_by_name_and_the_connection_stays(
 }
 
 #[tokio::test]
+async fn a_call_that_goes_once_says_whether_it_left() {
+    let (_, _, [one, two]) = pair();
+    let call = |kind| one.exchange.call_once(TWO, kind, Bytes::from_static(b"x"), SOON);
+    assert_eq!(call(Kind::PING).await, Err(CallError::NotSent), "nobody is known");
+    one.exchange.set_peer(TWO, two.address);
+    let link = one.exchange.inner.wait_link(TWO).await.unwrap();
+    assert_eq!(call(Kind::PING).await, Ok(Bytes::from_static(b"x")));
+    let handler = async {
+        until("a handler", || two.echo.started.load(Ordering::SeqCst) == 1).await;
+        link.close(code::ABANDONED, "cut");
+    };
+    let (lost, ()) = tokio::join!(call(Kind::INVOKE), handler);
+    assert_eq!(lost, Err(CallError::Lost), "it may have been done");
+    assert!(CallError::Lost.is_outcome_unknown() && !CallError::NotSent.is_outcome_unknown());
+    let within = Duration::from_millis(50);
+    one.exchange.inner.wait_link(TWO).await.unwrap();
+    let late = one.exchange.call_once(TWO, Kind::INVOKE, Bytes::new(), within).await;
+    assert_eq!(late, Err(CallError::Deadline));
+}
+
+#[tokio::test]
 async fn a_call_that_is_dropped_ends_its_handler() {
     let (_, _, [one, two]) = pair();
     one.exchange.set_peer(TWO, two.address);

@@ -57,6 +57,15 @@ async fn call(pool: &Pool, values: &[&str]) -> Result<Answer, Failure> {
 }
 
 async fn call_within(timeout: Duration, pool: &Pool, values: &[&str]) -> Result<Answer, Failure> {
+    call_for(false, timeout, pool, values).await
+}
+
+async fn call_for(
+    ends_with_caller: bool,
+    timeout: Duration,
+    pool: &Pool,
+    values: &[&str],
+) -> Result<Answer, Failure> {
     let context = Context::default();
     let mut builder = RequestBuilder::new(7, Order::Key, &context, &[("in", 0)]);
     for (offset, value) in values.iter().enumerate() {
@@ -72,6 +81,7 @@ async fn call_within(timeout: Duration, pool: &Pool, values: &[&str]) -> Result<
         timeout,
         calling,
         is_risky: false,
+        ends_with_caller,
         named,
     })
     .await
@@ -145,6 +155,25 @@ async fn an_instance_lives_as_long_as_its_pool_says() {
     assert_eq!(counts(Fresh::Record, 9).await, (lives(["00", "00", "00"]), 3, 3));
     assert_eq!(counts(Fresh::Never, 9).await, (lives(["01", "23", "45"]), 1, 3));
     assert_eq!(counts(Fresh::Never, 2).await, (lives(["01", "23", "01"]), 2, 3));
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_ends_its_instance_if_it_says_so() {
+    let world = world();
+    let pool = world.pool("probe", |config| config.max = 1);
+    for ends in [true, false] {
+        let ended = pool.stats().ended;
+        let long = Duration::from_secs(20);
+        let gone = call_for(ends, long, &pool, &["sleep"]);
+        assert!(tokio::time::timeout(Duration::from_millis(100), gone).await.is_err());
+        if ends {
+            eventually(|| (pool.stats().busy, pool.stats().ended) == (0, ended + 1)).await;
+            assert_eq!(outputs(&call(&pool, &["b"]).await.unwrap(), 1), ["b"]);
+        } else {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert_eq!(pool.stats().busy, 1, "what runs for a shard goes on");
+        }
+    }
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use super::courier::{Courier, TAKEN};
 use super::folder::{Known, fingerprints};
 use super::members::{Order, carry_out};
 use super::packages::PACKAGE;
+use crate::node::Inner;
 use crate::node::handed::Inheritance;
 use crate::node::packages::PackageStore;
 
@@ -71,6 +72,8 @@ pub(super) struct Desk {
     pub(super) own: OnceLock<gateway::Own>,
     /// Takes what owners of shards hand over to this node, once it can.
     pub(super) inheritance: OnceLock<Arc<Inheritance>>,
+    /// What runs calls.
+    pub(super) node: OnceLock<Weak<Inner>>,
     /// The CA, where this node has it.
     pub(super) authority: Mutex<Option<Arc<Authority>>>,
     /// Nodes that others told of, which this log does not reach yet.
@@ -95,6 +98,9 @@ impl Desk {
     }
 
     async fn answer(&self, request: Request) -> Answer {
+        if request.kind == Kind::INVOKE && matches!(request.peer, Peer::Member(_)) {
+            return self.answer_call(request).await;
+        }
         let Request { peer, kind, payload, .. } = request;
         let Peer::Member(NodeName { node: NodeId(from), .. }) = peer else {
             return self.let_in(&payload).await;

@@ -1,6 +1,7 @@
 //! This node among the others: opens its part of the cluster, talks to the other nodes, and keeps
 //! up with who they are.
 
+mod calls;
 mod courier;
 mod desk;
 mod folder;
@@ -114,6 +115,7 @@ impl Peers {
             exchange: OnceLock::new(),
             own: OnceLock::new(),
             inheritance: OnceLock::new(),
+            node: OnceLock::new(),
             authority: Mutex::new(authority),
             hints: Mutex::new(hints),
         });

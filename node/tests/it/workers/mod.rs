@@ -173,7 +173,16 @@ pub(crate) async fn call(
     let frame: bytes::Bytes = builder.finish().into();
     let count = Request::parse(&frame).unwrap().len();
     let (records, named, is_risky) = (count as u32, runtime::Named::default(), false);
-    let invocation = Invocation { frame, batch_id: 7, records, timeout, calling, is_risky, named };
+    let invocation = Invocation {
+        frame,
+        batch_id: 7,
+        records,
+        timeout,
+        calling,
+        is_risky,
+        ends_with_caller: false,
+        named,
+    };
     let answer = pool.invoke(invocation).await?;
     let response = Response::parse(&answer.frame, 7, count).unwrap();
     let ends = (0..count).map(|index| match response.end(index) {

@@ -412,7 +412,7 @@ pub const PROMISES: &[Promise] = &[
                not fill, or are read as something else than the layout says, however they are cut",
         needs: "nothing",
         flags: &["executions"],
-        full: "2 min: 10,000,000 executions",
+        full: "5 min: 10,000,000 executions",
         ci: "20 s: 1,000,000 executions",
         may_skip: false,
         floors: &[("executions", 1_000_000), ("frames", 50_000), ("red_controls", 5)],

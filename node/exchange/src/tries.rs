@@ -8,8 +8,8 @@
 //!
 //! A source is an address of IPv4, and a network of 64 bits of IPv6, which is one owner's.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// See the [module documentation](self). Times are those of one process, from any start.

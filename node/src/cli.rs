@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 
 use crate::commands::error::{CommandError, exit};
 use crate::commands::{
-    backup, build, completions, consume, dead_letter, deploy, describe, dev, doctor, event,
+    backup, build, ca, completions, consume, dead_letter, deploy, describe, dev, doctor, event,
     explain, init, invoke, join, lag, logs, man, new, node, plan, produce, ps, raft_group, record,
     replay, revisions, serve, spawner, status, support_bundle, tail, token, top, topic, trigger,
 };
@@ -178,6 +178,9 @@ pub enum Command {
     /// Make, list and revoke tokens of those who follow topics from outside.
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Show and rotate the CA that vouches for the nodes of a cluster.
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// Show and steer what the nodes of a cluster agree by.
     #[command(subcommand)]
     Raft(raft_group::RaftCommand),
@@ -333,6 +336,7 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Join(args) => join::run(args, globals),
         Command::Node(command) => node::run(command, globals),
         Command::Token(command) => token::run(command, globals),
+        Command::Ca(command) => ca::run(command, globals),
         Command::Raft(command) => raft_group::run(command, globals),
         Command::Doctor(args) => doctor::run(args, globals),
         Command::SupportBundle(args) => support_bundle::run(args, globals),

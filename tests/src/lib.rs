@@ -19,6 +19,7 @@ pub mod exchange;
 pub mod filters;
 pub mod first_alert;
 pub mod fleet;
+pub mod frames;
 pub mod fuzz;
 pub mod harness;
 pub mod hidden;

@@ -362,6 +362,26 @@ pub const PROMISES: &[Promise] = &[
         run: crate::fleet::run_rebalance,
     },
     Promise {
+        name: "ca-rotation",
+        says: "the CA of three nodes takes another's place under load and drops nothing: no shard \
+               changes hands, no member refuses another, a kill of the leader at any stage only \
+               delays it, both CAs are good until all nodes have a certificate of the new one, and \
+               then who shows the old one is refused, counted and logged",
+        needs: "python3 with venv and PyPI, Java 17 and Maven (77 without)",
+        flags: &["kills"],
+        full: "15 min: 30 kills",
+        ci: "2 min: three kills",
+        may_skip: false,
+        floors: &[
+            ("rotations", 5),
+            ("kills", 3),
+            ("old_certificates_refused", 5),
+            ("records", 5_000),
+            ("red_controls", 3),
+        ],
+        run: crate::fleet::run_rotation,
+    },
+    Promise {
         name: "drain",
         says: "a node of three that is drained, or stopped and started again, repeats nothing, loses \
                nothing, and no shard is silent for more than 300 ms (p99)",
@@ -392,6 +412,18 @@ pub const PROMISES: &[Promise] = &[
             ("three_moves", 2),
         ],
         run: crate::stubborn_key::run,
+    },
+    Promise {
+        name: "frames",
+        says: "no bytes of another node, a joiner or a subscriber end a node, take memory that they do \
+               not fill, or are read as something else than the layout says, however they are cut",
+        needs: "nothing",
+        flags: &["executions"],
+        full: "5 min: 10,000,000 executions",
+        ci: "20 s: 1,000,000 executions",
+        may_skip: false,
+        floors: &[("executions", 1_000_000), ("frames", 50_000), ("red_controls", 5)],
+        run: crate::frames::run,
     },
     Promise {
         name: "fuzz",

@@ -39,8 +39,8 @@ pub use raft::eraftpb::{Entry, Message};
 pub use reads::{ReadEnd, Unavailable};
 pub use recovery::{Doubtful, IDS_PASSED, NotRecovered, PASSED, Recovery};
 pub use state::{
-    Answered, App, Applied, Command, Function, History, Kept, Member, MemberChange, Placing,
-    REVISIONS_MAX, Redriver, Refused, Role, Roster, Shard, Spent, State, SubscriberChange,
-    SubscriberToken, Subscribers, Tokens, Trigger,
+    Answered, App, Applied, Authorities, Ca, CaChange, Command, Function, History, Kept, Member,
+    MemberChange, Placing, REVISIONS_MAX, Redriver, Refused, Role, Roster, Rotation, Shard, Spent,
+    Stage, State, SubscriberChange, SubscriberToken, Subscribers, Tokens, Trigger,
 };
 pub use wire::{Proposal, Want};

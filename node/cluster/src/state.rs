@@ -20,10 +20,12 @@
 //!   above the one before.
 //! - **RS-10**, **RS-11** about members: roster.rs; **RS-12** about join tokens: tokens.rs;
 //!   **RS-13** about what is proposed twice: answered.rs; **RS-14**, **RS-15** about owners: owners.rs;
-//!   **RS-16** about tokens of subscribers: subscribers.rs.
+//!   **RS-16** about tokens of subscribers: subscribers.rs; **RS-17** to **RS-19** about CAs:
+//!   authorities.rs.
 
 mod alone;
 mod answered;
+mod authorities;
 mod former;
 mod history;
 mod owners;
@@ -38,7 +40,8 @@ use bus::{Epoch, ShardId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use answered::Answered;
-pub(crate) use former::{Alone, Former, Named, Unfollowed};
+pub use authorities::{Authorities, Ca, CaChange, Rotation, Stage};
+pub(crate) use former::{Alone, Former, Named, Unfollowed, Unrotated};
 pub use history::{History, Kept, REVISIONS_MAX};
 pub use owners::Placing;
 pub use refused::Refused;
@@ -238,6 +241,11 @@ pub enum Command {
         /// What becomes of it.
         change: SubscriberChange,
     },
+    /// A CA takes the place of another, step by step.
+    Ca {
+        /// Which step.
+        change: CaChange,
+    },
 }
 
 /// Who puts back the dead letters of a topic: its position there says which are done.
@@ -284,6 +292,7 @@ pub struct State {
     /// Members whose process has started and is not ready yet.
     starting: BTreeSet<u64>,
     subscribers: Subscribers,
+    authorities: Authorities,
 }
 
 impl State {
@@ -418,7 +427,18 @@ impl State {
                 self.paused.extend(paused.map(|(id, at)| (id.clone(), *at)));
                 Ok(applied)
             }
-            Command::Subscriber { id, change } => self.subscribers.apply(*id, change),
+            Command::Subscriber { id, change } => {
+                let applied = self.subscribers.apply(*id, change)?;
+                if let SubscriberChange::Make(_) = change {
+                    let kept = self.subscribers.tokens();
+                    self.authorities.note_token(*id, |id| kept.contains_key(&id));
+                }
+                Ok(applied)
+            }
+            Command::Ca { change } => {
+                let tokens = self.subscribers.tokens().keys().copied();
+                self.authorities.apply(change, &self.roster, tokens)
+            }
         }
     }
 
@@ -463,6 +483,12 @@ impl State {
     #[must_use]
     pub const fn subscribers(&self) -> &Subscribers {
         &self.subscribers
+    }
+
+    /// The CAs of the cluster.
+    #[must_use]
+    pub const fn authorities(&self) -> &Authorities {
+        &self.authorities
     }
 
     /// The nodes that the cluster has and had.

@@ -14,6 +14,7 @@ use webpki::{EndEntityCert, anchor_from_trusted_cert, spki_for_anchor};
 
 use crate::identity::{Fingerprint, Life, NodeKey, NodeName, PublicKey, is_cluster_name};
 use crate::keyfile::{self, KeyError, StoredAuthority};
+use crate::validity;
 
 /// The certificate of a CA, in DER, known to be one.
 #[derive(Clone, PartialEq, Eq)]
@@ -48,6 +49,12 @@ impl CaCertificate {
         self.fingerprint
     }
 
+    /// How long it holds; `None` where it is written in a way that is not read here.
+    #[must_use]
+    pub fn life(&self) -> Option<Life> {
+        validity::life(&self.der)
+    }
+
     /// What chains are checked against.
     pub(crate) fn anchor(&self) -> TrustAnchor<'static> {
         let certificate = CertificateDer::from(self.der.as_slice());
@@ -62,9 +69,21 @@ impl fmt::Debug for CaCertificate {
     }
 }
 
+/// What one CA of a rotation says of the other: who knows the first alone is led to the second.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// SHA-256 of the key that it is about.
+    pub of: Fingerprint,
+    /// X.509 in DER.
+    pub der: Vec<u8>,
+}
+
 /// Whom a cluster trusts: one CA, or two in the window of a rotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trust(Vec<CaCertificate>);
+pub struct Trust {
+    cas: Vec<CaCertificate>,
+    bridges: Vec<Bridge>,
+}
 
 impl Trust {
     /// Trusts these.
@@ -74,21 +93,39 @@ impl Trust {
     /// [`KeyError::Cas`] unless they are one or two.
     pub fn new(cas: Vec<CaCertificate>) -> Result<Self, KeyError> {
         match cas.len() {
-            1 | 2 => Ok(Self(cas)),
+            1 | 2 => Ok(Self { cas, bridges: Vec::new() }),
             count => Err(KeyError::Cas(count)),
         }
+    }
+
+    /// With what two CAs say of each other, for those who know one of them alone: joiners and
+    /// subscribers, by their tokens. Members do not look at it.
+    #[must_use]
+    pub fn with_bridges(self, bridges: Vec<Bridge>) -> Self {
+        Self { bridges, ..self }
     }
 
     /// The CAs.
     #[must_use]
     pub fn cas(&self) -> &[CaCertificate] {
-        &self.0
+        &self.cas
+    }
+
+    /// What is shown behind a certificate of `ca`: that CA, and the way to it from the other one.
+    pub(crate) fn behind(&self, ca: &CaCertificate) -> Vec<Vec<u8>> {
+        let mut chain = vec![ca.der.clone()];
+        if let Some(bridge) = self.bridges.iter().find(|it| it.of == ca.fingerprint) {
+            chain.push(bridge.der.clone());
+            let others = self.cas.iter().filter(|it| it.fingerprint != ca.fingerprint);
+            chain.extend(others.map(|it| it.der.clone()));
+        }
+        chain
     }
 
     /// Their fingerprints.
     #[must_use]
     pub fn fingerprints(&self) -> Vec<Fingerprint> {
-        self.0.iter().map(CaCertificate::fingerprint).collect()
+        self.cas.iter().map(CaCertificate::fingerprint).collect()
     }
 }
 
@@ -157,14 +194,33 @@ impl Authority {
         wanted.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         wanted.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        set_life(&mut wanted, life);
+        Ok(Issued { der: self.sign(wanted, key)?, life })
+    }
+
+    /// Certifies another CA of the cluster, for as long as both hold.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Name`] for a CA of another cluster, [`KeyError::Crypto`].
+    pub fn vouch_for(&self, other: &Self) -> Result<Bridge, KeyError> {
+        if other.cluster != self.cluster {
+            return Err(KeyError::Name);
+        }
+        let life = Life { until: other.life.until.min(self.life.until), ..other.life };
+        let wanted = parameters(&other.cluster, &other.key, life);
+        let der = self.sign(wanted, &other.key.public())?;
+        Ok(Bridge { of: other.certificate.fingerprint, der })
+    }
+
+    fn sign(&self, mut wanted: CertificateParams, key: &PublicKey) -> Result<Vec<u8>, KeyError> {
         // The same key is certified again and again: a serial of its own for each.
         let mut serial: [u8; 16] = rand::random();
         serial[0] &= 0x7f;
         wanted.serial_number = Some(SerialNumber::from_slice(&serial));
-        set_life(&mut wanted, life);
         let own = parameters(&self.cluster, &self.key, self.life);
         let certificate = wanted.signed_by(key, &Issuer::from_params(&own, &self.key.0))?;
-        Ok(Issued { der: certificate.der().to_vec(), life })
+        Ok(certificate.der().to_vec())
     }
 
     /// Writes key and certificate into a file of mode 0600; synced when this returns.

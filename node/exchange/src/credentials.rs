@@ -6,53 +6,101 @@ use std::sync::{Arc, RwLock};
 
 use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
-use rustls::pki_types::TrustAnchor;
+use rustls::pki_types::{CertificateDer, TrustAnchor};
 use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 
-use crate::certificate::Trust;
-use crate::identity::{Identity, NodeName};
+use crate::certificate::{CaCertificate, Issued, Trust};
+use crate::identity::{Identity, Life, NodeName};
 use crate::keyfile::KeyError;
+use crate::metrics;
 
 /// Both, each replaced as a whole.
-pub(crate) struct Credentials {
-    shown: RwLock<(Arc<NodeName>, Arc<CertifiedKey>)>,
-    trusted: RwLock<Arc<[TrustAnchor<'static>]>>,
+pub(crate) struct Credentials(RwLock<Held>);
+
+struct Held {
+    name: Arc<NodeName>,
+    issued: Issued,
+    ca: CaCertificate,
+    key: Arc<dyn SigningKey>,
+    trust: Trust,
+    /// What follows from these.
+    shown: Arc<CertifiedKey>,
+    trusted: Arc<[TrustAnchor<'static>]>,
+}
+
+impl Held {
+    /// What TLS shows: the certificate with its CA behind it, which a joiner looks for.
+    fn certified(&self) -> Arc<CertifiedKey> {
+        let chain = std::iter::once(self.issued.der.clone()).chain(self.trust.behind(&self.ca));
+        let chain = chain.map(CertificateDer::from).collect();
+        Arc::new(CertifiedKey::new(chain, Arc::clone(&self.key)))
+    }
+
+    fn note(&self) {
+        let cas = self.trust.cas().iter().filter_map(|ca| ca.life());
+        metrics::expire(self.issued.life.until, cas.map(|life| life.until).min());
+    }
 }
 
 impl Credentials {
     pub(crate) fn new(identity: &Identity, trust: &Trust) -> Result<Self, KeyError> {
-        let shown = (Arc::new(identity.name().clone()), Arc::new(identity.certified()?));
-        Ok(Self { shown: RwLock::new(shown), trusted: RwLock::new(anchors(trust)) })
+        let key = identity.signing_key()?;
+        let mut held = Held {
+            name: Arc::new(identity.name().clone()),
+            issued: identity.issued().clone(),
+            ca: identity.ca().clone(),
+            shown: Arc::new(CertifiedKey::new(Vec::new(), Arc::clone(&key))),
+            key,
+            trust: trust.clone(),
+            trusted: anchors(trust),
+        };
+        held.shown = held.certified();
+        held.note();
+        Ok(Self(RwLock::new(held)))
     }
 
     pub(crate) fn name(&self) -> Arc<NodeName> {
-        Arc::clone(&self.shown.read().expect(UNPOISONED).0)
+        Arc::clone(&self.0.read().expect(UNPOISONED).name)
+    }
+
+    pub(crate) fn life(&self) -> Life {
+        self.0.read().expect(UNPOISONED).issued.life
     }
 
     pub(crate) fn trusted(&self) -> Arc<[TrustAnchor<'static>]> {
-        Arc::clone(&self.trusted.read().expect(UNPOISONED))
+        Arc::clone(&self.0.read().expect(UNPOISONED).trusted)
     }
 
     pub(crate) fn show(&self, identity: &Identity) -> Result<(), KeyError> {
-        let shown = (Arc::new(identity.name().clone()), Arc::new(identity.certified()?));
-        *self.shown.write().expect(UNPOISONED) = shown;
+        let key = identity.signing_key()?;
+        let mut held = self.0.write().expect(UNPOISONED);
+        held.name = Arc::new(identity.name().clone());
+        (held.issued, held.ca) = (identity.issued().clone(), identity.ca().clone());
+        held.key = key;
+        held.shown = held.certified();
+        held.note();
+        drop(held);
         Ok(())
     }
 
     pub(crate) fn trust(&self, trust: &Trust) {
-        *self.trusted.write().expect(UNPOISONED) = anchors(trust);
+        let mut held = self.0.write().expect(UNPOISONED);
+        held.trust = trust.clone();
+        held.trusted = anchors(trust);
+        held.shown = held.certified();
+        held.note();
     }
 
     fn certified(&self) -> Arc<CertifiedKey> {
-        Arc::clone(&self.shown.read().expect(UNPOISONED).1)
+        Arc::clone(&self.0.read().expect(UNPOISONED).shown)
     }
 }
 
 const UNPOISONED: &str = "nothing panics while it holds this";
 
 fn anchors(trust: &Trust) -> Arc<[TrustAnchor<'static>]> {
-    trust.cas().iter().map(crate::certificate::CaCertificate::anchor).collect()
+    trust.cas().iter().map(CaCertificate::anchor).collect()
 }
 
 impl fmt::Debug for Credentials {

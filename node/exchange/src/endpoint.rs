@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::certificate::Trust;
 use crate::credentials::Credentials;
 use crate::gate::{Gate, Members};
-use crate::identity::{Identity, NodeId};
+use crate::identity::{Identity, Life, NodeId};
 use crate::keyfile::KeyError;
 use crate::link::code;
 use crate::peers::{self, Peers};
@@ -206,7 +206,19 @@ impl Exchange {
     /// [`KeyError`] when the identity is not usable; nothing changes then.
     pub async fn renew(&self, identity: &Identity) -> Result<usize, KeyError> {
         self.inner.gate.credentials.show(identity)?;
-        Ok(peers::redial(&self.inner).await)
+        Ok(self.redial().await)
+    }
+
+    /// Replaces each connection by one that shows what both sides show now, as a renewal does; how
+    /// many could not be replaced.
+    pub async fn redial(&self) -> usize {
+        peers::redial(&self.inner).await
+    }
+
+    /// How long the certificate holds that is shown now.
+    #[must_use]
+    pub fn certificate_life(&self) -> Life {
+        self.inner.gate.credentials.life()
     }
 
     /// Ends every connection to who may not come in any more: call it when the member table or

@@ -4,10 +4,11 @@
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::sign::CertifiedKey;
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm, SigningKey as _};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::SigningKey;
 use sha2::{Digest, Sha256};
 
 use crate::certificate::{CaCertificate, Issued};
@@ -136,6 +137,11 @@ impl PublicKey {
         &self.0
     }
 
+    /// Whether who signed this has the other half.
+    pub(crate) fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        webpki::ring::ECDSA_P256_SHA256.verify_signature(&self.0, message, signature).is_ok()
+    }
+
     /// What the member table knows it by.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
@@ -170,6 +176,11 @@ impl NodeKey {
     pub(crate) fn from_pkcs8(bytes: &[u8]) -> Result<Self, KeyError> {
         let bytes = PrivatePkcs8KeyDer::from(bytes);
         Ok(Self(KeyPair::from_pkcs8_der_and_sign_algo(&bytes, &PKCS_ECDSA_P256_SHA256)?))
+    }
+
+    /// Signs: what only who has the key can do.
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        Ok(self.0.sign(message)?)
     }
 
     /// The half that may be shown.
@@ -268,14 +279,15 @@ impl Identity {
         })
     }
 
-    /// What TLS shows: the certificate with its CA behind it, which a joiner looks for.
-    pub(crate) fn certified(&self) -> Result<CertifiedKey, KeyError> {
+    /// The certificate.
+    pub(crate) const fn issued(&self) -> &Issued {
+        &self.issued
+    }
+
+    /// The key as TLS signs with it.
+    pub(crate) fn signing_key(&self) -> Result<Arc<dyn SigningKey>, KeyError> {
         let key = PrivatePkcs8KeyDer::from(self.key.0.serialized_der().to_vec());
         let key = rustls::crypto::ring::sign::any_ecdsa_type(&PrivateKeyDer::Pkcs8(key));
-        let chain = [self.issued.der.clone(), self.ca.der().to_vec()];
-        Ok(CertifiedKey::new(
-            chain.into_iter().map(CertificateDer::from).collect(),
-            key.map_err(|_unusable| KeyError::Key)?,
-        ))
+        key.map_err(|_unusable| KeyError::Key)
     }
 }

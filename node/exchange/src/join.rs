@@ -21,7 +21,7 @@ use crate::refusal::Refusal;
 use crate::tls;
 use crate::token::Token;
 
-/// What a joiner sends.
+/// What a joiner sends, and that it has the key that it wants certified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinRequest {
     /// Its token.
@@ -30,6 +30,8 @@ pub struct JoinRequest {
     pub key: PublicKey,
     /// What it says of itself, for the handler: not known here.
     pub about: String,
+    /// By that key, over all of this.
+    pub(crate) proof: Vec<u8>,
 }
 
 /// What it is given.
@@ -52,6 +54,9 @@ struct WireRequest {
     token: String,
     key: String,
     about: String,
+    /// Joiners of earlier versions have none.
+    #[serde(default)]
+    proof: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -66,12 +71,34 @@ struct WireAnswer {
 }
 
 impl JoinRequest {
+    /// Of who has this key.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Crypto`] when the key does not sign.
+    pub fn new(token: Token, key: &NodeKey, about: String) -> Result<Self, KeyError> {
+        let mut request = Self { token, key: key.public(), about, proof: Vec::new() };
+        request.proof = key.sign(&request.signed())?;
+        Ok(request)
+    }
+
+    /// What the proof is of. The token is what makes it new each time: it is taken once.
+    fn signed(&self) -> Vec<u8> {
+        let parts: [&[u8]; 4] = [
+            b"millrace join request 1\0",
+            &self.token.hash(),
+            self.key.as_bytes(),
+            self.about.as_bytes(),
+        ];
+        parts.concat()
+    }
+
     /// As it crosses, as JSON.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let key = encode(self.key.as_bytes());
+        let (key, proof) = (encode(self.key.as_bytes()), encode(&self.proof));
         let (token, about) = (self.token.to_string(), self.about.clone());
-        let wire = WireRequest { token, key, about };
+        let wire = WireRequest { token, key, about, proof };
         serde_json::to_vec(&wire).expect("texts can be written")
     }
 
@@ -79,14 +106,20 @@ impl JoinRequest {
     ///
     /// # Errors
     ///
-    /// [`Refusal::BadFrame`] when it is not what [`encode`](Self::encode) gives.
+    /// [`Refusal::BadFrame`] when it is not what [`encode`](Self::encode) gives,
+    /// [`Refusal::UnprovenKey`] when who sent it has not shown that the key is its own.
     pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
         let wire: WireRequest = serde_json::from_slice(bytes).map_err(|_bad| Refusal::BadFrame)?;
         let read = || -> Result<Self, KeyError> {
             let key = PublicKey::new(&decode(&wire.key)?)?;
-            Ok(Self { token: wire.token.parse()?, key, about: wire.about })
+            let (token, proof) = (wire.token.parse()?, decode(&wire.proof)?);
+            Ok(Self { token, key, about: wire.about, proof })
         };
-        read().map_err(|_bad| Refusal::BadFrame)
+        let request = read().map_err(|_bad| Refusal::BadFrame)?;
+        match request.key.has_signed(&request.signed(), &request.proof) {
+            true => Ok(request),
+            false => Err(Refusal::UnprovenKey),
+        }
     }
 }
 
@@ -191,7 +224,7 @@ pub async fn join(
         }
         Ok(Ok(connection)) => connection,
     };
-    let request = JoinRequest { token, key: key.public(), about }.encode();
+    let request = JoinRequest::new(token, &key, about)?.encode();
     let asked = async {
         let opened = connection.open_bi().await.map_err(|_lost| CallError::Lost)?;
         let mut stream = Stream::new(opened, code::CANCELLED);

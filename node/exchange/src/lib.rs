@@ -38,10 +38,12 @@ mod serve;
 mod subscribers;
 mod tls;
 mod token;
+mod tries;
+mod validity;
 
 pub use blob::{Blob, BlobReader};
 pub use call::CallError;
-pub use certificate::{Authority, CaCertificate, Issued, Trust};
+pub use certificate::{Authority, Bridge, CaCertificate, Issued, Trust};
 pub use endpoint::{Config, Exchange, StartError, Timing};
 pub use frame::{
     BLOB_HEAD, Decoder, Frame, FrameError, HEAD, Head, Kind, PAYLOAD_MAX, Status, VERSION,
@@ -56,6 +58,7 @@ pub use refusal::Refusal;
 pub use serve::{Answer, Handler, Handling, Peer, Request};
 pub use subscribers::{Door, DoorConfig, Ended, Following, Gone, Outlet, Subscriptions};
 pub use token::{Token, TokenBook};
+pub use tries::Tries;
 
 /// The protocol between members, with its version, as TLS negotiates it.
 pub const ALPN_PEER: &[u8] = b"millrace-peer/1";

@@ -18,6 +18,18 @@ pub(crate) fn served(kind: Kind, end: &'static str) {
     counter!("millrace_exchange_requests_total", "kind" => kind.name(), "end" => end).increment(1);
 }
 
+/// When what the node shows, and the first of the CAs that it trusts, ends: Unix seconds.
+pub(crate) fn expire(node: u64, ca: Option<u64>) {
+    let set = |certificate: &'static str, until: u64| {
+        gauge!("millrace_certificate_expiry_seconds", "certificate" => certificate)
+            .set(until as f64);
+    };
+    set("node", node);
+    if let Some(until) = ca {
+        set("ca", until);
+    }
+}
+
 pub(crate) fn subscriber_refused(reason: Reason) {
     counter!("millrace_subscribers_refused_total", "reason" => reason.name()).increment(1);
 }
@@ -53,6 +65,10 @@ pub fn describe_metrics() {
     describe_counter!(
         "millrace_exchange_requests_total",
         "Requests of other nodes, by kind and how they ended."
+    );
+    describe_gauge!(
+        "millrace_certificate_expiry_seconds",
+        "When the node's certificate and its CA's end, in Unix seconds."
     );
     describe_gauge!("millrace_subscribers", "Subscribers that follow topics now.");
     describe_counter!(

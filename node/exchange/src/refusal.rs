@@ -52,11 +52,15 @@ pub enum Refusal {
     UsedToken,
     /// A join token whose time is over.
     ExpiredToken,
+    /// A joiner that has not shown that it has the key that it wants certified.
+    UnprovenKey,
+    /// An address from which too many tokens were refused of late.
+    TooManyTries,
 }
 
 impl Refusal {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::NoCertificate,
         Self::MalformedCertificate,
         Self::UnknownIssuer,
@@ -79,6 +83,8 @@ impl Refusal {
         Self::ForeignToken,
         Self::UsedToken,
         Self::ExpiredToken,
+        Self::UnprovenKey,
+        Self::TooManyTries,
     ];
 
     /// Its name: the label of the metric, and what crosses to who was refused.
@@ -107,6 +113,8 @@ impl Refusal {
             Self::ForeignToken => "foreign-token",
             Self::UsedToken => "used-token",
             Self::ExpiredToken => "expired-token",
+            Self::UnprovenKey => "unproven-key",
+            Self::TooManyTries => "too-many-tries",
         }
     }
 }

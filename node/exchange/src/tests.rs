@@ -6,6 +6,7 @@ mod gates;
 mod joins;
 mod keys;
 mod pairs;
+mod rotations;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

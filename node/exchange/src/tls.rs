@@ -228,7 +228,9 @@ impl Pinned {
         let algorithms = provider().signature_verification_algorithms.all;
         let usage = KeyUsage::server_auth();
         let anchors = [anchor];
-        let path = certificate.verify_for_usage(algorithms, &anchors, &[], now, usage, None, None);
+        // In a rotation the other CA made the certificate, and the one that is known vouches for it.
+        let path =
+            certificate.verify_for_usage(algorithms, &anchors, behind, now, usage, None, None);
         path.map(|_path| ()).map_err(|error| match refusal_of(&error) {
             Refusal::UnknownIssuer => Refusal::WrongCa,
             other => other,

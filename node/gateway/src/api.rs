@@ -3,6 +3,7 @@
 //! within `api` 1.
 
 mod apps;
+mod authorities;
 mod backup;
 mod config;
 mod dead_letters;
@@ -26,6 +27,9 @@ pub use apps::{
     AliasInfo, AliasList, Change, Deployed, FunctionError, FunctionInfo, FunctionList,
     FunctionOutcome, FunctionPlan, Outcome, Plan, Proposal, RevisionInfo, RevisionList,
     RevisionName, RolledBack, SettingPlan, Target, TopicChange, TopicPlan, TriggerPlan,
+};
+pub use authorities::{
+    CaInfo, CaRole, CaStatus, OutdatedToken, RotationInfo, RotationStage, RotationWish,
 };
 pub use backup::{
     AppBackup, BACKUP_FORMAT, Backup, Elsewhere, FunctionBackup, PartitionBackup, Restore,

@@ -11,8 +11,8 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 
 use crate::api::{
-    API, JoinToken, LeadChoice, MadeSubscriberToken, MemberList, RaftCheckpoint, RaftStatus,
-    SubscriberTokenList, SubscriberTokenWish,
+    API, CaStatus, JoinToken, LeadChoice, MadeSubscriberToken, MemberList, RaftCheckpoint,
+    RaftStatus, RotationWish, SubscriberTokenList, SubscriberTokenWish,
 };
 use crate::codes;
 use crate::problem::Refusal;
@@ -27,6 +27,10 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/v1/members/{member}", delete(remove).post(verb))
         .route("/v1/tokens", get(tokens).post(make_token))
         .route("/v1/tokens/{id}", delete(revoke_token))
+        .route("/v1/ca", get(authorities))
+        .route("/v1/ca:rotate", post(rotate))
+        .route("/v1/ca:finish", post(finish))
+        .route("/v1/ca:abort", post(abort))
         .route("/v1/raft", get(status))
         .route("/v1/raft:transfer", post(transfer))
         .route("/v1/raft:snapshot", post(snapshot))
@@ -85,6 +89,23 @@ async fn revoke_token(
 ) -> Result<StatusCode, Refusal> {
     cluster(&app)?.revoke_subscriber_token(id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn authorities(State(app): State<Arc<App>>) -> Result<Json<CaStatus>, Refusal> {
+    Ok(Json(cluster(&app)?.authorities()))
+}
+
+async fn rotate(State(app): State<Arc<App>>, content: Body) -> Result<Json<CaStatus>, Refusal> {
+    let wish: RotationWish = question(content, QUESTION_BYTES_MAX).await?;
+    Ok(Json(cluster(&app)?.rotate(wish).await?))
+}
+
+async fn finish(State(app): State<Arc<App>>) -> Result<Json<CaStatus>, Refusal> {
+    Ok(Json(cluster(&app)?.finish_rotation().await?))
+}
+
+async fn abort(State(app): State<Arc<App>>) -> Result<Json<CaStatus>, Refusal> {
+    Ok(Json(cluster(&app)?.abort_rotation().await?))
 }
 
 async fn status(State(app): State<Arc<App>>) -> Result<Json<RaftStatus>, Refusal> {

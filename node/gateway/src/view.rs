@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::api::{
-    AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Effective, Examination,
-    FunctionList, InstanceList, InvocationInfo, JoinToken, LogLines, LogQuestion,
+    AliasList, CaStatus, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Effective,
+    Examination, FunctionList, InstanceList, InvocationInfo, JoinToken, LogLines, LogQuestion,
     MadeSubscriberToken, MemberList, Plan, Proposal, RaftStatus, RecordAccount, Redrive,
-    RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, Seek, ShardStatus, Sought,
-    Status, SubscriberTokenList, SubscriberTokenWish, TailLines, TailQuestion, Target, TriggerInfo,
-    TriggerList,
+    RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, RotationWish, Seek, ShardStatus,
+    Sought, Status, SubscriberTokenList, SubscriberTokenWish, TailLines, TailQuestion, Target,
+    TriggerInfo, TriggerList,
 };
 use crate::data::Data;
 use crate::read::Begin;
@@ -230,6 +230,30 @@ pub trait Membership: Send + Sync + Debug {
     ///
     /// When there is no such token, or the cluster does not agree in time.
     async fn revoke_subscriber_token(&self, id: String) -> Result<(), Refused>;
+
+    /// The CAs of the cluster.
+    fn authorities(&self) -> CaStatus;
+
+    /// Lets another CA take the place of the one there is.
+    ///
+    /// # Errors
+    ///
+    /// When one does so already, or the cluster does not agree in time.
+    async fn rotate(&self, wish: RotationWish) -> Result<CaStatus, Refused>;
+
+    /// Ends the window of a rotation before its time.
+    ///
+    /// # Errors
+    ///
+    /// When a node has no certificate of the next CA, or the cluster does not agree in time.
+    async fn finish_rotation(&self) -> Result<CaStatus, Refused>;
+
+    /// Goes back to the CA that was to go.
+    ///
+    /// # Errors
+    ///
+    /// When there is no rotation, or the cluster does not agree in time.
+    async fn abort_rotation(&self) -> Result<CaStatus, Refused>;
 
     /// Makes a checkpoint of this node's state; the index that it is of.
     ///

@@ -13,13 +13,10 @@ use super::program::program;
 use super::serve::runtime;
 use crate::cli::Globals;
 use crate::node::peers::{
-    Card, Folder, certificate_life, is_name, name_of, now, of_cluster, trusted, unusable,
+    CA_S, Card, Folder, certificate_life, is_name, name_of, now, of_cluster, trusted, unusable,
 };
 use crate::node::{check_lock, cluster_failed};
 use crate::output::{self, Format};
-
-/// How long the CA of a cluster holds: ten years.
-const CA_S: u64 = 10 * 365 * 24 * 3_600;
 
 /// What `millrace init` takes.
 #[derive(Debug, clap::Args)]
@@ -108,7 +105,8 @@ pub fn run(args: &InitArgs, globals: &Globals) -> Result<(), CommandError> {
     let cluster = format!("{}-{:08x}", args.cluster, rand::random::<u32>());
     let (authority, identity) =
         credentials(&cluster).map_err(|error| unusable(error.to_string()))?;
-    folder.save_authority(&authority)?;
+    let authority = Arc::new(authority);
+    folder.save_authorities(&[Arc::clone(&authority)])?;
     folder.save_identity(&identity)?;
     let key = identity.public_key().fingerprint().0;
     runtime()?.block_on(found(args, &cluster, &advertise, key))?;

@@ -4,6 +4,7 @@
 pub mod backup;
 mod backup_file;
 pub mod build;
+pub mod ca;
 pub mod completions;
 pub mod consume;
 pub mod dead_letter;

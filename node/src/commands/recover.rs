@@ -111,7 +111,7 @@ pub fn run(args: &RecoverArgs, globals: &Globals) -> Result<(), CommandError> {
     check_lock(&args.data)?;
     check_lock(&args.data.join("sled"))?;
     let card = folder.load()?;
-    if folder.authority()?.is_none() {
+    if folder.authorities()?.is_empty() {
         let message = format!("{} lacks the cluster's CA: nobody could join", args.data.display());
         return Err(CommandError::new(exit::CONFLICT, "E0580", message)
             .help("choose another survivor, or copy cluster/ca.json from the folder of one"));

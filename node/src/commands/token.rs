@@ -144,6 +144,7 @@ fn render(list: &SubscriberTokenList, paint: Paint) -> String {
             SubscriberTokenState::Good => paint.good("good"),
             SubscriberTokenState::Expired => paint.doubtful("expired"),
             SubscriberTokenState::Revoked => paint.bad("revoked"),
+            SubscriberTokenState::Outdated => paint.bad("outdated"),
         };
         let name = if it.name.is_empty() { "-" } else { &it.name };
         rows.push(vec![

@@ -31,11 +31,11 @@ const BROKERS_PATIENCE: Duration = Duration::from_secs(5);
 /// 2026-01-01: a clock before it is wrong.
 const CLOCK_MIN_MS: i64 = 1_767_225_600_000;
 
-fn ok(subject: &str, found: impl Into<String>) -> Finding {
+pub(super) fn ok(subject: &str, found: impl Into<String>) -> Finding {
     Finding { subject: subject.to_owned(), found: found.into(), ..Finding::default() }
 }
 
-fn bad(
+pub(super) fn bad(
     verdict: Verdict,
     subject: &str,
     found: impl Into<String>,
@@ -189,6 +189,7 @@ impl Node {
         });
         findings.extend(self.interpreters().await);
         findings.extend(self.work());
+        findings.extend(self.examine_trust());
         findings.extend(self.brokers().await);
         Examination { api: API, findings }
     }

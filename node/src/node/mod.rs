@@ -34,6 +34,7 @@ mod subscribers;
 mod topics;
 mod traces;
 mod triggers;
+mod trust;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

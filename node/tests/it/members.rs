@@ -354,7 +354,7 @@ fn a_certificate_is_renewed_without_a_restart_and_its_node_is_heard_all_the_time
 fn a_node_that_is_alone_says_so() {
     let user = User::new();
     user.start("greenhouse");
-    for line in ["node list", "node token", "raft status"] {
+    for line in ["node list", "node token", "raft status", "ca status", "ca rotate"] {
         user.run(line).failed(5, "E0575");
     }
     user.run("join mrj1-nonsense --peer 127.0.0.1:1 --data x --peers-listen 127.0.0.1:7400")

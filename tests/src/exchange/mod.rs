@@ -11,7 +11,7 @@ mod load;
 mod log;
 mod nodes;
 mod refusals;
-mod stranger;
+pub(crate) mod stranger;
 mod verdict;
 
 use std::sync::Arc;

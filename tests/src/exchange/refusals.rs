@@ -202,9 +202,8 @@ async fn joiners(cluster: &Cluster, ca: &Authority) -> Result<Vec<Seen>, NotShow
     let foreign = authority("other")?;
     let foreign_token = mint(cluster, foreign.certificate().fingerprint(), Life::new(now(), HOUR))?;
     let key = key()?;
-    let told =
-        exchange::JoinRequest { token: foreign_token, key: key.public(), about: String::new() }
-            .encode();
+    let told = exchange::JoinRequest::new(foreign_token, &key, String::new());
+    let told = told.during("ask to join")?.encode();
     let length = u32::try_from(told.len()).during("write a request")?;
     for (refusal, bytes) in [
         (Refusal::ForeignToken, request(1, 8, length, &told)),

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use exchange::{Authority, Fingerprint, Life, NodeName, PublicKey};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint};
@@ -16,15 +18,15 @@ use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use crate::promise::{During, NotShown};
 
 /// A key, and what a CA says of it.
-pub(super) struct Shown {
+pub(crate) struct Shown {
     key: KeyPair,
     certificate: Vec<u8>,
-    pub(super) fingerprint: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
 }
 
 impl Shown {
     /// Has a CA certify a new key under this name.
-    pub(super) fn by(ca: &Authority, name: &NodeName, life: Life) -> Result<Self, NotShown> {
+    pub(crate) fn by(ca: &Authority, name: &NodeName, life: Life) -> Result<Self, NotShown> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).during("make a key")?;
         let public = PublicKey::new(key.public_key_raw()).during("read a key")?;
         let certificate = ca.issue(name, &public, life).during("issue a certificate")?.der;
@@ -32,8 +34,30 @@ impl Shown {
     }
 }
 
+/// A node's identity as it lies on its disk.
+#[derive(serde::Deserialize)]
+struct Stored {
+    key: String,
+    certificate: String,
+}
+
+impl Shown {
+    /// What a node shows: copied from its disk.
+    pub(crate) fn of_file(path: &std::path::Path) -> Result<Self, NotShown> {
+        let text = std::fs::read(path).during("read an identity")?;
+        let stored: Stored = serde_json::from_slice(&text).during("read an identity")?;
+        let bytes = |text: &str| STANDARD.decode(text).during("read an identity");
+        let key = PrivatePkcs8KeyDer::from(bytes(&stored.key)?);
+        let key = KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256);
+        let key = key.during("read a key")?;
+        let public = PublicKey::new(key.public_key_raw()).during("read a key")?;
+        let certificate = bytes(&stored.certificate)?;
+        Ok(Self { key, certificate, fingerprint: public.fingerprint() })
+    }
+}
+
 /// Dials with this protocol, and a certificate or none.
-pub(super) async fn dial(
+pub(crate) async fn dial(
     address: SocketAddr,
     protocol: &[u8],
     shown: Option<&Shown>,
@@ -62,7 +86,7 @@ pub(super) async fn dial(
 }
 
 /// Sends bytes on a stream of their own and reads what comes back, or why nothing does.
-pub(super) async fn send(connection: &Connection, bytes: &[u8]) -> Result<Vec<u8>, String> {
+pub(crate) async fn send(connection: &Connection, bytes: &[u8]) -> Result<Vec<u8>, String> {
     let (mut send, mut receive) = connection.open_bi().await.map_err(|it| it.to_string())?;
     // What the other side does not want to read it stops, and says why.
     send.write_all(bytes).await.ok();
@@ -73,7 +97,7 @@ pub(super) async fn send(connection: &Connection, bytes: &[u8]) -> Result<Vec<u8
 }
 
 /// A request as the layout says, written by hand.
-pub(super) fn request(version: u8, kind: u16, length: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn request(version: u8, kind: u16, length: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![version, 1];
     bytes.extend(kind.to_le_bytes());
     bytes.extend(length.to_le_bytes());
@@ -84,7 +108,7 @@ pub(super) fn request(version: u8, kind: u16, length: u32, payload: &[u8]) -> Ve
 }
 
 /// The first request of a connection.
-pub(super) fn hello() -> Vec<u8> {
+pub(crate) fn hello() -> Vec<u8> {
     let payload = [1_u64.to_le_bytes(), 4_711_u64.to_le_bytes()].concat();
     request(1, 1, 16, &payload)
 }

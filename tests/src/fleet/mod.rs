@@ -1,7 +1,8 @@
 //! The promises that several nodes on one Kafka keep: `failover` (a node that is killed is a
 //! non-event), `zombies` (one that stops and goes on does no harm), `partitions` (nor does a network that
 //! is cut), `drain` (one that goes on
-//! purpose is no event at all) and `rebalance` (one that comes gets its share and no more).
+//! purpose is no event at all), `rebalance` (one that comes gets its share and no more) and
+//! `ca-rotation` (who vouches for them changes, and nobody notices).
 //!
 //! ```text
 //! load ──▶ in[8] ──▶ first ──▶ mid[8] ──▶ second ──▶ out[8]     (three nodes)
@@ -16,6 +17,7 @@ mod drain;
 mod failover;
 mod partitions;
 mod rebalance;
+mod rotation;
 mod times;
 mod zombies;
 
@@ -38,6 +40,7 @@ pub use drain::run as run_drain;
 pub use failover::run as run_failover;
 pub use partitions::run as run_partitions;
 pub use rebalance::run as run_rebalance;
+pub use rotation::run as run_rotation;
 pub use zombies::run as run_zombies;
 
 /// A client of Kafka in Python alone, with a protocol of its own.

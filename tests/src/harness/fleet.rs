@@ -196,6 +196,21 @@ impl Slot {
         })
     }
 
+    /// Where the others reach it.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// All that its node wrote, whichever process of it.
+    ///
+    /// # Errors
+    ///
+    /// When it wrote nothing.
+    pub fn log(&self) -> Result<String, NotShown> {
+        std::fs::read_to_string(&self.log).during("read a node's log")
+    }
+
     /// A command line of this node's user.
     fn command(&self, words: &[&str]) -> Command {
         self.user().command(words)

@@ -3,7 +3,7 @@
 
 use bus::Epoch;
 
-use super::{Command, MemberChange, State, Tokens};
+use super::{CaChange, Command, MemberChange, State, Tokens};
 use crate::group::RequestId;
 use crate::recovery::PASSED;
 
@@ -73,6 +73,14 @@ impl Command {
                 MemberChange::Drain => format!("node {member} is drained"),
                 MemberChange::Undrain => format!("node {member} is drained no more"),
                 MemberChange::Remove => format!("node {member} is removed"),
+            },
+            Self::Ca { change } => match change {
+                CaChange::Begin { .. } => "a rotation of the CA begins".to_owned(),
+                CaChange::Done { member, .. } => {
+                    format!("node {member} did its part of a rotation of the CA")
+                }
+                CaChange::Step { .. } => "a rotation of the CA goes on".to_owned(),
+                CaChange::Abort { .. } => "a rotation of the CA is taken back".to_owned(),
             },
             Self::AssignByName { shards, .. } => format!("{} shards are assigned", shards.len()),
             Self::Assign { moves } => format!("{} shards are assigned", moves.len()),

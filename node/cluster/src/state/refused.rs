@@ -107,4 +107,27 @@ pub enum Refused {
         /// Partitions named now.
         now: u32,
     },
+    /// Another rotation of the CA is on its way.
+    #[error("a rotation of the CA is on its way already")]
+    Rotating,
+    /// No rotation of the CA is on its way.
+    #[error("no rotation of the CA is on its way")]
+    NotRotating,
+    /// A rotation that does not begin with the CA that the cluster has.
+    #[error("it is not the cluster's CA")]
+    ForeignCa,
+    /// What was said of a stage of a rotation that is over.
+    #[error("that was stage {turn} of rotations of the CA, they are at {now}")]
+    StaleTurn {
+        /// Which.
+        turn: u64,
+        /// The one that is on its way.
+        now: u64,
+    },
+    /// Members that have not done what a rotation of the CA needs of them.
+    #[error("members {0:?} have not done their part of the rotation")]
+    Unrotated(Vec<u64>),
+    /// Nobody said that the window ends before its time.
+    #[error("the window of the rotation is not over")]
+    EarlyEnd,
 }

@@ -256,6 +256,7 @@ impl Model {
             | Command::Member { .. }
             | Command::Token { .. }
             | Command::Subscriber { .. }
+            | Command::Ca { .. }
             | Command::Restore { .. } => {}
         }
     }

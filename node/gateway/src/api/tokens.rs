@@ -26,6 +26,8 @@ pub enum SubscriberTokenState {
     Expired,
     /// Somebody revoked it.
     Revoked,
+    /// The CA that it names is trusted no more: who has it finds no node.
+    Outdated,
 }
 
 /// What is known of a token; its secret is not.

@@ -1,21 +1,23 @@
 //! What this node answers the others, and whom it lets in.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cluster::{Cluster, Command, Error, MemberChange, Refused, Role, Spent, State};
 use exchange::{
-    Answer, Authority, Blob, CaCertificate, Exchange, Handler, Handling, Identity, Issued,
-    JoinAnswer, JoinRequest, KeyError, Kind, Life, Member, Members, NodeId, NodeName, Peer,
-    PublicKey, Refusal, Request, Trust,
+    Answer, Authority, Blob, CaCertificate, Exchange, Fingerprint, Handler, Handling, Identity,
+    Issued, JoinAnswer, JoinRequest, KeyError, Kind, Life, Member, Members, NodeId, NodeName, Peer,
+    PublicKey, Refusal, Request, Tries, Trust,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::authorities::trust_of;
 use super::courier::{Courier, TAKEN};
-use super::folder::{Known, fingerprints};
+use super::folder::{Folder, Known, fingerprints};
 use super::members::{Order, carry_out};
 use super::packages::PACKAGE;
 use crate::node::Inner;
@@ -53,6 +55,16 @@ pub(super) struct Renewal {
 }
 
 impl Renewal {
+    pub(super) fn new(issued: Issued, ca: &CaCertificate) -> Self {
+        let (from, until) = (issued.life.from, issued.life.until);
+        Self { certificate: issued.der, from, until, ca: ca.der().to_vec() }
+    }
+
+    /// The CA that made it.
+    pub(super) fn ca(&self) -> Option<Fingerprint> {
+        CaCertificate::new(self.ca.clone()).ok().map(|ca| ca.fingerprint())
+    }
+
     /// The node with it.
     pub(super) fn of(self, identity: &Identity) -> Result<Identity, KeyError> {
         let life = Life { from: self.from, until: self.until };
@@ -66,7 +78,9 @@ pub(super) struct Desk {
     pub(super) cluster: Cluster,
     pub(super) courier: Arc<Courier>,
     pub(super) packages: Arc<PackageStore>,
-    pub(super) trust: Trust,
+    /// Whom this node trusts, as its folder says.
+    pub(super) trust: Mutex<Trust>,
+    pub(super) folder: Folder,
     pub(super) exchange: OnceLock<Weak<Exchange>>,
     /// What this node's control API answers, once there is one.
     pub(super) own: OnceLock<gateway::Own>,
@@ -74,21 +88,22 @@ pub(super) struct Desk {
     pub(super) inheritance: OnceLock<Arc<Inheritance>>,
     /// What runs calls.
     pub(super) node: OnceLock<Weak<Inner>>,
-    /// The CA, where this node has it.
-    pub(super) authority: Mutex<Option<Arc<Authority>>>,
+    /// The CAs whose keys this node has.
+    pub(super) authorities: Mutex<Vec<Arc<Authority>>>,
+    /// Held while a CA is made that nobody has agreed on yet.
+    pub(super) drafting: tokio::sync::Mutex<()>,
+    /// How often joiners were refused of late, in time since `since`.
+    pub(super) tries: Mutex<Tries>,
+    pub(super) since: Instant,
     /// Nodes that others told of, which this log does not reach yet.
     pub(super) hints: Mutex<BTreeMap<u64, Known>>,
 }
 
-const UNPOISONED: &str = "nothing panics while it holds this";
+pub(super) const UNPOISONED: &str = "nothing panics while it holds this";
 
 impl Desk {
     pub(super) fn exchange(&self) -> Option<Arc<Exchange>> {
         self.exchange.get()?.upgrade()
-    }
-
-    pub(super) fn authority(&self) -> Option<Arc<Authority>> {
-        self.authority.lock().expect(UNPOISONED).clone()
     }
 
     /// Nodes that the state does not know yet: their ids are above all of those it knows.
@@ -102,8 +117,9 @@ impl Desk {
             return self.answer_call(request).await;
         }
         let Request { peer, kind, payload, .. } = request;
-        let Peer::Member(NodeName { node: NodeId(from), .. }) = peer else {
-            return self.let_in(&payload).await;
+        let from = match peer {
+            Peer::Member(NodeName { node: NodeId(from), .. }) => from,
+            Peer::Joiner(address) => return self.answer_joiner(address.ip(), &payload).await,
         };
         match kind {
             Kind::PING => Answer::Bytes(payload),
@@ -119,10 +135,10 @@ impl Desk {
             Kind::BLOB => self.give_blob(from, &payload).await,
             Kind::ROSTER => Answer::Bytes(to_json(&known(&self.cluster.state()))),
             Kind::ORDER => match serde_json::from_slice::<Order>(&payload) {
-                Ok(order) => Answer::Bytes(to_json(&carry_out(&self.cluster, order).await)),
+                Ok(order) => Answer::Bytes(to_json(&carry_out(self, order).await)),
                 Err(_other_version) => Answer::Refused(Refusal::BadFrame),
             },
-            Kind::AUTHORITY => self.give_authority(from),
+            Kind::AUTHORITY => self.give_authority(from, &payload),
             Kind::STORE => match self.store(from, &payload).await {
                 Ok(()) => Answer::Bytes(Bytes::new()),
                 Err(why) => Answer::Failed(why),
@@ -185,42 +201,37 @@ impl Desk {
         }
     }
 
-    /// The CA's key is for those who vote, so that a joiner finds somebody whoever is gone.
-    fn give_authority(&self, from: u64) -> Answer {
+    /// A newer certificate for the key that the state knows of this node, by the CA that it names.
+    fn renew(&self, from: u64, asked: &[u8]) -> Answer {
         let state = self.cluster.state();
-        let is_voter = state.roster().members().get(&from).is_some_and(|it| it.role == Role::Voter);
-        match self.authority().filter(|_| is_voter) {
-            Some(authority) => Answer::Bytes(authority.to_secret().into()),
-            None => Answer::Failed("not for this node, or not here".to_owned()),
-        }
-    }
-
-    /// A newer certificate for the key that the state knows of this node.
-    fn renew(&self, from: u64, key: &[u8]) -> Answer {
+        let (key, ca) = match asked.split_last_chunk::<32>() {
+            Some((key, ca)) if PublicKey::new(key).is_ok() => (key, Fingerprint(*ca)),
+            // There was no rotation yet, as far as it knows.
+            _ => (asked, self.issuer(&state)),
+        };
         let Ok(key) = PublicKey::new(key) else { return Answer::Refused(Refusal::BadFrame) };
-        let state = self.cluster.state();
         let member = state.roster().members().get(&from);
         if !member.is_some_and(|it| it.keys.contains(&key.fingerprint().0)) {
             return Answer::Refused(Refusal::ForeignKey);
         }
-        match self.issue(from, &key) {
+        match self.issue(from, &key, ca) {
             Some(Ok(renewal)) => Answer::Bytes(to_json(&renewal)),
             Some(Err(error)) => Answer::Failed(error.to_string()),
             None => Answer::Failed("this node does not have the CA".to_owned()),
         }
     }
 
-    /// A certificate of now, where this node has the CA.
-    pub(super) fn issue(&self, id: u64, key: &PublicKey) -> Option<Result<Renewal, KeyError>> {
-        let authority = self.authority()?;
-        let name = name_of(self.cluster.name().to_owned(), id);
-        let issued = authority.issue(&name, key, certificate_life(now()));
-        Some(issued.map(|issued| Renewal {
-            certificate: issued.der,
-            from: issued.life.from,
-            until: issued.life.until,
-            ca: authority.certificate().der().to_vec(),
-        }))
+    /// Who guesses is not looked at for a while.
+    async fn answer_joiner(&self, source: IpAddr, payload: &[u8]) -> Answer {
+        let now = || self.since.elapsed();
+        if !self.tries.lock().expect(UNPOISONED).may(source, now()) {
+            return Answer::Refused(Refusal::TooManyTries);
+        }
+        let answer = self.let_in(payload).await;
+        if let Answer::Refused(_) = answer {
+            self.tries.lock().expect(UNPOISONED).on_refused(source, now());
+        }
+        answer
     }
 
     async fn let_in(&self, payload: &[u8]) -> Answer {
@@ -232,19 +243,19 @@ impl Desk {
             Ok(asked) => asked,
             Err(refusal) => return Answer::Refused(refusal),
         };
-        if !self.trust.fingerprints().contains(&join.token.ca()) {
+        if !self.trust().fingerprints().contains(&join.token.ca()) {
             return Answer::Refused(Refusal::ForeignToken);
         }
-        let Some(authority) = self.authority() else {
+        if self.authority(self.issuer(&self.cluster.state())).is_none() {
             return Answer::Failed("this node lets nobody in: ask one that votes".to_owned());
-        };
+        }
         if !is_name(&about.name) {
             return Answer::Failed(format!("{:?} cannot be the name of a node", about.name));
         }
         match self.enrol(&join, &about).await {
             Ok(id) => {
                 tracing::info!(id, name = about.name, address = about.address, "a node joins");
-                self.certify(&authority, id, &join)
+                self.certify(id, &join)
             }
             Err(error) => match refusal_of(&error) {
                 Some(refusal) => Answer::Refused(refusal),
@@ -276,19 +287,23 @@ impl Desk {
         }
     }
 
-    fn certify(&self, authority: &Authority, id: u64, join: &JoinRequest) -> Answer {
-        let cluster = self.cluster.name().to_owned();
-        let name = name_of(cluster, id);
-        match authority.issue(&name, &join.key, certificate_life(now())) {
-            Ok(issued) => {
+    /// By the CA that issues now that the joiner is a member: a rotation may have gone on meanwhile.
+    fn certify(&self, id: u64, join: &JoinRequest) -> Answer {
+        let state = self.cluster.state();
+        let trust = trust_of(&state).unwrap_or_else(|| Ok(self.trust()));
+        let Some(authority) = self.authority(self.issuer(&state)) else {
+            return Answer::Failed("this node does not have the key of the next CA yet".to_owned());
+        };
+        let name = name_of(self.cluster.name().to_owned(), id);
+        match (authority.issue(&name, &join.key, certificate_life(now())), trust) {
+            (Ok(issued), Ok(trust)) => {
                 let ca = authority.certificate().clone();
-                let known = known(&self.cluster.state());
-                let about =
-                    serde_json::to_string(&known).expect("texts and numbers can be written");
-                let answer = JoinAnswer { name, issued, ca, trust: self.trust.clone(), about };
+                let about = serde_json::to_string(&known(&state))
+                    .expect("texts and numbers can be written");
+                let answer = JoinAnswer { name, issued, ca, trust, about };
                 Answer::Bytes(answer.encode().into())
             }
-            Err(error) => Answer::Failed(error.to_string()),
+            (Err(error), _) | (_, Err(error)) => Answer::Failed(error.to_string()),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! cluster/node.json       the cluster, this node, whom to dial at first; written last
 //! cluster/identity.json   its key and certificate
 //! cluster/ca.json         the cluster's CA, on nodes that vote
+//! cluster/ca-next.json    the other one while it is replaced
 //! ```
 //!
 //! Only the owner can read any of it. A folder without node.json is that of a node alone.
@@ -12,6 +13,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -123,17 +125,38 @@ impl Folder {
         identity.save(&self.identity_path()).map_err(|error| unusable(error.to_string()))
     }
 
-    /// The CA, where this node has it.
-    pub(crate) fn authority(&self) -> Result<Option<Authority>, CommandError> {
-        let path = self.authority_path();
-        if !path.exists() {
-            return Ok(None);
+    /// The CAs whose keys this node has, each once.
+    pub(crate) fn authorities(&self) -> Result<Vec<Arc<Authority>>, CommandError> {
+        let mut held: Vec<Arc<Authority>> = Vec::new();
+        for path in self.authority_paths().iter().filter(|it| it.exists()) {
+            let found = Authority::load(path).map_err(|error| unusable(error.to_string()))?;
+            // A kill between two steps of `save_authorities` leaves one twice.
+            if held.iter().all(|it| it.certificate() != found.certificate()) {
+                held.push(Arc::new(found));
+            }
         }
-        Authority::load(&path).map(Some).map_err(|error| unusable(error.to_string()))
+        Ok(held)
     }
 
-    pub(crate) fn save_authority(&self, authority: &Authority) -> Result<(), CommandError> {
-        authority.save(&self.authority_path()).map_err(|error| unusable(error.to_string()))
+    /// Keeps these, one or two, and no other.
+    pub(crate) fn save_authorities(&self, held: &[Arc<Authority>]) -> Result<(), CommandError> {
+        let [first, second] = self.authority_paths();
+        let save = |authority: &Authority, path: &Path| {
+            authority.save(path).map_err(|error| unusable(error.to_string()))
+        };
+        match held {
+            [only] => {
+                save(only, &first)?;
+                match std::fs::remove_file(&second) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        Err(unusable(format!("cannot remove {}: {error}", second.display())))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            [one, other] => save(one, &first).and_then(|()| save(other, &second)),
+            held => Err(unusable(format!("{} CAs at a time, it must be one or two", held.len()))),
+        }
     }
 
     fn card_path(&self) -> PathBuf {
@@ -144,8 +167,8 @@ impl Folder {
         self.0.join("identity.json")
     }
 
-    fn authority_path(&self) -> PathBuf {
-        self.0.join("ca.json")
+    fn authority_paths(&self) -> [PathBuf; 2] {
+        ["ca.json", "ca-next.json"].map(|name| self.0.join(name))
     }
 }
 

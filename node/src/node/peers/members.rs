@@ -11,7 +11,8 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::Peers;
-use super::desk::now;
+use super::authorities::CaOrder;
+use super::desk::{Desk, now};
 use crate::commands::error::{CommandError, exit};
 use crate::node::chain;
 
@@ -33,6 +34,8 @@ pub(super) enum Order {
     Remove(String),
     /// This member leads, or any other where none is named.
     Transfer(Option<String>),
+    /// Something about the CA.
+    Ca(CaOrder),
 }
 
 /// Why an order was not carried out, as it crosses.
@@ -52,6 +55,14 @@ impl From<Failure> for CommandError {
         // Codes of a newer node have no page here.
         let known = function::codes().into_iter().find(|known| known.code == code);
         Self { exit, code: known.map(|it| it.code), message, help, diagnostics: None }
+    }
+}
+
+impl From<CommandError> for Failure {
+    fn from(error: CommandError) -> Self {
+        let CommandError { exit, code, message, help, .. } = error;
+        let code = code.unwrap_or_default().to_owned();
+        Self { exit, code, message, help, is_retryable: false }
     }
 }
 
@@ -108,7 +119,8 @@ fn find(cluster: &Cluster, name: &str) -> Result<u64, Failure> {
 }
 
 /// Carries out an order on the leader.
-pub(super) async fn carry_out(cluster: &Cluster, order: Order) -> Result<Value, Failure> {
+pub(super) async fn carry_out(desk: &Desk, order: Order) -> Result<Value, Failure> {
+    let cluster = &desk.cluster;
     if !cluster.leads() {
         return Err(Error::NotChanged(NotChanged::Dropped).into());
     }
@@ -129,6 +141,10 @@ pub(super) async fn carry_out(cluster: &Cluster, order: Order) -> Result<Value, 
             let state = cluster.state();
             let name = state.roster().members().get(&to).map(|it| it.name.clone());
             Ok(name.into())
+        }
+        Order::Ca(order) => {
+            let status = desk.order_ca(order).await?;
+            Ok(serde_json::to_value(status).expect("texts and numbers can be written"))
         }
     }
 }
@@ -218,7 +234,7 @@ impl Peers {
         let cluster = &self.desk.cluster;
         let leader = cluster.leadership().leader.ok_or(Error::Unavailable)?;
         if leader == cluster.me() {
-            return carry_out(cluster, order.clone()).await;
+            return carry_out(&self.desk, order.clone()).await;
         }
         let asked = serde_json::to_vec(order).expect("texts can be written");
         let asked = self.exchange.call(NodeId(leader), Kind::ORDER, asked.into(), PATIENCE).await;
@@ -241,7 +257,7 @@ impl Peers {
         if !self.has_kafka && !self.desk.cluster.state().apps().is_empty() {
             return Err(super::super::without_kafka());
         }
-        let ca = self.identity_ca;
+        let ca = self.desk.issuer(&self.desk.cluster.state());
         let token = Token::new(ca, rand::random());
         let (hash, at) = (token.hash(), now());
         let until = at + TOKEN_S;

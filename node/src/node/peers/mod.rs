@@ -1,6 +1,7 @@
 //! This node among the others: opens its part of the cluster, talks to the other nodes, and keeps
 //! up with who they are.
 
+mod authorities;
 mod calls;
 mod courier;
 mod desk;
@@ -8,6 +9,7 @@ mod folder;
 mod members;
 mod others;
 mod packages;
+mod rotation;
 mod tokens;
 
 use std::collections::BTreeMap;
@@ -17,17 +19,18 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bus::Bus;
-use cluster::{Cluster, Command, Ended, MemberChange, Role};
-use exchange::{Authority, Door, DoorConfig, Exchange, Fingerprint, Identity, Kind, NodeId};
+use cluster::{Cluster, Command, Ended, MemberChange};
+use exchange::{Door, DoorConfig, Exchange, Fingerprint, Identity, Kind, NodeId};
 use gateway::api::{
-    JoinToken, MadeSubscriberToken, MemberList, RaftStatus, SubscriberTokenList,
-    SubscriberTokenWish,
+    CaStatus, JoinToken, MadeSubscriberToken, MemberList, RaftStatus, RotationWish,
+    SubscriberTokenList, SubscriberTokenWish,
 };
 use gateway::{Membership, Refused};
 use serde::Deserialize;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+pub(crate) use authorities::CA_S;
 pub(crate) use desk::{About, certificate_life, is_name, name_of, now};
 pub(crate) use folder::{Card, Folder, Known, trusted, unusable};
 pub(crate) use members::of_cluster;
@@ -36,6 +39,7 @@ use super::control::as_refused;
 use super::packages::PackageStore;
 use super::subscribers::{self, SubscriberSettings};
 use crate::commands::error::{CommandError, exit};
+use authorities::CaOrder;
 use courier::Courier;
 use desk::{Desk, Renewal};
 
@@ -65,8 +69,6 @@ pub(crate) struct Peers {
     /// Whether others could run what this node runs: the embedded bus is one node's alone.
     has_kafka: bool,
     advertise: String,
-    /// The CA that join tokens name.
-    identity_ca: Fingerprint,
     /// Where subscribers are let in, if they are.
     door: OnceLock<Door>,
     keeping: AbortHandle,
@@ -97,7 +99,7 @@ impl Peers {
         card.advertise = settings.advertise.clone().unwrap_or(card.advertise);
         let identity = folder.identity()?;
         let trust = card.trust().map_err(|error| unusable(error.to_string()))?;
-        let authority = folder.authority()?.map(Arc::new);
+        let authorities = folder.authorities()?;
         let courier = Arc::new(Courier::new());
         let cluster = open(cluster::Config {
             member: card.id,
@@ -111,12 +113,16 @@ impl Peers {
             cluster,
             courier,
             packages,
-            trust: trust.clone(),
+            trust: Mutex::new(trust.clone()),
+            folder: folder.clone(),
             exchange: OnceLock::new(),
             own: OnceLock::new(),
             inheritance: OnceLock::new(),
             node: OnceLock::new(),
-            authority: Mutex::new(authority),
+            authorities: Mutex::new(authorities),
+            drafting: tokio::sync::Mutex::new(()),
+            tries: Mutex::default(),
+            since: std::time::Instant::now(),
             hints: Mutex::new(hints),
         });
         let config = exchange::Config { bind: card.listen, timing: exchange::Timing::default() };
@@ -133,7 +139,6 @@ impl Peers {
         // Each is called once.
         drop(desk.exchange.set(Arc::downgrade(&exchange)));
         desk.courier.connect(&exchange);
-        let identity_ca = identity.ca().fingerprint();
         let keeper = Keeper {
             exchange: Arc::clone(&exchange),
             desk: Arc::clone(&desk),
@@ -150,7 +155,6 @@ impl Peers {
             whole: card.cluster,
             has_kafka,
             advertise: card.advertise,
-            identity_ca,
             door: OnceLock::new(),
             keeping,
         })
@@ -269,7 +273,12 @@ impl Keeper {
             if LOOK < led_at.elapsed() {
                 self.ask_who_there_is().await;
             }
-            self.fetch_authority().await;
+            if let Err(error) = self.follow_ca().await {
+                tracing::warn!(
+                    message = error.message,
+                    "could not follow a rotation of the CA yet"
+                );
+            }
             self.announce().await;
             self.fetch_packages().await;
             if let Err(error) = self.renew().await {
@@ -342,28 +351,6 @@ impl Keeper {
         }
     }
 
-    /// A node that votes keeps the CA, so that any of them may let somebody in.
-    async fn fetch_authority(&self) {
-        let state = self.desk.cluster.state();
-        let roster = state.roster().members();
-        let votes = |id: u64| roster.get(&id).is_some_and(|it| it.role == Role::Voter);
-        if self.desk.authority().is_some() || !votes(self.card.id) {
-            return;
-        }
-        for other in self.others().into_iter().filter(|it| votes(it.id)) {
-            let asked = self.exchange.call(NodeId(other.id), Kind::AUTHORITY, "".into(), ASK);
-            let Ok(answer) = asked.await else { continue };
-            let Ok(authority) = Authority::from_secret(&answer) else { continue };
-            if let Err(error) = self.folder.save_authority(&authority) {
-                tracing::warn!(message = error.message, "could not keep the CA");
-                return;
-            }
-            let kept = Some(Arc::new(authority));
-            *self.desk.authority.lock().expect("nothing panics while it holds this") = kept;
-            return;
-        }
-    }
-
     /// What the state names comes to every node, so that any may run it next.
     async fn fetch_packages(&self) {
         for digest in self.desk.lacking() {
@@ -373,17 +360,21 @@ impl Keeper {
         }
     }
 
-    /// A newer certificate at two thirds of the life of the old one; connections are replaced
-    /// without a restart.
+    /// A newer certificate at two thirds of the life of the old one, by the same CA.
     async fn renew(&mut self) -> Result<(), CommandError> {
         if now() < self.identity.life().renew_at() {
             return Ok(());
         }
+        self.certify(self.identity.ca().fingerprint()).await
+    }
+
+    /// Gets a certificate by this CA; connections are replaced without a restart.
+    async fn certify(&mut self, ca: Fingerprint) -> Result<(), CommandError> {
         let key = self.identity.public_key();
         let failed = |error: &dyn std::error::Error| unusable(error.to_string());
-        let renewal = match self.desk.issue(self.card.id, &key) {
+        let renewal = match self.desk.issue(self.card.id, &key, ca) {
             Some(renewal) => renewal.map_err(|error| failed(&error))?,
-            None => self.ask_for_renewal(key.as_bytes()).await?,
+            None => self.ask_for_renewal(key.as_bytes(), ca).await?,
         };
         let identity = renewal.of(&self.identity).map_err(|error| failed(&error))?;
         self.folder.save_identity(&identity)?;
@@ -393,11 +384,17 @@ impl Keeper {
         Ok(())
     }
 
-    async fn ask_for_renewal(&self, key: &[u8]) -> Result<Renewal, CommandError> {
+    async fn ask_for_renewal(&self, key: &[u8], ca: Fingerprint) -> Result<Renewal, CommandError> {
+        // Nodes of earlier versions know one CA, and no way to name it.
+        let was_rotated = self.desk.cluster.state().authorities().issuing().is_some();
+        let named: &[u8] = if was_rotated { &ca.0 } else { &[] };
+        let asked = [key, named].concat();
         for other in self.others() {
-            let asked = self.exchange.call(NodeId(other.id), Kind::RENEW, key.to_vec().into(), ASK);
+            let asked = asked.clone().into();
+            let asked = self.exchange.call(NodeId(other.id), Kind::RENEW, asked, ASK);
             let Ok(answer) = asked.await else { continue };
-            if let Ok(renewal) = serde_json::from_slice(&answer) {
+            let Ok(renewal) = serde_json::from_slice::<Renewal>(&answer) else { continue };
+            if renewal.ca() == Some(ca) {
                 return Ok(renewal);
             }
         }
@@ -459,6 +456,22 @@ impl Membership for Peers {
 
     fn raft(&self) -> RaftStatus {
         self.raft_status()
+    }
+
+    fn authorities(&self) -> CaStatus {
+        self.desk.ca_status()
+    }
+
+    async fn rotate(&self, wish: RotationWish) -> Result<CaStatus, Refused> {
+        self.change_ca(CaOrder::Rotate(wish.window_s)).await.map_err(as_refused)
+    }
+
+    async fn finish_rotation(&self) -> Result<CaStatus, Refused> {
+        self.change_ca(CaOrder::Finish).await.map_err(as_refused)
+    }
+
+    async fn abort_rotation(&self) -> Result<CaStatus, Refused> {
+        self.change_ca(CaOrder::Abort).await.map_err(as_refused)
     }
 
     async fn transfer(&self, to: Option<String>) -> Result<String, Refused> {

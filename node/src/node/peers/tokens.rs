@@ -48,10 +48,11 @@ fn rfc3339(seconds: u64) -> String {
     crate::node::status::rfc3339(bus::Timestamp(ms))
 }
 
-fn info(id: u32, token: &Kept, now: u64) -> SubscriberTokenInfo {
+fn info(id: u32, token: &Kept, now: u64, finds_nobody: bool) -> SubscriberTokenInfo {
     let state = match token {
         Kept { revoked: Some(_), .. } => SubscriberTokenState::Revoked,
         Kept { until, .. } if *until <= now => SubscriberTokenState::Expired,
+        Kept { .. } if finds_nobody => SubscriberTokenState::Outdated,
         Kept { .. } => SubscriberTokenState::Good,
     };
     SubscriberTokenInfo {
@@ -69,8 +70,11 @@ impl Peers {
     pub(super) fn list_tokens(&self) -> SubscriberTokenList {
         let (state, now) = (self.desk.cluster.state(), now());
         let tokens = state.subscribers().tokens();
+        let cas = state.authorities();
+        let is_trusted = |key| cas.trusted().iter().any(|ca| ca.key == key);
+        let finds_nobody = |id| cas.outdated(id).is_some_and(|key| !is_trusted(key));
         let mut tokens: Vec<_> =
-            tokens.iter().map(|(id, it)| (it.at, info(*id, it, now))).collect();
+            tokens.iter().map(|(id, it)| (it.at, info(*id, it, now, finds_nobody(*id)))).collect();
         tokens.sort_by(|one, other| (one.0, &one.1.id).cmp(&(other.0, &other.1.id)));
         SubscriberTokenList { api: API, tokens: tokens.into_iter().map(|(_, it)| it).collect() }
     }
@@ -86,7 +90,8 @@ impl Peers {
         loop {
             draws += 1;
             let id = TokenId(rand::random());
-            let token = Token::new(self.identity_ca.0, id, rand::random());
+            let ca = self.desk.issuer(&self.desk.cluster.state());
+            let token = Token::new(ca.0, id, rand::random());
             let kept = Kept {
                 hash: token.hash(),
                 name: wish.name.clone(),
@@ -95,9 +100,13 @@ impl Peers {
                 until,
                 revoked: None,
             };
-            let about = info(id.0, &kept, at);
+            let about = info(id.0, &kept, at, false);
             let change = SubscriberChange::Make(kept);
             match self.desk.cluster.propose(Command::Subscriber { id: id.0, change }).await {
+                // A rotation went on meanwhile, and the token names the CA that goes.
+                Ok(_) if ca != self.desk.issuer(&self.desk.cluster.state()) => {
+                    self.revoke_token(&id.to_string()).await?;
+                }
                 Ok(_) => {
                     let address = self.subscribers_at().map(|it| it.to_string());
                     let token = token.to_string();

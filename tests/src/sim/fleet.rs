@@ -106,8 +106,8 @@ mod tests {
     fn what_a_machine_that_stays_broken_has_parked_is_owed() {
         // Its position says that all is settled: the end was taken for reached before another owner
         // had run what is parked.
-        play(Kind::Fleet, 43, None).unwrap();
-        let why = play(Kind::Fleet, 43, Some(Bug::NobodyRelieved)).unwrap_err();
+        play(Kind::Fleet, 309, None).unwrap();
+        let why = play(Kind::Fleet, 309, Some(Bug::NobodyRelieved)).unwrap_err();
         assert!(why.starts_with("OWN-4") && why.contains("owes"), "{why}");
     }
 

@@ -419,13 +419,7 @@ impl Home {
             Turn::Release(shard) => self.asks.push(HomeAsks::Released { shard }),
             Turn::Anchor(shard) if !ok => self.give_up(shard, Refused::Retry)?,
             Turn::Anchor(shard) if !self.is_ours(shard) => self.give_up(shard, Refused::Fenced)?,
-            Turn::Anchor(shard) => {
-                if let Some(Work::Recover(epoch) | Work::TakeOver(epoch, _)) = self.current(shard) {
-                    let Name { id, partition, .. } = &self.names[shard];
-                    self.ledger.anchored(*id, Epoch(epoch), [partition]);
-                }
-                self.write(shard);
-            }
+            Turn::Anchor(shard) => self.write(shard),
         }
         self.next_turn()
     }
@@ -496,8 +490,12 @@ impl Home {
                     self.asks.push(HomeAsks::Report { commit, result: Ok(()) });
                     self.over(shard)?;
                 }
-                Some(Work::TakeOver(..)) => self.over(shard)?,
+                Some(Work::TakeOver(epoch, _)) => {
+                    self.anchored(shard, epoch);
+                    self.over(shard)?;
+                }
                 Some(Work::Recover(epoch)) => {
+                    self.anchored(shard, epoch);
                     let row = self.ledger.rows(self.names[shard].id).pop();
                     let place = row.map(|(_, row)| place(&row.position));
                     self.asks.push(HomeAsks::Started { shard, epoch, place });
@@ -506,6 +504,12 @@ impl Home {
             }
         }
         self.next_turn()
+    }
+
+    /// The group knows the owner, and so does the log.
+    fn anchored(&mut self, shard: usize, epoch: u64) {
+        let Name { id, partition, .. } = &self.names[shard];
+        self.ledger.anchored(*id, Epoch(epoch), [partition]);
     }
 
     fn to_move(&self, commit: &SimCommit) -> Move {

@@ -149,25 +149,12 @@ impl Lanes {
                 return Ok(Arc::clone(lane));
             }
         }
-        let lane = self.start_lane(&format!("lane-{}", lanes.len()))?;
-        lane.taken().insert(place.clone());
-        lanes.push(Arc::clone(&lane));
-        Ok(lane)
-    }
-
-    /// Starts the first lane, so that the first shard need not wait for its connections. Blocks.
-    pub(super) fn warm(&self) -> Result<(), Error> {
-        let mut lanes = self.lanes();
-        if lanes.is_empty() {
-            lanes.push(self.start_lane("lane-0")?);
-        }
-        Ok(())
-    }
-
-    fn start_lane(&self, name: &str) -> Result<Arc<Lane>, Error> {
-        let lane = Arc::new(Lane::start(&self.config, &self.health, name)?);
+        let name = format!("lane-{}", lanes.len());
+        let lane = Arc::new(Lane::start(&self.config, &self.health, &name)?);
         let learned = lane.learn_all(self.config.request_timeout);
         learned.map_err(|error| self.health.client_error("list the topics", &error))?;
+        lane.taken().insert(place.clone());
+        lanes.push(Arc::clone(&lane));
         Ok(lane)
     }
 

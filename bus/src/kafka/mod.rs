@@ -140,9 +140,6 @@ impl KafkaBus {
             topics,
         });
         brokers.topics.refresh_all(brokers.list_topics().await?).await?;
-        let lanes = Arc::clone(&brokers);
-        // Who does not get there now is told by the first shard.
-        drop(blocking(move || lanes.lanes.warm()).await);
         let inner = Arc::new(Inner {
             producers: Producers::new(config.clone(), Arc::clone(&health)),
             ledger: Mutex::new(Ledger::load(rows)),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::brokers::OnKafka;
-use super::{App, Bus as _, judged, window};
+use super::{App, Bus as _, HOT_EVERY, judged, window};
 use crate::demand;
 use crate::harness::fleet::{Fleet, Slot};
 use crate::harness::wait;
@@ -52,7 +52,8 @@ pub(super) fn play(run: &Run, rate: u64) -> Result<Figures, NotShown> {
     let killed_at = Instant::now();
     let (_, found) = next_owner(&fleet, second)?;
     let found_s = killed_at.elapsed().as_secs_f64();
-    demand!(kept <= found, "of {kept} parked records {found} were found");
+    // What was parked in the last second may not be in the group yet; it is read again.
+    demand!(kept <= found + rate / HOT_EVERY, "of {kept} parked records {found} were found");
     fleet.slots[second].start()?;
 
     run.note(format!("the key heals, {found} records parked"));

@@ -177,6 +177,8 @@ pub struct Group {
     heard: BTreeMap<u64, u64>,
     /// Who led last, other than this member, and at which tick it was heard of as the leader.
     led: Option<(u64, u64)>,
+    /// What was committed when a blank disk was first told so.
+    found: Option<u64>,
 }
 
 impl std::fmt::Debug for Group {
@@ -229,6 +231,7 @@ impl Group {
             ticks: 0,
             heard: BTreeMap::new(),
             led: None,
+            found: None,
         })
     }
 
@@ -331,6 +334,7 @@ impl Group {
         if message.to != id || self.members.is_former(message.from) {
             return Ok(());
         }
+        self.find(&message);
         if self.has_forgotten(&message) {
             return Err(Forgot);
         }

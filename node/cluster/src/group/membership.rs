@@ -1,7 +1,7 @@
 //! What a member of a group does about its members: changes, transfers of the lead, reads that the
 //! others have to confirm, and whether it may go on under its id.
 
-use raft::eraftpb::{Entry, Message, MessageType};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raft::{ProgressState, StateRole};
 
 use super::{Changed, ELECTION_TICKS, Group, RequestId, Step};
@@ -116,9 +116,18 @@ impl Group {
         self.is_live(id) && self.raw.raft.prs().get(id).is_some_and(is_whole)
     }
 
+    /// Notes what was committed when this disk, which is blank, was first told so.
+    pub(super) fn find(&mut self, message: &Message) {
+        let tells = message.get_msg_type() == MessageType::MsgAppend;
+        if tells && self.found.is_none() && self.image().is_blank() {
+            self.found = Some(message.commit);
+        }
+    }
+
     /// Whether a message says that this member has acknowledged what is not on its disk: a commit
-    /// that only its own answers can have moved so far, or a vote, which nobody has whose disk is
-    /// blank.
+    /// that only its own answers can have moved so far, a vote, which nobody has whose disk is
+    /// blank, or that it was made a voter before its disk was there. The last is what a leader tells
+    /// that was elected while the member was away, and knows of none of its answers.
     pub(super) fn has_forgotten(&self, message: &Message) -> bool {
         let (raft, blank) = (&self.raw.raft, self.image().is_blank());
         match message.get_msg_type() {
@@ -126,6 +135,11 @@ impl Group {
                 raft.term <= message.term && raft.raft_log.last_index() < message.commit
             }
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => blank,
+            MessageType::MsgAppend => {
+                let before = |it: &&Entry| self.found.is_some_and(|found| it.index <= found);
+                let changes = message.entries.iter().filter(before).filter(|it| is_change(it));
+                changes.filter_map(Change::of_entry).any(|it| it == Change::Promote(raft.id))
+            }
             MessageType::MsgSnapshot => {
                 let conf = message.get_snapshot().get_metadata().get_conf_state();
                 blank && conf.voters.contains(&raft.id)
@@ -153,4 +167,8 @@ impl Group {
         let (place, members) = (place_of(entry), self.members.clone());
         self.steps.push_back(Step::Change(Changed { place, request, change, members }));
     }
+}
+
+fn is_change(entry: &Entry) -> bool {
+    entry.get_entry_type() == EntryType::EntryConfChange
 }

@@ -260,6 +260,28 @@ fn an_old_id_on_a_blank_or_older_disk_is_noticed() {
 }
 
 #[test]
+fn an_old_id_on_a_blank_disk_is_noticed_by_a_leader_that_never_heard_of_it() {
+    let mut net = Net::of(2);
+    net.start(3, &Image::joining());
+    net.change(1, Change::AddLearner(3)).unwrap();
+    net.tick(2);
+    // What a blank disk gets first has it as a learner.
+    assert!(net.groups[&1].image().checkpoint.members.contains(3));
+    net.change(1, Change::Promote(3)).unwrap();
+    net.tick(2);
+    assert!(net.forgot.is_empty() && net.groups[&1].members().voters().contains(&3));
+    net.groups.remove(&3);
+    for (from, to) in [(1, 2), (2, 1)] {
+        net.give(from, |group| group.transfer(to)).unwrap();
+        net.tick(2);
+        assert!(net.groups[&to].leads());
+    }
+    net.start(3, &Image::joining());
+    net.tick(3 * ELECTION_TICKS);
+    assert_eq!(net.forgot, [3].into(), "CLU-6");
+}
+
+#[test]
 fn the_lead_goes_where_it_is_sent() {
     let mut net = Net::of(3);
     net.tick(1);

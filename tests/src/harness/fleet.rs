@@ -83,12 +83,7 @@ impl Fleet {
         brokers: &str,
         nodes: usize,
     ) -> Result<Self, NotShown> {
-        let mut fleet = Self { slots: Vec::new(), make_topics: true };
-        for _node in 0..nodes {
-            fleet.add(folder, brokers)?;
-        }
-        fleet.until_voters(nodes, PATIENCE)?;
-        Ok(fleet)
+        Self::formed(true, &vec![Host::HERE; nodes], folder, brokers)
     }
 
     /// The same as [`form`](Self::form), a node on each of these hosts.
@@ -97,11 +92,20 @@ impl Fleet {
     ///
     /// When a command fails, or the nodes do not come to vote.
     pub fn form_on(hosts: &[Host], folder: &Path, brokers: &str) -> Result<Self, NotShown> {
-        let (mut fleet, nodes) = (Self { slots: Vec::new(), make_topics: false }, hosts.len());
+        Self::formed(false, hosts, folder, brokers)
+    }
+
+    fn formed(
+        make_topics: bool,
+        hosts: &[Host],
+        folder: &Path,
+        brokers: &str,
+    ) -> Result<Self, NotShown> {
+        let mut fleet = Self { slots: Vec::new(), make_topics };
         for host in hosts {
             fleet.add_on(*host, folder, brokers)?;
         }
-        fleet.until_voters(nodes, PATIENCE)?;
+        fleet.until_voters(hosts.len(), PATIENCE)?;
         Ok(fleet)
     }
 

@@ -263,7 +263,7 @@ pub const PROMISES: &[Promise] = &[
         full: "3 min: the broker stopped for 60 s",
         ci: "2 min: for 8 s",
         may_skip: false,
-        floors: &[("cases", 14), ("records", 5_000), ("red_controls", 5)],
+        floors: &[("cases", 15), ("records", 5_000), ("red_controls", 5)],
         run: crate::broker_faults::run,
     },
     Promise {

@@ -319,7 +319,7 @@ impl Node {
     }
 }
 
-fn running_shards(apps: &Apps) -> impl Iterator<Item = &RunningShard> {
+pub(super) fn running_shards(apps: &Apps) -> impl Iterator<Item = &RunningShard> {
     apps.values().flat_map(|app| app.functions.values()).flat_map(|function| &function.shards)
 }
 

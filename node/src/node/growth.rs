@@ -1,32 +1,64 @@
-//! Partitions that others add to a topic of Kafka: nobody reports them, so the node looks, and
-//! gives each a shard that reads it from its start. What was written there before the look is not
-//! skipped, whatever the trigger's `start` says.
+//! What others do to topics: nobody reports it, so the node looks. A partition that was added to a
+//! topic of Kafka gets a shard that reads it from its start: what was written there before the look
+//! is not skipped, whatever the trigger's `start` says. A topic that comes back has its shards look
+//! again: they go on in it, or say that it is another one (E0417).
 
 use std::time::Duration;
 
 use cluster::{App, Command};
 use dispatch::StopReason;
 
-use super::Node;
-use super::running::RunningShard;
+use super::running::{Apps, RunningShard};
+use super::{DRAIN_PATIENCE, Node, converge};
 use crate::commands::error::CommandError;
 
 /// How often the node looks; the bus has its own pace, of a few seconds too.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 impl Node {
-    /// Looks for partitions that were added, until the node ends.
-    pub(super) async fn watch_growth(self) {
+    /// Looks for partitions that were added and topics that came back, until the node ends.
+    pub(super) async fn watch_topics(self) {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         loop {
             tokio::select! {
                 () = self.inner.shutdown.cancelled() => return,
                 _tick = ticks.tick() => {}
             }
+            self.revive().await;
+            if self.inner.kafka.is_none() {
+                continue;
+            }
             if let Err(error) = self.grow().await {
                 tracing::warn!(error = error.message, "could not read partitions that were added");
             }
         }
+    }
+
+    /// Has shards that stopped because their topic was gone begin anew where it is there.
+    async fn revive(&self) {
+        let mut apps = self.inner.apps.lock().await;
+        let shards = self.back(&apps);
+        let taken: Vec<RunningShard> =
+            shards.into_iter().filter_map(|id| converge::take(&mut apps, id)).collect();
+        if taken.is_empty() {
+            return;
+        }
+        for shard in taken {
+            tracing::info!(shard = %shard.id, topic = shard.status.topic, "the topic is there again");
+            shard.drain(DRAIN_PATIENCE).await;
+        }
+        self.converge(&mut apps).await;
+    }
+
+    /// The shards that stopped because their partition was gone, and have it again.
+    fn back(&self, apps: &Apps) -> Vec<bus::ShardId> {
+        let stopped = converge::running_shards(apps)
+            .filter(|it| matches!(it.stopped(), Some(StopReason::TopicGone(_))));
+        let is_there = |it: &&RunningShard| {
+            let topic = self.inner.bus.topic(&it.status.topic);
+            topic.is_some_and(|topic| it.status.partition < topic.spec.partitions)
+        };
+        stopped.filter(is_there).map(|it| it.id).collect()
     }
 
     /// Has partitions that are new read. Of several nodes the leader does it.

@@ -283,9 +283,7 @@ impl Node {
             peers.run_with(&node.inner);
             drop(tokio::spawn(node.clone().follow_calls()));
         }
-        if node.inner.kafka.is_some() {
-            drop(tokio::spawn(node.clone().watch_growth()));
-        }
+        drop(tokio::spawn(node.clone().watch_topics()));
         drop(tokio::spawn(node.clone().follow()));
         drop(tokio::spawn(node.clone().plan_places()));
         drop(tokio::spawn(node.clone().watch_bus()));

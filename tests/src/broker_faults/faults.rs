@@ -210,10 +210,23 @@ pub(super) fn without_a_node(stage: &mut Stage<'_>) -> Result<(), NotShown> {
     for (name, code) in [("gone", "E0419"), ("again", "E0417"), ("late", "E0420")] {
         stage.stops(name, code)?;
     }
+    make_anew(stage, "left")?;
+    stage.stops("left", "E0417")?;
+    stage.cases.push("a deleted topic comes back");
     stage.others_run(&["gone", "again", "late", "left", "swap", "old"])?;
     has_outputs(stage, "grow", partitions - 1)?;
     stage.cases.push("partition added and killed");
     stage.flows(STEADY)
+}
+
+/// Makes a topic that was deleted again, with other records.
+fn make_anew(stage: &mut Stage<'_>, name: &str) -> Result<(), NotShown> {
+    app::make_input(&mut stage.hand, &app::find(name))?;
+    for partition in 0..2 {
+        let (topic, values) = (format!("{name}.in"), format!("{name} anew"));
+        stage.hand.send(&topic, partition, &values, &[100; 20])?;
+    }
+    Ok(())
 }
 
 /// Adds a partition, freezes the broker as soon as the node has seen it, and kills the node when it
@@ -237,13 +250,7 @@ fn dies_with_a_new_partition(stage: &mut Stage<'_>, partitions: usize) -> Result
 pub(super) fn heal(stage: &mut Stage<'_>) -> Result<i64, NotShown> {
     stage.run.note("heal, and drain");
     stage.stop_node()?;
-    for name in ["gone", "left"] {
-        app::make_input(&mut stage.hand, &app::find(name))?;
-        for partition in 0..2 {
-            let (topic, values) = (format!("{name}.in"), format!("{name} anew"));
-            stage.hand.send(&topic, partition, &values, &[100; 20])?;
-        }
-    }
+    make_anew(stage, "gone")?;
     stage.app.heal(&["gone", "again", "left", "swap", "late", "old"])?;
     let healed_at = now();
     stage.start_node()?;

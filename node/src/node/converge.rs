@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use bus::{Epoch, ShardId, Timestamp};
 use cluster::reconcile::{self, Action, Scene};
 use cluster::{Command, Placing, State};
-use futures::StreamExt as _;
+use tokio::sync::Semaphore;
 
 use super::prepare::Ready;
 use super::running::{Apps, RunningApp, RunningFunction, RunningShard};
 use super::{DRAIN_PATIENCE, Inner, Node};
 
-/// Shards that start at the same time.
+/// Shards that start at the same time, of those that ask the bus where to begin.
 const STARTS_MAX: usize = 64;
 
 /// Rounds in which a change is carried out: what ends is assigned anew, what is assigned starts.
@@ -292,21 +292,23 @@ impl Node {
         is_not_over
     }
 
-    /// Those whose partition was added come last: they look at the others.
+    /// Those that were handed over ask for nothing, and wait for nobody. Those whose partition was
+    /// added come last: they look at the others.
     async fn start_all(&self, apps: &mut Apps, state: &State, starts: Vec<ShardId>) {
         let known = starts.iter().filter_map(|id| Some((*id, state.shards().get(id)?.clone())));
         let (grown, first): (Vec<_>, Vec<_>) = known.partition(|(_, shard)| shard.grown);
         for wave in [first, grown] {
-            let seen = &*apps;
+            let (seen, asks) = (&*apps, &Semaphore::new(STARTS_MAX));
             let start = |(id, shard): (ShardId, cluster::Shard)| async move {
                 let function = function_of(seen, &shard.trigger)?;
                 if let Some(used) = &mut self.inner.ownership().used {
                     used.insert(id, shard.epoch);
                 }
-                self.start_shard(id, shard, function, &function.shards).await
+                let handed = self.inner.inheritance.take(id, shard.epoch).await;
+                let _turn = if handed.is_none() { asks.acquire().await.ok() } else { None };
+                self.start_shard(id, shard, function, &function.shards, handed).await
             };
-            let started = futures::stream::iter(wave).map(start).buffer_unordered(STARTS_MAX);
-            let started: Vec<Option<RunningShard>> = started.collect().await;
+            let started = futures::future::join_all(wave.into_iter().map(start)).await;
             for shard in started.into_iter().flatten() {
                 let (app, function) = super::triggers::owner(&shard.status.trigger);
                 let running = apps.get_mut(app).and_then(|app| app.functions.get_mut(function));

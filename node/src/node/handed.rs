@@ -25,7 +25,7 @@ const STATE_WITHIN: Duration = Duration::from_millis(200);
 /// What is not used by then is of an assignment that did not happen.
 const KEPT_FOR: Duration = Duration::from_secs(30);
 /// How long a shard that could start waits for what was handed over to be ready.
-const READY_WITHIN: Duration = Duration::from_millis(500);
+const READY_WITHIN: Duration = Duration::from_secs(1);
 
 /// What an owner says of one shard that has ended there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bus::{Epoch, ShardId, TopicPartition};
 use dispatch::{
-    BatchLimits, CircuitPolicy, DispatchConfig, Order, ParkLimits, RetryPolicy, ShardConfig,
-    ShardHandle, State, StopReason, WindowLimits,
+    BatchLimits, CircuitPolicy, DispatchConfig, HandedStart, Order, ParkLimits, RetryPolicy,
+    ShardConfig, ShardHandle, State, StopReason, WindowLimits,
 };
 use function::{FunctionSpec, TriggerSpec};
 use runtime::{Calling, Pool};
@@ -106,6 +106,7 @@ impl Node {
         shard: cluster::Shard,
         function: &RunningFunction,
         siblings: &[RunningShard],
+        handed: Option<HandedStart>,
     ) -> Option<RunningShard> {
         let trigger = function.trigger(&shard.trigger)?;
         let (spec, revision) = (&function.spec, function.runs.clone());
@@ -113,10 +114,7 @@ impl Node {
         let config = shard_config(&self.inner, id, &shard, spec, trigger, paused);
         let handle = match growth::must_not_start(&shard, siblings) {
             Some(reason) => dispatch::stopped(config, revision, reason),
-            None => {
-                let handed = self.inner.inheritance.take(id, shard.epoch).await;
-                dispatch::start_or_wait(self.bus(), config, revision, handed).await
-            }
+            None => dispatch::start_or_wait(self.bus(), config, revision, handed).await,
         };
         let (app, _) = shard.trigger.split_once('/').unwrap_or_default();
         let status = gateway::api::ShardStatus {

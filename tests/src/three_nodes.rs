@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::demand;
 use crate::harness::kafka::Kafka;
 use crate::harness::python::{self, Asked};
-use crate::harness::{binaries, command, wait};
+use crate::harness::{binaries, command, ports, wait};
 use crate::promise::{During, Figures, NotShown, Run, broken, seconds};
 
 /// A client of Kafka in Python alone, with a protocol of its own.
@@ -38,7 +38,8 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     Kafka::fetch()?;
     let python = python::with(&[CLIENT])?;
     let dir = run.evidence.join("cluster");
-    let port = free_port()?;
+    // Of Kafka, its controller, and the nodes.
+    let [port, ..] = ports::free::<5>()?;
     run.note("the script");
     let started_at = Instant::now();
     let mut up = script("up", &dir);
@@ -197,15 +198,4 @@ fn rows() -> Result<Vec<Value>, NotShown> {
     };
     let row = |line: &str| names.iter().copied().zip(line.split(',').map(cell)).collect();
     Ok(lines.map(row).collect())
-}
-
-fn free_port() -> Result<u16, NotShown> {
-    // The script takes this one for Kafka, the next for its controller.
-    let free = || {
-        let first = std::net::TcpListener::bind("127.0.0.1:0").ok()?;
-        let port = first.local_addr().ok()?.port();
-        let next = port.checked_add(1)?;
-        std::net::TcpListener::bind(("127.0.0.1", next)).ok().map(|_second| port)
-    };
-    wait::until(Duration::from_secs(5), free).ok_or_else(|| broken("no two free ports in a row"))
 }

@@ -12,7 +12,7 @@ use crate::demand;
 use crate::harness::api::Api;
 use crate::harness::network::Host;
 use crate::harness::node::Node;
-use crate::harness::{binaries, command, wait};
+use crate::harness::{binaries, command, ports, wait};
 use crate::promise::{During, NotShown, broken};
 
 /// What a command or a start may take on a loaded machine.
@@ -189,7 +189,7 @@ impl Slot {
         std::fs::create_dir_all(&dir).during("make a node's folder")?;
         Ok(Self {
             name: name.to_owned(),
-            address: format!("{}:{}", host.ip, free_port()?),
+            address: format!("{}:{}", host.ip, ports::free::<1>()?[0]),
             data: dir.join("data"),
             state: dir.join("state"),
             log: dir.join("node.log"),
@@ -388,10 +388,4 @@ impl Slot {
         let said = self.run(&["node", "list", "-o", "json"])?;
         serde_json::from_str(&said).during("read what `node list` printed")
     }
-}
-
-fn free_port() -> Result<u16, NotShown> {
-    // QUIC's are ports of UDP.
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").during("look for a free port")?;
-    Ok(socket.local_addr().during("look at a free port")?.port())
 }

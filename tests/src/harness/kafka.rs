@@ -5,7 +5,6 @@
 //! so. The flags are for a quick start and little memory, unless figures are taken beside it.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use rustix::process::Signal;
 
 use crate::harness::network::Host;
 use crate::harness::node::Node;
-use crate::harness::{binaries, command};
+use crate::harness::{binaries, command, ports};
 use crate::promise::{During, NotShown, broken};
 
 /// Fetching may have to download 43 MB.
@@ -173,7 +172,7 @@ impl Broker {
         listeners: Listeners,
     ) -> Result<Self, NotShown> {
         fs::create_dir_all(dir).during("make a broker's folder")?;
-        let [port, controller, second_port] = free_ports()?;
+        let [port, controller, second_port] = ports::free()?;
         let broker = Self {
             kafka: kafka.clone(),
             dir: dir.to_owned(),
@@ -469,15 +468,4 @@ fn password_properties(permitted: &Path) -> String {
         permitted.display(),
         REAUTHENTICATION.as_millis()
     )
-}
-
-/// Ports that were free a moment ago: held together, so that they differ.
-fn free_ports() -> Result<[u16; 3], NotShown> {
-    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).during("find a free port");
-    let held = [listen()?, listen()?, listen()?];
-    let mut ports = [0; 3];
-    for (port, listener) in ports.iter_mut().zip(&held) {
-        *port = listener.local_addr().during("find a free port")?.port();
-    }
-    Ok(ports)
 }

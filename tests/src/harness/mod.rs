@@ -11,6 +11,7 @@ pub mod mounts;
 pub mod network;
 pub mod node;
 pub mod overlay;
+pub mod ports;
 pub mod processes;
 pub mod python;
 pub mod rng;

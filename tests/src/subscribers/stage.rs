@@ -2,7 +2,7 @@
 //! same places; and somebody who produces numbers all the time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use crate::demand;
 use crate::harness::api::{Api, ToProduce};
 use crate::harness::command::Said;
 use crate::harness::node::Node;
-use crate::harness::{binaries, command, wait};
+use crate::harness::{binaries, command, ports, wait};
 use crate::promise::{During, NotShown, broken};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -124,8 +124,8 @@ impl Stage {
 }
 
 fn free_port() -> Result<SocketAddr, NotShown> {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").during("look for a free port")?;
-    socket.local_addr().during("look at a free port")
+    let [port] = ports::free()?;
+    Ok((Ipv4Addr::LOCALHOST, port).into())
 }
 
 /// Produces numbers until it is stopped.

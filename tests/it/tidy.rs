@@ -65,7 +65,7 @@ const FLOORS: &[&[&str]] = &[
     &["rdkafka-ffi", "iot"],
     &["bus", "frame", "filter", "live"],
     &["storage", "guest"],
-    &["function", "exchange", "subscriber"],
+    &["function", "exchange", "subscriber", "conformance"],
     &["cluster", "runtime"],
     &["dispatch"],
     &["gateway"],
@@ -104,6 +104,7 @@ const CRATES: &[(&str, &str)] = &[
     ("gateway", "node/gateway"),
     ("millrace", "node"),
     ("tests", "tests"),
+    ("conformance", "tests/conformance"),
     ("bench", "bench"),
     ("iot", "bench/iot"),
 ];

@@ -4,25 +4,20 @@
 
 mod java;
 mod owners;
-pub mod stage;
 mod wire;
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use bus::conformance;
-use bus::kafka::{KafkaBus, KafkaConfig};
+use ::conformance::{EmbeddedStage, KafkaStage, SUITE_PATIENCE};
 
 use crate::demand;
-use crate::harness::kafka::{Broker, Kafka, Listeners};
+use crate::harness::kafka::{Broker, Kafka, Listeners, PASSWORD, USER};
 use crate::harness::{binaries, command};
 use crate::promise::{During, Figures, NotShown, Run, broken};
-use stage::{EmbeddedStage, KafkaStage};
 
 /// librdkafka and what names it are built anew with TLS.
 const BUILD_PATIENCE: Duration = Duration::from_secs(900);
-const SUITE_PATIENCE: Duration = Duration::from_secs(600);
 /// The feature that links the system's OpenSSL: minutes less than one of its own.
 const TLS_FEATURE: &str = "tls-system";
 /// The binary that has it.
@@ -53,19 +48,8 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
 }
 
 /// All rules; how many.
-fn suite(run: &Run, stage: impl conformance::Stage + 'static) -> Result<u64, NotShown> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.during("start a runtime")?;
-    let checked = runtime.block_on(async {
-        tokio::time::timeout(
-            SUITE_PATIENCE,
-            tokio::spawn(async move { conformance::check(&stage).await }),
-        )
-        .await
-    });
-    runtime.shutdown_timeout(Duration::from_secs(5));
-    let checked = checked.map_err(|_elapsed| broken(format!("a rule hangs; {}", stage::rule())))?;
-    let rules = checked.map_err(|panic| broken(format!("{}: {panic}", stage::rule())))?;
+fn suite(run: &Run, stage: impl bus::conformance::Stage + 'static) -> Result<u64, NotShown> {
+    let rules = ::conformance::check(stage).map_err(broken)?;
     run.note(format!("{rules} rules hold"));
     Ok(rules)
 }
@@ -74,7 +58,7 @@ fn suite(run: &Run, stage: impl conformance::Stage + 'static) -> Result<u64, Not
 fn over_scram(run: &Run, broker: &Broker) -> Result<u64, NotShown> {
     let mut cargo = binaries::cargo();
     cargo.args(["build", "--quiet", "--bin", TLS_BINARY]);
-    cargo.args(["--features", &format!("millrace-tests/{TLS_FEATURE}")]);
+    cargo.args(["--features", &format!("millrace-conformance/{TLS_FEATURE}")]);
     if binaries::is_release() {
         cargo.arg("--release");
     }
@@ -87,45 +71,8 @@ fn over_scram(run: &Run, broker: &Broker) -> Result<u64, NotShown> {
     }
     let mut suite = Command::new(binaries::binary(TLS_BINARY));
     suite.arg(broker.scram_address()).arg(broker.authority());
-    suite.arg(run.evidence.join("stage-scram"));
+    suite.args([USER, PASSWORD]).arg(run.evidence.join("stage-scram"));
     let said = command::run(&mut suite, SUITE_PATIENCE)?;
     demand!(said.status == Some(0), "over TLS with SCRAM: {}", said.all());
     said.stdout.trim().parse().during("read how many rules hold")
-}
-
-/// What [`TLS_BINARY`] does: the rules over an encrypted listener, and what happens with a wrong
-/// password.
-///
-/// # Errors
-///
-/// When a rule is broken.
-pub fn scram(address: &str, authority: &Path, dir: &Path, run: &Run) -> Result<u64, NotShown> {
-    use crate::harness::kafka::{PASSWORD, USER};
-    let authority = authority.to_string_lossy();
-    let with = |password: &'static str| {
-        [
-            ("security.protocol", "SASL_SSL".to_owned()),
-            ("sasl.mechanisms", "SCRAM-SHA-512".to_owned()),
-            ("sasl.username", USER.to_owned()),
-            ("sasl.password", password.to_owned()),
-            ("ssl.ca.location", authority.clone().into_owned()),
-        ]
-    };
-    refused(address, &with("another"), &dir.join("refused"))?;
-    suite(run, KafkaStage::new(address, &with(PASSWORD), dir))
-}
-
-/// A wrong password is an error of its own, and soon.
-fn refused(address: &str, settings: &[(&str, String)], dir: &Path) -> Result<(), NotShown> {
-    let runtime = tokio::runtime::Runtime::new().during("start a runtime")?;
-    let positions = stage::positions(dir)?;
-    let mut config = KafkaConfig::new(address, "refused");
-    for (key, value) in settings {
-        config.settings.insert((*key).to_owned(), value.clone());
-    }
-    config.request_timeout = Duration::from_secs(10);
-    match runtime.block_on(KafkaBus::open(config, positions)) {
-        Err(bus::Error::Authentication { .. }) => Ok(()),
-        other => Err(broken(format!("with a wrong password: {other:?}"))),
-    }
 }

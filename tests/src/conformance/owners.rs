@@ -11,7 +11,6 @@ use bus::{
     PositionMove, ShardId, Timestamp, TopicPartition, TopicSpec,
 };
 
-use super::stage;
 use crate::demand;
 use crate::harness::kafka::{Broker, Kafka, Listeners};
 use crate::promise::{During, NotShown, Run, broken};
@@ -51,8 +50,8 @@ async fn open(broker: &Broker, dir: &Path) -> Result<Arc<KafkaBus>, NotShown> {
 
 async fn open_as(broker: &Broker, cluster: &str, dir: &Path) -> Result<Arc<KafkaBus>, NotShown> {
     let dir = dir.to_owned();
-    let opened = tokio::task::spawn_blocking(move || stage::positions(&dir)).await;
-    let positions = opened.during("open the positions")??;
+    let opened = tokio::task::spawn_blocking(move || ::conformance::positions(&dir)).await;
+    let positions = opened.during("open the positions")?.map_err(broken)?;
     let config = KafkaConfig::new(broker.address(), cluster);
     KafkaBus::open(config, positions).await.during("open the bus")
 }
@@ -191,7 +190,7 @@ async fn topic_made_again_is_another(
 /// lost, nothing ends, and it goes on by itself.
 async fn an_outage_is_a_wait(broker: &mut Broker, dir: &Path) -> Result<(), NotShown> {
     const OUTAGE: Duration = Duration::from_secs(8);
-    let positions = stage::positions(&dir.join("outage"))?;
+    let positions = ::conformance::positions(&dir.join("outage")).map_err(broken)?;
     let mut config = KafkaConfig::new(broker.address(), "outage");
     config.request_timeout = Duration::from_secs(2);
     let bus = KafkaBus::open(config, positions).await.during("open the bus")?;

@@ -11,7 +11,6 @@ use bus::{
 };
 
 use super::java::{self, Sent};
-use super::stage;
 use crate::demand;
 use crate::harness::kafka::{Broker, Kafka};
 use crate::harness::rng::Rng;
@@ -69,7 +68,7 @@ pub(super) fn check(
 }
 
 async fn open(broker: &Broker, codec: &str, dir: &Path) -> Result<Arc<KafkaBus>, NotShown> {
-    let positions = stage::positions(dir)?;
+    let positions = ::conformance::positions(dir).map_err(broken)?;
     let mut config = KafkaConfig::new(broker.address(), "wire");
     config.settings.insert("compression.type".to_owned(), codec.to_owned());
     KafkaBus::open(config, positions).await.during("open the bus")

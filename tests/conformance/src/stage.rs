@@ -12,14 +12,11 @@ use bus::kafka::{KafkaBus, KafkaConfig};
 use bus::{Bus, Timestamp};
 use storage::SledPositions;
 
-use crate::promise::{During as _, NotShown};
-
 /// The rule that is being checked: what a panic or a wait was about.
 static RULE: Mutex<String> = Mutex::new(String::new());
 
 /// The rule that was begun last.
-#[must_use]
-pub fn rule() -> String {
+pub(crate) fn rule() -> String {
     RULE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
@@ -31,10 +28,11 @@ fn begin(rule: &str) {
 ///
 /// # Errors
 ///
-/// The store's account.
-pub fn positions(dir: &Path) -> Result<Arc<SledPositions>, NotShown> {
-    std::fs::create_dir_all(dir).during("make a folder")?;
-    let opened = SledPositions::open(dir).during("open the positions")?;
+/// The folder, and the store's account.
+pub fn positions(dir: &Path) -> Result<Arc<SledPositions>, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("positions in {}: {error}", dir.display());
+    std::fs::create_dir_all(dir).map_err(|error| failed(&error))?;
+    let opened = SledPositions::open(dir).map_err(|error| failed(&error))?;
     Ok(Arc::new(opened.store))
 }
 

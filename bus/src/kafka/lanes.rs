@@ -20,6 +20,7 @@ use rdkafka_ffi::{PartitionQueue, Wake};
 
 use super::KafkaConfig;
 use super::health::{Context, Health};
+use super::topics::Topics;
 use crate::{Error, Offset, TopicPartition};
 
 /// How often a lane's thread looks whether it should end.
@@ -28,18 +29,11 @@ const POLL: Duration = Duration::from_millis(200);
 /// One reading client.
 pub(super) struct Lane {
     consumer: Arc<BaseConsumer<Context>>,
-    known: Mutex<Known>,
+    /// The topics whose metadata it has, with the ids they had.
+    known: Mutex<BTreeSet<(Arc<str>, u64)>>,
     taken: Mutex<BTreeSet<TopicPartition>>,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// The topics whose metadata a lane has: those there were when it started, and those it was asked
-/// about, with the ids they had.
-#[derive(Debug, Default)]
-struct Known {
-    at_start: BTreeSet<String>,
-    since: BTreeSet<(Arc<str>, u64)>,
 }
 
 impl std::fmt::Debug for Lane {
@@ -77,28 +71,31 @@ impl Lane {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn known(&self) -> MutexGuard<'_, BTreeSet<(Arc<str>, u64)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks for all metadata. Only a lane that fetches nothing yet is answered at once: brokers
     /// answer a connection's requests one after another, and a fetch may wait for half a second.
-    fn learn_all(&self, timeout: Duration) -> KafkaResult<()> {
+    fn learn_all(&self, topics: &Topics, timeout: Duration) -> KafkaResult<()> {
+        // Seen before it asks: what is made again after that has another id.
+        let ids = topics.ids();
         let listed = self.consumer.fetch_metadata(None, timeout)?;
-        let names = listed.topics().iter().map(|topic| topic.name().to_owned());
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).at_start = names.collect();
+        let names: BTreeSet<&str> = listed.topics().iter().map(|topic| topic.name()).collect();
+        let listed = ids.into_iter().filter(|(name, _)| names.contains(&**name));
+        self.known().extend(listed);
         Ok(())
     }
 
     /// Sees to it that the client knows where a topic's partitions are: else the first record of
     /// an assignment waits for a tick of up to a second.
     fn learn(&self, topic: &Arc<str>, id: u64, timeout: Duration) -> KafkaResult<()> {
-        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (Arc::clone(topic), id);
-        let is_known = {
-            let mut known = known();
-            known.at_start.remove(&**topic) || known.since.contains(&key)
-        };
+        let is_known = self.known().contains(&key);
         if !is_known {
             self.consumer.fetch_metadata(Some(topic), timeout)?;
+            self.known().insert(key);
         }
-        known().since.insert(key);
         Ok(())
     }
 
@@ -142,7 +139,7 @@ impl Lanes {
     }
 
     /// The first lane that does not read `place` yet.
-    fn claim(&self, place: &TopicPartition) -> Result<Arc<Lane>, Error> {
+    fn claim(&self, place: &TopicPartition, topics: &Topics) -> Result<Arc<Lane>, Error> {
         let mut lanes = self.lanes();
         for lane in &*lanes {
             if lane.taken().insert(place.clone()) {
@@ -151,7 +148,7 @@ impl Lanes {
         }
         let name = format!("lane-{}", lanes.len());
         let lane = Arc::new(Lane::start(&self.config, &self.health, &name)?);
-        let learned = lane.learn_all(self.config.request_timeout);
+        let learned = lane.learn_all(topics, self.config.request_timeout);
         learned.map_err(|error| self.health.client_error("list the topics", &error))?;
         lane.taken().insert(place.clone());
         lanes.push(Arc::clone(&lane));
@@ -162,11 +159,12 @@ impl Lanes {
     pub(super) fn sit(
         &self,
         place: TopicPartition,
+        topics: &Topics,
         topic_id: u64,
         next: Offset,
         wake: Wake,
     ) -> Result<Seat, Error> {
-        let lane = self.claim(&place)?;
+        let lane = self.claim(&place, topics)?;
         let mut seat = Seat { lane, place, queue: None };
         let timeout = self.config.request_timeout;
         let known = seat.lane.learn(&seat.place.topic, topic_id, timeout);

@@ -91,7 +91,7 @@ impl KafkaReader {
                 let ready = Arc::clone(&woken);
                 let wake = Box::new(move || ready.wake(index));
                 let from = Offset(next.0.max(0));
-                let seat = shared.lanes.sit(place, topic.id(), from, wake)?;
+                let seat = shared.lanes.sit(place, &shared.topics, topic.id(), from, wake)?;
                 cursors.push(Cursor { seat, topic, next, has_turn: false });
             }
             Ok::<_, Error>(cursors)

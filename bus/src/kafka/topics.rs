@@ -128,6 +128,11 @@ impl Topics {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The ids of all topics that are known.
+    pub(super) fn ids(&self) -> BTreeSet<(Arc<str>, u64)> {
+        self.known().iter().map(|(name, topic)| (Arc::clone(name), topic.id())).collect()
+    }
+
     /// The topic of this name, from memory. One that is not known is looked for soon.
     pub(super) fn get(&self, name: &str) -> Option<Arc<Topic>> {
         let found = self.known().get(name).cloned();

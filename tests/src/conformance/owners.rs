@@ -181,6 +181,16 @@ async fn topic_made_again_is_another(
     let found = one.recover(SHARD, Epoch(1)).await.during("recover")?;
     demand!(found.positions.is_empty(), "a forgotten shard has {found:?}");
     drop(reader);
+    // The client that read the one before reads this one.
+    let mut reader = one.reader(vec![(place(), Offset(0))]).await.during("read the new one")?;
+    let mut read = 0;
+    while read < 30 {
+        let fetched = tokio::time::timeout(SEEN_WITHIN, reader.fetch(1 << 20)).await;
+        let fetched = fetched.during(format!("read the new one after {read} records"))?;
+        let fetched = fetched.during("read the new one")?;
+        read += fetched.iter().map(|it| it.batch.len()).sum::<usize>();
+    }
+    drop(reader);
     one.close().await;
     other.close().await;
     Ok(())

@@ -18,6 +18,10 @@ pub(crate) fn served(kind: Kind, end: &'static str) {
     counter!("millrace_exchange_requests_total", "kind" => kind.name(), "end" => end).increment(1);
 }
 
+pub(crate) fn came(format: u8) {
+    counter!("millrace_exchange_frames_total", "format" => format.to_string()).increment(1);
+}
+
 pub(crate) fn subscriber_refused(reason: Reason) {
     counter!("millrace_subscribers_refused_total", "reason" => reason.name()).increment(1);
 }
@@ -53,6 +57,10 @@ pub fn describe_metrics() {
     describe_counter!(
         "millrace_exchange_requests_total",
         "Requests of other nodes, by kind and how they ended."
+    );
+    describe_counter!(
+        "millrace_exchange_frames_total",
+        "Requests of other nodes, by the format that they were written in."
     );
     describe_gauge!("millrace_subscribers", "Subscribers that follow topics now.");
     describe_counter!(

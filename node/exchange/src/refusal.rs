@@ -52,11 +52,13 @@ pub enum Refusal {
     UsedToken,
     /// A join token whose time is over.
     ExpiredToken,
+    /// A build that does not read what the cluster writes.
+    UnreadFormat,
 }
 
 impl Refusal {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::NoCertificate,
         Self::MalformedCertificate,
         Self::UnknownIssuer,
@@ -79,6 +81,7 @@ impl Refusal {
         Self::ForeignToken,
         Self::UsedToken,
         Self::ExpiredToken,
+        Self::UnreadFormat,
     ];
 
     /// Its name: the label of the metric, and what crosses to who was refused.
@@ -107,6 +110,7 @@ impl Refusal {
             Self::ForeignToken => "foreign-token",
             Self::UsedToken => "used-token",
             Self::ExpiredToken => "expired-token",
+            Self::UnreadFormat => "unread-format",
         }
     }
 }

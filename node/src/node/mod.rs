@@ -32,6 +32,7 @@ mod subscribers;
 mod topics;
 mod traces;
 mod triggers;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -385,6 +386,7 @@ pub(crate) fn cluster_failed(error: &cluster::Error) -> CommandError {
         cluster::Error::Former(_) => {
             ("E0418", "choose another folder with --data, or move this one away")
         }
+        cluster::Error::Unread { format } => return upgrade::unread(*format),
         cluster::Error::Damaged { .. } => ("E0403", "restore the folder from a backup"),
         _ => ("E0412", "look at the disk, then start again"),
     };

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bus::{Epoch, ShardId, Timestamp};
 use serde::Deserialize;
 
-use super::{Answered, App, History, Redriver, Roster, Shard, State, Tokens};
+use super::{Answered, App, History, Redriver, Roster, Shard, State, Subscribers, Tokens};
 
 /// The member of a group of one.
 pub(super) const ALONE: u64 = 1;
@@ -72,6 +72,19 @@ pub(crate) struct Unfollowed {
     unfit: BTreeMap<(u64, String), String>,
     stopping: BTreeSet<u64>,
     starting: BTreeSet<u64>,
+}
+
+/// Before there were formats.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Unversioned {
+    former: Unfollowed,
+    subscribers: Subscribers,
+}
+
+impl From<Unversioned> for State {
+    fn from(former: Unversioned) -> Self {
+        Self { subscribers: former.subscribers, ..former.former.into() }
+    }
 }
 
 impl From<Unfollowed> for State {

@@ -107,4 +107,28 @@ pub enum Refused {
         /// Partitions named now.
         now: u32,
     },
+    /// A member that is not known to read a format.
+    #[error("{member} is not known to read format {format}")]
+    Unread {
+        /// Its name.
+        member: String,
+        /// Which format.
+        format: u8,
+    },
+    /// The cluster has this format, or a later one.
+    #[error("format {format} is no later one: the cluster has {active}")]
+    NoLater {
+        /// Which was wished.
+        format: u8,
+        /// The one there is.
+        active: u8,
+    },
+    /// A command of a format that is not active yet.
+    #[error("the change needs format {format}, and the cluster has {active}")]
+    Early {
+        /// Which it needs.
+        format: u8,
+        /// The one there is.
+        active: u8,
+    },
 }

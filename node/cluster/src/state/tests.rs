@@ -256,7 +256,11 @@ impl Model {
             | Command::Member { .. }
             | Command::Token { .. }
             | Command::Subscriber { .. }
+            | Command::Reads { .. }
+            | Command::Raise { .. }
             | Command::Restore { .. } => {}
+            #[cfg(feature = "next-version")]
+            Command::Note { .. } => {}
         }
     }
 

@@ -395,14 +395,17 @@ pub const PROMISES: &[Promise] = &[
     },
     Promise {
         name: "upgrade",
-        says: "nodes are exchanged one by one for those of a build with another format of the log,                of checkpoints and of frames, under load, back and forward again: nothing is lost,                nothing of that format is written before an operator ends the upgrade, and then older                builds are refused by name",
+        says: "nodes are exchanged one by one for those of a build with another format of the log, \
+               of checkpoints and of frames, under load, back and forward again: nothing is lost, \
+               nothing of that format is written before an operator ends the upgrade, and then older \
+               builds are refused by name",
         needs: "python3 with venv and PyPI, Java 17 and Maven (77 without)",
         flags: &["rounds"],
         full: "12 min: 5 times to the next build and back",
-        ci: "5 min: once to the next build and back, then forward for good; and the build of it",
+        ci: "4 min: once to the next build and back, then forward for good; and the build of it",
         may_skip: false,
         floors: &[
-            ("rolled", 15),
+            ("rolled", 12),
             ("old_builds_refused", 3),
             ("records", 5_000),
             ("red_controls", 6),

@@ -13,12 +13,12 @@
 //!  16  u64  request: milliseconds left, answer: 0, blob: its length
 //! ```
 //!
-//! - **FR-1** what an encoder wrote decodes to the same values, however it is cut.
-//! - **FR-2** no bytes make a decoder panic, or hold more than it was given.
 //! A head is written in the format that is active in the cluster, and an answer in that of its
 //! request: a build reads several, see [`Formats`]. What two nodes say before they know what the
 //! other reads, `HELLO` and `JOIN`, stays in the first one for good.
 //!
+//! - **FR-1** what an encoder wrote decodes to the same values, however it is cut.
+//! - **FR-2** no bytes make a decoder panic, or hold more than it was given.
 //! - **FR-3** an unknown version ends the stream by name; an unknown kind is decoded, because its
 //!   length is known, and refused by name by who would have to serve it.
 

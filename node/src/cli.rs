@@ -13,6 +13,7 @@ use crate::commands::{
     backup, build, ca, completions, consume, dead_letter, deploy, describe, dev, doctor, event,
     explain, init, invoke, join, lag, logs, man, new, node, plan, produce, ps, raft_group, record,
     replay, revisions, serve, spawner, status, support_bundle, tail, token, top, topic, trigger,
+    upgrade,
 };
 use crate::node::NodeFlags;
 use crate::output::{ColorChoice, Format};
@@ -184,6 +185,9 @@ pub enum Command {
     /// Show and steer what the nodes of a cluster agree by.
     #[command(subcommand)]
     Raft(raft_group::RaftCommand),
+    /// Show how far the nodes of a cluster are upgraded, and end an upgrade.
+    #[command(subcommand)]
+    Upgrade(upgrade::UpgradeCommand),
     /// Examine a node and its machine, with a remedy for what is not well.
     Doctor(doctor::DoctorArgs),
     /// Put what somebody else needs to help with a node into one file, without secrets and records.
@@ -338,6 +342,7 @@ fn dispatch(cli: &Cli) -> Result<(), CommandError> {
         Command::Token(command) => token::run(command, globals),
         Command::Ca(command) => ca::run(command, globals),
         Command::Raft(command) => raft_group::run(command, globals),
+        Command::Upgrade(command) => upgrade::run(command, globals),
         Command::Doctor(args) => doctor::run(args, globals),
         Command::SupportBundle(args) => support_bundle::run(args, globals),
         Command::Backup(args) => backup::run(args, globals),

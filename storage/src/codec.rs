@@ -111,6 +111,53 @@ pub fn decode_snapshot<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecErro
     decode_within::<SNAPSHOT_BYTES_MAX, T>(bytes)
 }
 
+/// As [`encode_large`], for a value whose layout has versions of its own: byte 0 says which.
+///
+/// # Errors
+///
+/// As [`encode_large`].
+pub fn encode_large_as<T: Serialize>(version: u8, value: &T) -> Result<Vec<u8>, CodecError> {
+    encode_within::<LARGE_BYTES_MAX, T>(value).map(|bytes| stamped(bytes, version))
+}
+
+/// The value that [`encode_large_as`] turned into `bytes` under this version.
+///
+/// # Errors
+///
+/// As [`decode_large`].
+pub fn decode_large_as<T: DeserializeOwned>(version: u8, bytes: &[u8]) -> Result<T, CodecError> {
+    decode_at::<LARGE_BYTES_MAX, T>(version, bytes)
+}
+
+/// As [`encode_snapshot`], for a value whose layout has versions of its own.
+///
+/// # Errors
+///
+/// As [`encode_snapshot`].
+pub fn encode_snapshot_as<T: Serialize>(version: u8, value: &T) -> Result<Vec<u8>, CodecError> {
+    encode_within::<SNAPSHOT_BYTES_MAX, T>(value).map(|bytes| stamped(bytes, version))
+}
+
+/// The value that [`encode_snapshot_as`] turned into `bytes` under this version.
+///
+/// # Errors
+///
+/// As [`decode_snapshot`].
+pub fn decode_snapshot_as<T: DeserializeOwned>(version: u8, bytes: &[u8]) -> Result<T, CodecError> {
+    decode_at::<SNAPSHOT_BYTES_MAX, T>(version, bytes)
+}
+
+/// Under which version a value was encoded, whether or not it can be read here.
+#[must_use]
+pub const fn version_of(bytes: &[u8]) -> Option<u8> {
+    bytes.first().copied()
+}
+
+fn stamped(mut bytes: Vec<u8>, version: u8) -> Vec<u8> {
+    bytes[0] = version;
+    bytes
+}
+
 fn encode_within<const LIMIT: usize, T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
     let mut bytes = vec![VERSION, 0, 0, 0, 0];
     bincode::serde::encode_into_std_write(value, &mut bytes, layout::<LIMIT>())
@@ -124,12 +171,19 @@ fn encode_within<const LIMIT: usize, T: Serialize>(value: &T) -> Result<Vec<u8>,
 }
 
 fn decode_within<const LIMIT: usize, T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    decode_at::<LIMIT, T>(VERSION, bytes)
+}
+
+fn decode_at<const LIMIT: usize, T: DeserializeOwned>(
+    version: u8,
+    bytes: &[u8],
+) -> Result<T, CodecError> {
     if LIMIT < bytes.len() {
         return Err(CodecError::TooLarge { bytes: bytes.len(), limit_bytes: LIMIT });
     }
-    match bytes.first() {
-        Some(&VERSION) => {}
-        other => return Err(CodecError::Version(other.copied())),
+    match version_of(bytes) {
+        Some(found) if found == version => {}
+        other => return Err(CodecError::Version(other)),
     }
     let Some((checksum, body)) = bytes[1..].split_first_chunk::<4>() else {
         return Err(CodecError::Checksum);
@@ -175,6 +229,18 @@ mod tests {
         assert!(matches!(decode::<u8>(&sealed(&[1, 2])), Err(CodecError::Trailing(1))));
         let endless = sealed(&[255, 255, 255, 255, 255, 255, 255, 127]);
         assert!(matches!(decode::<Vec<u64>>(&endless), Err(CodecError::Decode(_))));
+    }
+
+    #[test]
+    fn a_value_says_under_which_version_it_was_encoded_and_no_other_reads_it() {
+        let bytes = encode_large_as(7, &9_u16).unwrap();
+        assert_eq!(version_of(&bytes), Some(7));
+        assert_eq!(decode_large_as::<u16>(7, &bytes).unwrap(), 9);
+        assert!(matches!(decode_large_as::<u16>(8, &bytes), Err(CodecError::Version(Some(7)))));
+        assert!(matches!(decode_large::<u16>(&bytes), Err(CodecError::Version(Some(7)))));
+        assert_eq!(encode_large_as(1, &9_u16).unwrap(), encode_large(&9_u16).unwrap());
+        let bytes = encode_snapshot_as(2, &9_u16).unwrap();
+        assert_eq!(decode_snapshot_as::<u16>(2, &bytes).unwrap(), 9);
     }
 
     #[test]

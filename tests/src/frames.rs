@@ -187,6 +187,7 @@ fn decoded(bytes: &[u8], cuts: &[usize]) -> Result<Read, String> {
                     FrameError::NotZero => Read::NotZero,
                     FrameError::Trailing => Read::Trailing,
                     FrameError::Truncated => return Err("truncated before its end".to_owned()),
+                    FrameError::Tail => return Err("this format has no tails".to_owned()),
                 });
             }
         }

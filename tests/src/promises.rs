@@ -394,6 +394,25 @@ pub const PROMISES: &[Promise] = &[
         run: crate::fleet::run_drain,
     },
     Promise {
+        name: "upgrade",
+        says: "nodes are exchanged one by one for those of a build with another format of the log, \
+               of checkpoints and of frames, under load, back and forward again: nothing is lost, \
+               nothing of that format is written before an operator ends the upgrade, and then older \
+               builds are refused by name",
+        needs: "python3 with venv and PyPI, Java 17 and Maven (77 without)",
+        flags: &["rounds"],
+        full: "12 min: 5 times to the next build and back",
+        ci: "4 min: once to the next build and back, then forward for good; and the build of it",
+        may_skip: false,
+        floors: &[
+            ("rolled", 12),
+            ("old_builds_refused", 3),
+            ("records", 5_000),
+            ("red_controls", 6),
+        ],
+        run: crate::fleet::run_upgrade,
+    },
+    Promise {
         name: "stubborn-key",
         says: "a key that keeps failing costs only itself: the others keep 0.9 of their rate and \
                1.5 times their p99, memory stays, SIGKILL loses nothing, and once it heals all of \

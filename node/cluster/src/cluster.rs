@@ -25,12 +25,13 @@ use std::time::{Duration, Instant};
 use storage::codec;
 use tokio::sync::{oneshot, watch};
 
+use crate::format::{self, NotEncoded, decode_state, encode_state, unread_checkpoint};
 use crate::group::{Group, Limits};
 use crate::image::Image;
-use crate::log::{COMMAND_BYTES_MAX, Error, OnFatal, decode_state};
+use crate::log::{COMMAND_BYTES_MAX, Error, OnFatal};
 use crate::members::{Change, Members, NotChanged};
 use crate::raft_log::RaftLog;
-use crate::state::{Applied, Command, State};
+use crate::state::{Applied, Command, Refused, State};
 use crate::wire::Sender;
 
 use driver::Driver;
@@ -96,6 +97,8 @@ pub enum Ended {
     Forgot,
     /// It belongs to the group no more.
     Removed,
+    /// The group writes this format, which its build does not read (FM-3).
+    Unread(u8),
 }
 
 /// How a member is, for people.
@@ -191,7 +194,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// [`Error::Damaged`], [`Error::Former`], [`Error::Write`].
+    /// [`Error::Damaged`], [`Error::Former`], [`Error::Unread`], [`Error::Write`].
     pub fn open(data_dir: &Path, config: Config, on_fatal: OnFatal) -> Result<Self, Error> {
         let former = data_dir.join(FORMER);
         if former.exists() {
@@ -200,12 +203,13 @@ impl Cluster {
         let path = data_dir.join("raft.redb");
         let damaged = |reason| Error::Damaged { path: path.clone(), reason };
         let first = match config.founds {
-            true => {
-                Image::founding(vec![config.member], codec::encode_snapshot(&State::default())?)
-            }
+            true => Image::founding(vec![config.member], encode_state(&State::founding())?),
             false => Image::joining(),
         };
         let (log, image) = RaftLog::open(&path, &first)?;
+        if let Some(format) = unread_checkpoint(&image.checkpoint.state) {
+            return Err(Error::Unread { format });
+        }
         let incarnation = log.count_start()?;
         let last = image.last();
         let state = match image.is_blank() {
@@ -275,7 +279,7 @@ impl Cluster {
     /// [`Error::Closed`], when nothing was changed; [`Error::Unknown`].
     pub async fn propose(&self, command: Command) -> Result<Applied, Error> {
         let (reply, answer) = oneshot::channel();
-        let bytes = encode(&command)?;
+        let bytes = self.encode(&command)?;
         // Whoever asked may have gone: then nobody wants the answer.
         self.send(Input::Propose {
             command: bytes,
@@ -290,7 +294,7 @@ impl Cluster {
     pub(crate) fn propose_and_wait(&self, command: &Command) -> Result<Applied, Error> {
         let (reply, answer) = channel();
         self.send(Input::Propose {
-            command: encode(command)?,
+            command: self.encode(command)?,
             until: Instant::now() + PATIENCE,
             reply: Box::new(move |ended| drop(reply.send(ended))),
         })?;
@@ -413,18 +417,23 @@ impl Cluster {
         }
     }
 
+    /// A command in the active format. Nobody who applies it later reads less (FM-1).
+    fn encode(&self, command: &Command) -> Result<Vec<u8>, Error> {
+        let active = self.state().format();
+        let bytes = format::encode_command(command, active).map_err(|error| match error {
+            NotEncoded::Early(format) => Error::Refused(Refused::Early { format, active }),
+            NotEncoded::Codec(error) => Error::TooLarge(error),
+        })?;
+        if COMMAND_BYTES_MAX < bytes.len() {
+            let (bytes, limit_bytes) = (bytes.len(), COMMAND_BYTES_MAX);
+            return Err(codec::CodecError::TooLarge { bytes, limit_bytes }.into());
+        }
+        Ok(bytes)
+    }
+
     fn send(&self, input: Input) -> Result<(), Error> {
         self.inner.queue.ask(input)
     }
-}
-
-fn encode(command: &Command) -> Result<Vec<u8>, Error> {
-    let bytes = codec::encode_large(command)?;
-    if COMMAND_BYTES_MAX < bytes.len() {
-        let (bytes, limit_bytes) = (bytes.len(), COMMAND_BYTES_MAX);
-        return Err(codec::CodecError::TooLarge { bytes, limit_bytes }.into());
-    }
-    Ok(bytes)
 }
 
 fn spawn(mut driver: Driver, inputs: Inputs, on_fatal: OnFatal) -> JoinHandle<()> {

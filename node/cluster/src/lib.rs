@@ -8,6 +8,7 @@
 //! a record, a payload or a package.
 
 mod cluster;
+mod format;
 mod group;
 mod image;
 pub mod invoking;
@@ -27,6 +28,7 @@ pub use cluster::{
     Cluster, Config, Ended, Forwarded, Inbox, Leadership, Letter, NoTransport, Survivor, Transport,
     Vitals, describe_metrics,
 };
+pub use format::{FORMATS, Formats};
 pub use group::{
     Changed, Committed, ELECTION_TICKS, Forgot, Group, Limits, NotProposed, RequestId, Step,
     carries_checkpoint, changes_members,

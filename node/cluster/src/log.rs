@@ -1,14 +1,14 @@
-//! What can go wrong with the log of commands, and how its checkpoints are read, whichever version
-//! wrote them.
+//! What can go wrong with the log of commands.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use storage::codec;
 
+use crate::format::FORMATS;
 use crate::members::NotChanged;
 use crate::recovery::NotRecovered;
-use crate::state::{Alone, Former, Named, Refused, State, Unfollowed, Unrotated};
+use crate::state::Refused;
 
 /// The largest command: an application of many functions has to fit, and with its head it has to
 /// fit into a frame of 8 MiB between two nodes.
@@ -45,6 +45,12 @@ pub enum Error {
     /// The folder was written by a version whose log had another form.
     #[error("{} is of an earlier version, whose log had another form", .0.display())]
     Former(PathBuf),
+    /// The cluster writes a format that this build does not read (FM-3).
+    #[error("the cluster writes format {format}, and this build reads {FORMATS}")]
+    Unread {
+        /// Which.
+        format: u8,
+    },
     /// What is on disk is not what was written. The node must not start from it.
     #[error("the cluster's log {} is damaged: {reason}", path.display())]
     Damaged {
@@ -81,20 +87,6 @@ impl Error {
 /// What ends the process when the log cannot be trusted any more; gets the reason.
 pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// A checkpoint's state, also in the forms of earlier versions.
-pub(crate) fn decode_state(bytes: &[u8]) -> Result<State, codec::CodecError> {
-    codec::decode_snapshot(bytes).or_else(|error| {
-        let unrotated = codec::decode_snapshot::<Unrotated>(bytes).map(State::from);
-        let unfollowed =
-            |_: codec::CodecError| codec::decode_snapshot::<Unfollowed>(bytes).map(State::from);
-        let named = || codec::decode_snapshot::<Named>(bytes).map(State::from);
-        let alone = || codec::decode_snapshot::<Alone>(bytes).map(State::from);
-        let former = || codec::decode_snapshot::<Former>(bytes).map(State::from);
-        let before_raft = |_: codec::CodecError| named().or_else(|_| alone()).or_else(|_| former());
-        unrotated.or_else(unfollowed).or_else(before_raft).map_err(|_| error)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -103,8 +95,11 @@ mod tests {
 
     use super::*;
     use crate::cluster::{Cluster, Config};
+    use crate::format::{
+        Logged, decode_command, decode_state, encode_command, encode_state, unread_checkpoint,
+    };
     use crate::group::Limits;
-    use crate::state::{App, Command, Function, Trigger};
+    use crate::state::{App, Command, Function, State, Trigger};
 
     fn deploy(revision: u64) -> Command {
         let function = Function {
@@ -149,9 +144,12 @@ mod tests {
         assert!(matches!(log.propose_and_wait(&remove), Err(Error::Refused(_))));
     }
 
+    /// The active format, and an empty map of what members read.
+    const FORMAT: usize = 1 + size_of::<u64>();
+
     /// A checkpoint whose body is `edit` of that of `state`; its head holds a version and a checksum.
     fn edited(state: &State, edit: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
-        let bytes = codec::encode_snapshot(state).unwrap();
+        let bytes = encode_state(state).unwrap();
         let body = edit(bytes[5..].to_vec());
         [&bytes[..1], &crc32c::crc32c(&body).to_le_bytes(), &body].concat()
     }
@@ -182,23 +180,60 @@ mod tests {
             let owner = [&1_u64.to_le_bytes()[..], &[1], &5_u64.to_le_bytes(), b"plant"].concat();
             cut(&body, &second, &[second_was, &owner].concat())
         };
-        // Two CAs that are not there, a turn, and no token that names one.
+        // Two CAs that are not there, a turn, and no token that names one; then the formats.
         let cas = 1 + 1 + size_of::<u64>() + size_of::<u64>();
-        // An empty map is a count. First tokens of subscribers, what members cannot run, who stops
-        // and starts, tokens and what was answered goes, then the roster, then redrivers and pauses.
+        // An empty map is a count. First formats, tokens of subscribers, what members cannot run, who
+        // stops and starts, tokens and what was answered goes, then the roster, then redrivers and
+        // pauses.
         for maps in [6, 7, 9] {
             let bytes = edited(&state, |body| {
                 let body = named(body);
-                body[..body.len() - cas - maps * size_of::<u64>()].to_vec()
+                body[..body.len() - FORMAT - cas - maps * size_of::<u64>()].to_vec()
             });
             assert_eq!(decode_state(&bytes).unwrap(), expected, "{maps} maps fewer");
         }
         assert_eq!(decode_state(&edited(&state, |body| body)).unwrap(), state);
-        for former in [cas, cas + size_of::<u64>()] {
+        for former in [FORMAT, FORMAT + cas, FORMAT + cas + size_of::<u64>()] {
             let shorter = |body: Vec<u8>| body[..body.len() - former].to_vec();
-            assert_eq!(decode_state(&edited(&state, shorter)).unwrap(), state);
+            assert_eq!(decode_state(&edited(&state, shorter)).unwrap(), state, "{former} fewer");
         }
         assert!(decode_state(&edited(&state, |body| body[..body.len() - 1].to_vec())).is_err());
+    }
+
+    /// FM-1, FM-2: what an entry is to a state depends on its format and the active one alone.
+    #[test]
+    fn an_entry_of_a_later_format_is_nothing_until_that_is_active() {
+        let command = deploy(7);
+        let bytes = encode_command(&command, 1).unwrap();
+        let is = Logged::Command(Box::new(command));
+        assert_eq!(decode_command(&bytes, 1).unwrap(), is);
+        assert_eq!(decode_command(&bytes, 9).unwrap(), is, "one of before stays readable");
+        for format in [9, 255] {
+            let later = [&[format], b"whatever it is".as_slice()].concat();
+            assert_eq!(decode_command(&later, 1).unwrap(), Logged::Early(format), "FM-2");
+            let unread = decode_command(&later, format);
+            assert!(matches!(unread, Err(codec::CodecError::Version(Some(it))) if it == format));
+            assert_eq!(unread_checkpoint(&later), Some(format), "FM-3");
+        }
+        assert!(decode_state(&[&[9], &[0; 40][..]].concat()).is_err());
+        assert_eq!(unread_checkpoint(&encode_state(&State::default()).unwrap()), None);
+    }
+
+    /// FM-3, at the start: nothing of the log is applied, by name.
+    #[test]
+    fn a_log_whose_format_is_not_read_here_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path(), 100);
+        assert_eq!(log.state().format(), FORMATS.newest, "a founder writes its newest");
+        let format = FORMATS.newest + 1;
+        // Nobody is waited for where nobody else is.
+        let raised = log.propose_and_wait(&Command::Raise { format });
+        assert!(matches!(raised, Err(Error::Unknown)), "it ends: {raised:?}");
+        drop(log);
+        for _start in 0..2 {
+            let opened = Cluster::open(dir.path(), Config::alone(), Arc::new(|_| {}));
+            assert!(matches!(opened, Err(Error::Unread { format: it }) if it == format));
+        }
     }
 
     #[test]

@@ -15,11 +15,12 @@
 use raft::eraftpb::HardState;
 use storage::codec;
 
+use crate::format::{decode_command, decode_state, encode_state};
 use crate::group::{RequestId, changes_members};
 use crate::image::{Checkpoint, Cut, Image, Place, Write, place_of};
-use crate::log::decode_state;
+
 use crate::members::{Change, Members};
-use crate::state::{Command, Role, State};
+use crate::state::{Role, State};
 
 /// Ids of members that nobody gets: more than a cluster ever lets in while one of it looks away.
 pub const IDS_PASSED: u64 = 100;
@@ -101,11 +102,11 @@ impl Recovery {
                 state.change_members(change);
                 format!("{change:?}")
             } else {
-                let command = codec::decode_large(&entry.data);
-                let command: Command = command.map_err(|error| unreadable(&error))?;
+                let logged = decode_command(&entry.data, state.format());
+                let logged = logged.map_err(|error| unreadable(&error))?;
                 // One that is refused, or was applied before, changes nothing (RS-4, RS-13).
-                drop(state.apply_logged(request, &command));
-                command.title()
+                drop(state.apply_logged(request, &logged));
+                logged.title()
             };
             if image.hard.commit < entry.index {
                 doubtful.push(Doubtful { place: place_of(entry), what });
@@ -140,11 +141,8 @@ impl Recovery {
 fn alone(me: u64, newest: u64, image: &Image, state: &State) -> Result<Write, codec::CodecError> {
     let place = Place { term: image.hard.term + 1, index: image.last().index + 1 };
     let hard = HardState { term: place.term, commit: place.index, ..HardState::default() };
-    let checkpoint = Checkpoint {
-        place,
-        members: Members::new([me], [], newest),
-        state: codec::encode_snapshot(state)?,
-    };
+    let checkpoint =
+        Checkpoint { place, members: Members::new([me], [], newest), state: encode_state(state)? };
     Ok(Write {
         checkpoint: Some(checkpoint),
         cut: Cut::All(place),
@@ -160,6 +158,7 @@ mod tests {
 
     use super::*;
     use crate::group::{Group, Limits, Step};
+    use crate::state::Command;
     use crate::state::{App, Function, MemberChange, Placing, Spent, Trigger};
 
     fn join(id: u64, token: Option<Spent>) -> Command {

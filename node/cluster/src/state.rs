@@ -21,7 +21,7 @@
 //! - **RS-10**, **RS-11** about members: roster.rs; **RS-12** about join tokens: tokens.rs;
 //!   **RS-13** about what is proposed twice: answered.rs; **RS-14**, **RS-15** about owners: owners.rs;
 //!   **RS-16** about tokens of subscribers: subscribers.rs; **RS-17** to **RS-19** about CAs:
-//!   authorities.rs.
+//!   authorities.rs; **RS-20** about formats: upgrade.rs.
 
 mod alone;
 mod answered;
@@ -33,6 +33,7 @@ mod refused;
 mod roster;
 mod subscribers;
 mod tokens;
+mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,14 +42,17 @@ use serde::{Deserialize, Serialize};
 
 pub use answered::Answered;
 pub use authorities::{Authorities, Ca, CaChange, Rotation, Stage};
-pub(crate) use former::{Alone, Former, Named, Unfollowed, Unrotated};
+pub(crate) use former::{Alone, Former, Named, Unfollowed, Unrotated, Unversioned};
 pub use history::{History, Kept, REVISIONS_MAX};
 pub use owners::Placing;
 pub use refused::Refused;
 pub use roster::{Member, MemberChange, Role, Roster, Spent};
 pub use subscribers::{SubscriberChange, SubscriberToken, Subscribers};
 pub use tokens::Tokens;
+#[cfg(feature = "next-version")]
+pub use upgrade::Notes;
 
+use crate::format::Formats;
 use crate::group::RequestId;
 use crate::members::Change;
 
@@ -246,6 +250,26 @@ pub enum Command {
         /// Which step.
         change: CaChange,
     },
+    /// The build that a member runs since its last start reads these formats.
+    Reads {
+        /// Its id.
+        member: u64,
+        /// Which.
+        formats: Formats,
+    },
+    /// What is written is of this format from now on, and no build takes part that does not read it.
+    Raise {
+        /// Which.
+        format: u8,
+    },
+    /// A member has started under a format that has notes.
+    #[cfg(feature = "next-version")]
+    Note {
+        /// Its id.
+        member: u64,
+        /// Which start.
+        incarnation: u64,
+    },
 }
 
 /// Who puts back the dead letters of a topic: its position there says which are done.
@@ -293,6 +317,11 @@ pub struct State {
     starting: BTreeSet<u64>,
     subscribers: Subscribers,
     authorities: Authorities,
+    upgrade: upgrade::Upgrade,
+    /// Behind the others in a checkpoint, of formats that have it.
+    #[cfg(feature = "next-version")]
+    #[serde(skip)]
+    notes: Notes,
 }
 
 impl State {
@@ -376,6 +405,8 @@ impl State {
                 if let MemberChange::Start { .. } = change {
                     self.stopping.remove(member);
                     self.starting.insert(*member);
+                    // It may be another build.
+                    self.upgrade.forget(*member);
                     // What it could not run may be what ended it: this process says so anew.
                     self.unfit.retain(|(id, _), _| id != member);
                 }
@@ -438,6 +469,13 @@ impl State {
             Command::Ca { change } => {
                 let tokens = self.subscribers.tokens().keys().copied();
                 self.authorities.apply(change, &self.roster, tokens)
+            }
+            Command::Reads { member, formats } => self.note_reads(*member, *formats),
+            Command::Raise { format } => self.raise_format(*format),
+            #[cfg(feature = "next-version")]
+            Command::Note { member, incarnation } => {
+                self.notes.insert(*member, *incarnation);
+                Ok(Applied::default())
             }
         }
     }

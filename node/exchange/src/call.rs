@@ -124,7 +124,8 @@ impl Exchange {
             let opened = link.connection.open_bi().await.map_err(|_lost| CallError::NotSent)?;
             let mut stream = Stream::new(opened, code::CANCELLED);
             let id = self.inner.next_request();
-            match send(&mut stream, kind, id, payload, deadline).await {
+            let asks = (self.inner.writes(), kind);
+            match send(&mut stream, asks, id, payload, deadline).await {
                 Ok(()) | Err(WriteError::Stopped(_)) => Ok((stream, id)),
                 Err(_lost) => Err(CallError::NotSent),
             }
@@ -193,7 +194,8 @@ async fn ask(
         };
         let mut stream = Stream::new(opened, code::CANCELLED);
         let id = inner.next_request();
-        match send(&mut stream, kind, id, payload.clone(), deadline).await {
+        let format = inner.writes();
+        match send(&mut stream, (format, kind), id, payload.clone(), deadline).await {
             // Stopped: the answer says why.
             Ok(()) | Err(WriteError::Stopped(_)) => {}
             // Without its end a request does not run.
@@ -210,7 +212,7 @@ async fn ask(
 /// Writes a request whole.
 pub(crate) async fn send(
     stream: &mut Stream,
-    kind: Kind,
+    (format, kind): (u8, Kind),
     id: u64,
     payload: Bytes,
     deadline: Instant,
@@ -220,7 +222,7 @@ pub(crate) async fn send(
     let left_ms = u64::try_from(left).unwrap_or(u64::MAX).saturating_add(1);
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     let mut head = Vec::with_capacity(crate::frame::HEAD);
-    Head::Request { kind, length, id, left_ms }.encode(&mut head);
+    Head::Request { kind, length, id, left_ms }.encode_as(format, &mut head);
     stream.send.write_all_chunks(&mut [head.into(), payload]).await?;
     stream.send.finish().map_err(|_closed| WriteError::ClosedStream)
 }

@@ -1,10 +1,11 @@
 //! The endpoint of a node: one UDP socket, on which it dials and is dialled.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::certificate::Trust;
 use crate::credentials::Credentials;
+use crate::frame::{FIRST, FORMATS};
 use crate::gate::{Gate, Members};
 use crate::identity::{Identity, Life, NodeId};
 use crate::keyfile::KeyError;
@@ -118,12 +120,27 @@ pub(crate) struct Inner {
     pub(crate) pending: AtomicU64,
     /// Whether a member has said that this node is none any more.
     pub(crate) removed: watch::Sender<bool>,
+    /// Members that have refused this node for a format that is not read here.
+    pub(crate) unread: watch::Sender<BTreeMap<NodeId, u8>>,
+    /// The active one.
+    format: AtomicU8,
     requests: AtomicU64,
 }
 
 impl Inner {
     pub(crate) fn next_request(&self) -> u64 {
         self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The active format.
+    pub(crate) fn format(&self) -> u8 {
+        self.format.load(Ordering::Relaxed)
+    }
+
+    /// What requests are written in: that, but for the fault that `cargo prove upgrade` plants.
+    pub(crate) fn writes(&self) -> u8 {
+        let plants = || std::env::var("MILLRACE_NEXT_WRITES_EARLY").is_ok_and(|it| it == "frames");
+        if cfg!(feature = "next-version") && plants() { FORMATS.newest } else { self.format() }
     }
 
     pub(crate) fn client(&self, tls: QuicClientConfig) -> ClientConfig {
@@ -170,6 +187,8 @@ impl Exchange {
             peers: Peers::default(),
             pending: AtomicU64::new(0),
             removed: watch::Sender::new(false),
+            unread: watch::Sender::default(),
+            format: AtomicU8::new(FIRST),
             requests: AtomicU64::new(1),
         });
         tokio::spawn(peers::accept(Arc::clone(&inner)));
@@ -225,6 +244,20 @@ impl Exchange {
     /// the trusted CAs have changed.
     pub fn recheck(&self) {
         peers::recheck(&self.inner);
+    }
+
+    /// Writes requests in this format from now on, and ends every connection to a node that does
+    /// not read it (XC-6).
+    pub fn speak(&self, format: u8) {
+        self.inner.format.store(format, Ordering::Relaxed);
+        peers::recheck_formats(&self.inner);
+    }
+
+    /// Members that have refused this node because it does not read the active format, and which
+    /// one they write.
+    #[must_use]
+    pub fn unread(&self) -> watch::Receiver<BTreeMap<NodeId, u8>> {
+        self.inner.unread.subscribe()
     }
 
     /// Waits until a member has refused this node because it was removed.

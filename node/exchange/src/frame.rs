@@ -5,13 +5,17 @@
 //!
 //! ```text
 //! head, 24 bytes                              blob: a head, then
-//!   0  u8   version, 1                          24  32 bytes  SHA-256 of the blob
+//!   0  u8   format, 1                           24  32 bytes  SHA-256 of the blob
 //!   1  u8   shape: 1 request, 2 answer, 3 blob  56  the blob, as long as the head says
 //!   2  u16  kind of a request, else status
 //!   4  u32  length of the payload, 0 of a blob
 //!   8  u64  request id; an answer echoes it
 //!  16  u64  request: milliseconds left, answer: 0, blob: its length
 //! ```
+//!
+//! A head is written in the format that is active in the cluster, and an answer in that of its
+//! request: a build reads several, see [`Formats`]. What two nodes say before they know what the
+//! other reads, `HELLO` and `JOIN`, stays in the first one for good.
 //!
 //! - **FR-1** what an encoder wrote decodes to the same values, however it is cut.
 //! - **FR-2** no bytes make a decoder panic, or hold more than it was given.
@@ -20,8 +24,44 @@
 
 use std::fmt;
 
-/// The version of the frames. TLS has agreed on the protocol before the first one.
-pub const VERSION: u8 = 1;
+use sha2::{Digest as _, Sha256};
+
+/// The formats of frames that a build reads. TLS has agreed on the protocol before the first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Formats {
+    /// The lowest one.
+    pub oldest: u8,
+    /// The highest one.
+    pub newest: u8,
+}
+
+impl Formats {
+    /// Whether it reads this one.
+    #[must_use]
+    pub const fn reads(self, format: u8) -> bool {
+        self.oldest <= format && format <= self.newest
+    }
+}
+
+impl fmt::Display for Formats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "formats {} to {}", self.oldest, self.newest)
+    }
+}
+
+/// What this build reads.
+pub const FORMATS: Formats =
+    Formats { oldest: FIRST, newest: if cfg!(feature = "next-version") { 2 } else { 1 } };
+
+/// The format of `HELLO` and `JOIN`, which every build reads.
+pub const FIRST: u8 = 1;
+
+/// What formats after the first one add behind a head: in the build that is made for the upgrade
+/// promise, the first bytes of its SHA-256.
+const fn tail(format: u8) -> usize {
+    if cfg!(feature = "next-version") && 1 < format { 4 } else { 0 }
+}
+
 /// Bytes of a head.
 pub const HEAD: usize = 24;
 /// Bytes of a blob's head, its digest with it.
@@ -173,6 +213,8 @@ pub enum FrameError {
     Trailing,
     /// The stream ended before the frame did.
     Truncated,
+    /// What a later format adds to a head does not fit it.
+    Tail,
 }
 
 impl fmt::Display for FrameError {
@@ -184,6 +226,7 @@ impl fmt::Display for FrameError {
             Self::NotZero => f.write_str("a place that must be zero is not"),
             Self::Trailing => f.write_str("bytes behind the end of the frame"),
             Self::Truncated => f.write_str("the stream ended inside a frame"),
+            Self::Tail => f.write_str("a head that is another than its digest says"),
         }
     }
 }
@@ -191,20 +234,30 @@ impl fmt::Display for FrameError {
 impl std::error::Error for FrameError {}
 
 impl Head {
-    /// Writes it behind what is there.
+    /// Writes it behind what is there, in the first format.
     pub fn encode(&self, into: &mut Vec<u8>) {
+        self.encode_as(FIRST, into);
+    }
+
+    /// The same in another one that this build reads.
+    pub fn encode_as(&self, format: u8, into: &mut Vec<u8>) {
+        let start = into.len();
         let (shape, word, length, id, last) = match *self {
             Self::Request { kind, length, id, left_ms } => (REQUEST, kind.0, length, id, left_ms),
             Self::Answer { status, length, id } => (ANSWER, status.0, length, id, 0),
             Self::Blob { length, id, .. } => (BLOB, Status::OK.0, 0, id, length),
         };
-        into.extend_from_slice(&[VERSION, shape]);
+        into.extend_from_slice(&[format, shape]);
         into.extend_from_slice(&word.to_le_bytes());
         into.extend_from_slice(&length.to_le_bytes());
         into.extend_from_slice(&id.to_le_bytes());
         into.extend_from_slice(&last.to_le_bytes());
         if let Self::Blob { digest, .. } = self {
             into.extend_from_slice(digest);
+        }
+        if tail(format) != 0 {
+            let digest: [u8; 32] = Sha256::digest(&into[start..]).into();
+            into.extend_from_slice(&digest[..tail(format)]);
         }
     }
 
@@ -215,8 +268,19 @@ impl Head {
     ///
     /// [`FrameError`], all but `TooLong`, `Trailing` and `Truncated`.
     pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, FrameError> {
+        let Some((head, at)) = Self::decode_body(bytes)? else { return Ok(None) };
+        let tail = tail(bytes[0]);
+        let Some(said) = bytes.get(at..at + tail) else { return Ok(None) };
+        if tail != 0 && Sha256::digest(&bytes[..at])[..tail] != *said {
+            return Err(FrameError::Tail);
+        }
+        Ok(Some((head, at + tail)))
+    }
+
+    /// What every format has.
+    fn decode_body(bytes: &[u8]) -> Result<Option<(Self, usize)>, FrameError> {
         match bytes {
-            [version, ..] if *version != VERSION => return Err(FrameError::Version(*version)),
+            [format, ..] if !FORMATS.reads(*format) => return Err(FrameError::Version(*format)),
             [_, shape, ..] if !(REQUEST..=BLOB).contains(shape) => {
                 return Err(FrameError::Shape(*shape));
             }
@@ -256,6 +320,8 @@ impl Head {
 /// A frame: its head, and its payload or the first bytes of its blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
+    /// The format that it was written in.
+    pub format: u8,
     /// Its head.
     pub head: Head,
     /// What followed.
@@ -303,9 +369,10 @@ impl Decoder {
             }
         }
         let mut payload = std::mem::take(&mut self.held);
+        let format = payload[0];
         payload.drain(..at);
         self.head = None;
-        Ok(Some(Frame { head, payload }))
+        Ok(Some(Frame { format, head, payload }))
     }
 
     /// Bytes of memory that it holds.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::call::{self, CallError};
 use crate::certificate::{CaCertificate, Issued, Trust};
 use crate::endpoint::{Timing, endpoint_config, transport};
-use crate::frame::Kind;
+use crate::frame::{FIRST, Kind};
 use crate::identity::{Identity, Life, NodeKey, NodeName, PublicKey};
 use crate::keyfile::{KeyError, decode, encode};
 use crate::link::{Stream, code};
@@ -228,7 +228,7 @@ pub async fn join(
     let asked = async {
         let opened = connection.open_bi().await.map_err(|_lost| CallError::Lost)?;
         let mut stream = Stream::new(opened, code::CANCELLED);
-        let sent = call::send(&mut stream, Kind::JOIN, 1, request.into(), deadline).await;
+        let sent = call::send(&mut stream, (FIRST, Kind::JOIN), 1, request.into(), deadline).await;
         sent.map_err(|_lost| CallError::Lost)?;
         let frame = call::answer(&mut stream, 1).await?;
         stream.done();

@@ -17,6 +17,8 @@
 //! - **XC-3** of two connections of a pair both sides keep the same one; the other one ends when
 //!   what was on its way has its answer.
 //! - **XC-4** no bytes of a peer make us reserve memory that they do not themselves fill.
+//! - **XC-6** a node that does not read the active format has no connection: it is refused by name,
+//!   counted, and told.
 //! - **XC-5** a call ends by its deadline, with an answer or a named error, and its handler with it.
 
 mod backoff;
@@ -46,7 +48,8 @@ pub use call::CallError;
 pub use certificate::{Authority, Bridge, CaCertificate, Issued, Trust};
 pub use endpoint::{Config, Exchange, StartError, Timing};
 pub use frame::{
-    BLOB_HEAD, Decoder, Frame, FrameError, HEAD, Head, Kind, PAYLOAD_MAX, Status, VERSION,
+    BLOB_HEAD, Decoder, FIRST, FORMATS, Formats, Frame, FrameError, HEAD, Head, Kind, PAYLOAD_MAX,
+    Status,
 };
 pub use gate::{Member, Members};
 pub use identity::{Fingerprint, Identity, Life, NodeId, NodeKey, NodeName, PublicKey};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quinn::{Connection, ReadError, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
 
-use crate::frame::{Decoder, Frame, FrameError};
+use crate::frame::{Decoder, Formats, Frame, FrameError};
 use crate::gate::Side;
 use crate::identity::{NodeId, NodeName};
 
@@ -56,6 +56,8 @@ pub(crate) struct Link {
     pub(crate) certificate: CertificateDer<'static>,
     pub(crate) side: Side,
     pub(crate) claim: Claim,
+    /// What the other side reads.
+    pub(crate) reads: Formats,
     busy: AtomicU64,
 }
 
@@ -64,9 +66,10 @@ impl Link {
         connection: Connection,
         (name, certificate): (NodeName, CertificateDer<'static>),
         side: Side,
-        claim: Claim,
+        (claim, reads): (Claim, Formats),
     ) -> Arc<Self> {
-        Arc::new(Self { connection, name, certificate, side, claim, busy: AtomicU64::new(0) })
+        let busy = AtomicU64::new(0);
+        Arc::new(Self { connection, name, certificate, side, claim, reads, busy })
     }
 
     pub(crate) fn is_live(&self) -> bool {

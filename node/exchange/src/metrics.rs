@@ -30,6 +30,10 @@ pub(crate) fn expire(node: u64, ca: Option<u64>) {
     }
 }
 
+pub(crate) fn came(format: u8) {
+    counter!("millrace_exchange_frames_total", "format" => format.to_string()).increment(1);
+}
+
 pub(crate) fn subscriber_refused(reason: Reason) {
     counter!("millrace_subscribers_refused_total", "reason" => reason.name()).increment(1);
 }
@@ -69,6 +73,10 @@ pub fn describe_metrics() {
     describe_gauge!(
         "millrace_certificate_expiry_seconds",
         "When the node's certificate and its CA's end, in Unix seconds."
+    );
+    describe_counter!(
+        "millrace_exchange_frames_total",
+        "Requests of other nodes, by the format that they were written in."
     );
     describe_gauge!("millrace_subscribers", "Subscribers that follow topics now.");
     describe_counter!(

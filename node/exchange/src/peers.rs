@@ -18,7 +18,7 @@ use crate::backoff::Backoff;
 use crate::call::{self, CallError};
 use crate::certificate::named;
 use crate::endpoint::{Exchange, Inner, PENDING_MAX, STREAMS_MAX};
-use crate::frame::{Frame, Head, Kind, Status};
+use crate::frame::{FIRST, FORMATS, Formats, Frame, Head, Kind, Status};
 use crate::gate::Side;
 use crate::identity::{NodeId, NodeName};
 use crate::link::{Claim, Link, Stream, code, read_frame};
@@ -167,8 +167,8 @@ impl Inner {
         }
     }
 
-    /// How a connection ended may say that this node was removed.
-    fn heed(&self, reason: &ConnectionError) {
+    /// How a connection to this node ended may say that this one was removed, or reads too little.
+    fn heed(&self, node: NodeId, reason: &ConnectionError) {
         let is_removed = match reason {
             ConnectionError::ApplicationClosed(closed) => {
                 closed.error_code == code::REFUSED
@@ -185,12 +185,36 @@ impl Inner {
         if is_removed {
             self.removed.send_replace(true);
         }
+        if let Some(format) = unread_of(reason) {
+            self.unread.send_if_modified(|by| by.insert(node, format) != Some(format));
+        }
+    }
+
+    /// Counts a node that does not read the active format (XC-6), and what it is told then.
+    fn judge_reads(&self, name: &NodeName, reads: Formats) -> Option<String> {
+        let format = self.format();
+        (!reads.reads(format)).then(|| {
+            let refusal = Refusal::UnreadFormat;
+            self.gate.refusals.note(refusal, &format_args!("{name} reads {reads}, not {format}"));
+            format!("{refusal} {format}")
+        })
+    }
+
+    /// Refuses a connection that was just made to a node that does not read the active format;
+    /// whether it did. Quinn holds back the frame that closes it while its congestion window is
+    /// full, as it is of probes for the path's MTU at first, and then hears of no acknowledgement
+    /// any more: the other side would not be told.
+    async fn refuse_unread(&self, to: &Connection, name: &NodeName, reads: Formats) -> bool {
+        let Some(said) = self.judge_reads(name, reads) else { return false };
+        sleep(self.timing.grace).await;
+        to.close(code::REFUSED, said.as_bytes());
+        true
     }
 
     /// Takes a link that is over out of the table.
     pub(crate) fn forget(&self, link: &Arc<Link>) {
         if let Some(reason) = link.connection.close_reason() {
-            self.heed(&reason);
+            self.heed(link.name.node, &reason);
         }
         let peers = self.peers.lock();
         let Some(known) = peers.get(&link.name.node) else { return };
@@ -230,6 +254,23 @@ impl Inner {
         // Who was removed since the handshake is not in the table that `recheck` looks through.
         look_again(self, link);
         true
+    }
+}
+
+/// The format that a peer writes and this node was refused for.
+fn unread_of(reason: &ConnectionError) -> Option<u8> {
+    let ConnectionError::ApplicationClosed(closed) = reason else { return None };
+    let text = std::str::from_utf8(&closed.reason).ok()?;
+    let format = text.strip_prefix(Refusal::UnreadFormat.name())?.trim_start().parse().ok()?;
+    (closed.error_code == code::REFUSED && !FORMATS.reads(format)).then_some(format)
+}
+
+/// Ends every link to a node that does not read the active format.
+pub(crate) fn recheck_formats(inner: &Inner) {
+    for (_, link, _) in inner.peers.links() {
+        if let Some(said) = inner.judge_reads(&link.name, link.reads) {
+            link.close(code::REFUSED, &said);
+        }
     }
 }
 
@@ -328,7 +369,7 @@ async fn dial(inner: &Arc<Inner>, node: NodeId, address: SocketAddr) -> Result<(
     let connection = match timeout_at(deadline, dialling).await {
         Err(_) => return Err(DialError::Silent),
         Ok(Err(error)) => {
-            inner.heed(&error);
+            inner.heed(node, &error);
             let refusal = *why.lock().expect("nothing panics while it holds this");
             return Err(refusal.map_or_else(|| lost(&error), DialError::Refused));
         }
@@ -337,9 +378,9 @@ async fn dial(inner: &Arc<Inner>, node: NodeId, address: SocketAddr) -> Result<(
     let shown = shown(&connection).ok_or(DialError::Refused(Refusal::NoCertificate))?;
     let generation = inner.peers.generation(node) + 1;
     let greeted = timeout_at(deadline, greet(inner, &connection, generation, deadline)).await;
-    let boot = match greeted {
+    let (boot, reads) = match greeted {
         Err(_) => return Err(DialError::Silent),
-        Ok(Ok(Greeted::Kept { boot })) => boot,
+        Ok(Ok(Greeted::Kept { boot, reads })) => (boot, reads),
         Ok(Ok(Greeted::Duplicate { generation })) => {
             connection.close(code::REPLACED, b"duplicate");
             inner.peers.saw(node, generation);
@@ -348,13 +389,16 @@ async fn dial(inner: &Arc<Inner>, node: NodeId, address: SocketAddr) -> Result<(
         // The reason of a connection that was closed says more than its stream does.
         Ok(Err(error)) => {
             let reason = connection.close_reason();
-            reason.iter().for_each(|reason| inner.heed(reason));
+            reason.iter().for_each(|reason| inner.heed(node, reason));
             return Err(reason.map_or_else(|| lost(&error), |reason| lost(&reason)));
         }
     };
+    if inner.refuse_unread(&connection, &shown.0, reads).await {
+        return Err(DialError::Refused(Refusal::UnreadFormat));
+    }
     metrics::connected("dialled");
     let claim = Claim { generation, dialer: inner.node, boot };
-    let link = Link::new(connection, shown, Side::Server, claim);
+    let link = Link::new(connection, shown, Side::Server, (claim, reads));
     if !inner.install(&link) {
         link.close(code::REPLACED, "duplicate");
         return Err(DialError::Duplicate);
@@ -363,11 +407,25 @@ async fn dial(inner: &Arc<Inner>, node: NodeId, address: SocketAddr) -> Result<(
 }
 
 enum Greeted {
-    Kept { boot: u64 },
+    Kept { boot: u64, reads: Formats },
     Duplicate { generation: u64 },
 }
 
-/// Says who dials: generation and boot number, and reads the other's.
+/// The longest `HELLO` and answer to it: what later builds say behind is theirs.
+const HELLO_MAX: usize = 64;
+
+/// What a build says that it reads, behind what else it says first; those that say nothing read the
+/// first format alone.
+fn reads_of(said: &[u8]) -> Formats {
+    match said {
+        [oldest, newest, ..] => Formats { oldest: *oldest, newest: *newest },
+        _ => Formats { oldest: FIRST, newest: FIRST },
+    }
+}
+
+const READS: [u8; 2] = [FORMATS.oldest, FORMATS.newest];
+
+/// Says who dials: generation, boot number and what it reads; and reads the other's.
 async fn greet(
     inner: &Inner,
     connection: &Connection,
@@ -376,15 +434,19 @@ async fn greet(
 ) -> Result<Greeted, CallError> {
     let opened = connection.open_bi().await.map_err(|_lost| CallError::Lost)?;
     let mut stream = Stream::new(opened, code::CANCELLED);
-    let payload = [generation.to_le_bytes(), inner.boot.to_le_bytes()].concat();
-    let sent = call::send(&mut stream, Kind::HELLO, 0, payload.into(), deadline).await;
+    let numbers = [generation.to_le_bytes(), inner.boot.to_le_bytes()].concat();
+    let payload = [numbers.as_slice(), &READS].concat();
+    let sent = call::send(&mut stream, (FIRST, Kind::HELLO), 0, payload.into(), deadline).await;
     sent.map_err(|_lost| CallError::Lost)?;
-    let frame = read_frame(&mut stream.recv, 64).await.map_err(|_bad| CallError::Lost)?;
+    let frame = read_frame(&mut stream.recv, HELLO_MAX).await.map_err(|_bad| CallError::Lost)?;
     stream.done();
-    let number = <[u8; 8]>::try_from(frame.payload.as_slice()).map(u64::from_le_bytes);
-    match (frame.head, number) {
-        (Head::Answer { status: Status::OK, .. }, Ok(boot)) => Ok(Greeted::Kept { boot }),
-        (Head::Answer { status: Status::DUPLICATE, .. }, Ok(generation)) => {
+    let said = frame.payload.split_first_chunk::<8>();
+    let said = said.map(|(number, rest)| (u64::from_le_bytes(*number), reads_of(rest)));
+    match (frame.head, said) {
+        (Head::Answer { status: Status::OK, .. }, Some((boot, reads))) => {
+            Ok(Greeted::Kept { boot, reads })
+        }
+        (Head::Answer { status: Status::DUPLICATE, .. }, Some((generation, _))) => {
             Ok(Greeted::Duplicate { generation })
         }
         _ => Err(CallError::Answer),
@@ -459,21 +521,24 @@ async fn admit(inner: Arc<Inner>, incoming: Incoming, pending: Pending) {
         return;
     };
     let hello = timeout(inner.timing.handshake, read_hello(&connection)).await;
-    let Ok(Some((mut stream, id, generation, boot))) = hello else {
+    let Ok(Some(Hello { mut stream, id, generation, boot, reads })) = hello else {
         inner.gate.refusals.note(Refusal::NoHello, &shown.0);
         connection.close(code::REFUSED, Refusal::NoHello.name().as_bytes());
         return;
     };
+    if inner.refuse_unread(&connection, &shown.0, reads).await {
+        return;
+    }
     let node = shown.0.node;
     let claim = Claim { generation, dialer: node, boot };
-    let link = Link::new(connection, shown, Side::Client, claim);
+    let link = Link::new(connection, shown, Side::Client, (claim, reads));
     let is_kept = inner.would_keep(node, claim) && inner.install(&link);
     let (status, number) = match is_kept {
         true => (Status::OK, inner.boot),
         false => (Status::DUPLICATE, inner.peers.generation(node)),
     };
-    let number = Bytes::copy_from_slice(&number.to_le_bytes());
-    let replied = serve::reply(&mut stream, id, status, number).await;
+    let said = Bytes::from([number.to_le_bytes().as_slice(), &READS].concat());
+    let replied = serve::reply(&mut stream, (FIRST, id), status, said).await;
     drop(pending);
     if is_kept && replied.is_ok() {
         metrics::connected("accepted");
@@ -484,16 +549,27 @@ async fn admit(inner: Arc<Inner>, incoming: Incoming, pending: Pending) {
     }
 }
 
-/// The first request of a connection, which has to be `HELLO`: its stream and id, the generation
-/// and the boot number of who dialled.
-async fn read_hello(connection: &Connection) -> Option<(Stream, u64, u64, u64)> {
+/// The first request of a connection.
+struct Hello {
+    stream: Stream,
+    id: u64,
+    /// The generation and the boot number of who dialled.
+    generation: u64,
+    boot: u64,
+    /// What it reads.
+    reads: Formats,
+}
+
+/// The first request of a connection, which has to be `HELLO`.
+async fn read_hello(connection: &Connection) -> Option<Hello> {
     let opened = connection.accept_bi().await.ok()?;
     let mut stream = Stream::new(opened, code::ABANDONED);
-    let Frame { head, payload } = read_frame(&mut stream.recv, 16).await.ok()?;
+    let Frame { head, payload, .. } = read_frame(&mut stream.recv, HELLO_MAX).await.ok()?;
     let Head::Request { kind: Kind::HELLO, id, .. } = head else { return None };
-    let (generation, boot) = payload.split_first_chunk::<8>()?;
-    let boot = <[u8; 8]>::try_from(boot).ok()?;
-    Some((stream, id, u64::from_le_bytes(*generation), u64::from_le_bytes(boot)))
+    let (generation, rest) = payload.split_first_chunk::<8>()?;
+    let (boot, said) = rest.split_first_chunk::<8>()?;
+    let (generation, boot) = (u64::from_le_bytes(*generation), u64::from_le_bytes(*boot));
+    Some(Hello { stream, id, generation, boot, reads: reads_of(said) })
 }
 
 /// One request of somebody who shows no certificate, and no more.

@@ -56,11 +56,13 @@ pub enum Refusal {
     UnprovenKey,
     /// An address from which too many tokens were refused of late.
     TooManyTries,
+    /// A build that does not read what the cluster writes.
+    UnreadFormat,
 }
 
 impl Refusal {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::NoCertificate,
         Self::MalformedCertificate,
         Self::UnknownIssuer,
@@ -85,6 +87,7 @@ impl Refusal {
         Self::ExpiredToken,
         Self::UnprovenKey,
         Self::TooManyTries,
+        Self::UnreadFormat,
     ];
 
     /// Its name: the label of the metric, and what crosses to who was refused.
@@ -115,6 +118,7 @@ impl Refusal {
             Self::ExpiredToken => "expired-token",
             Self::UnprovenKey => "unproven-key",
             Self::TooManyTries => "too-many-tries",
+            Self::UnreadFormat => "unread-format",
         }
     }
 }

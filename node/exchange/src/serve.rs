@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::blob::Blob;
 use crate::endpoint::Inner;
-use crate::frame::{FrameError, Head, Kind, PAYLOAD_MAX, Status};
+use crate::frame::{FIRST, FrameError, Head, Kind, PAYLOAD_MAX, Status};
 use crate::identity::NodeName;
 use crate::link::{Link, ReadFailed, Stream, code, read_frame};
 use crate::metrics;
@@ -109,21 +109,23 @@ pub(crate) async fn serve(inner: &Inner, peer: Peer, stream: &mut Stream) {
                 FrameError::Version(_) => Refusal::UnknownVersion,
                 _ => Refusal::BadFrame,
             };
-            return refuse(inner, &peer, stream, 0, refusal, error.to_string()).await;
+            return refuse(inner, &peer, stream, (FIRST, 0), refusal, error.to_string()).await;
         }
         Ok(Ok(frame)) => frame,
     };
     let Head::Request { kind, id, left_ms, .. } = frame.head else {
         let said = "an answer where a request should be".to_owned();
-        return refuse(inner, &peer, stream, 0, Refusal::BadFrame, said).await;
+        return refuse(inner, &peer, stream, (FIRST, 0), Refusal::BadFrame, said).await;
     };
+    metrics::came(frame.format);
+    let to = (frame.format, id);
     if !kind.is_known() {
         let number = kind.0.to_string();
-        return refuse(inner, &peer, stream, id, Refusal::UnknownKind, number).await;
+        return refuse(inner, &peer, stream, to, Refusal::UnknownKind, number).await;
     }
     if kind == Kind::HELLO || is_member == (kind == Kind::JOIN) {
         let name = kind.name().to_owned();
-        return refuse(inner, &peer, stream, id, Refusal::ForeignKind, name).await;
+        return refuse(inner, &peer, stream, to, Refusal::ForeignKind, name).await;
     }
     let deadline = Instant::now() + Duration::from_millis(left_ms).min(LEFT_MAX);
     let request = Request { peer: peer.clone(), kind, deadline, payload: frame.payload.into() };
@@ -131,11 +133,11 @@ pub(crate) async fn serve(inner: &Inner, peer: Peer, stream: &mut Stream) {
         biased;
         _gone = stream.send.stopped() => "cancelled",
         () = sleep_until(deadline) => {
-            reply(stream, id, Status::LATE, Bytes::new()).await.ok();
+            reply(stream, to, Status::LATE, Bytes::new()).await.ok();
             "late"
         }
         answer = inner.handler.handle(request) => {
-            let said = tell(inner, &peer, stream, id, answer);
+            let said = tell(inner, &peer, stream, to, answer);
             tokio::select! {
                 said = said => said,
                 () = sleep_until(deadline) => "late",
@@ -150,25 +152,25 @@ async fn tell(
     inner: &Inner,
     peer: &Peer,
     stream: &mut Stream,
-    id: u64,
+    to: (u8, u64),
     answer: Answer,
 ) -> &'static str {
     let (written, ended) = match answer {
         Answer::Bytes(bytes) if PAYLOAD_MAX < bytes.len() => {
             let said = format!("an answer of {} bytes, {PAYLOAD_MAX} may be", bytes.len());
-            (reply(stream, id, Status::FAILED, said.into()).await, "failed")
+            (reply(stream, to, Status::FAILED, said.into()).await, "failed")
         }
-        Answer::Bytes(bytes) => (reply(stream, id, Status::OK, bytes).await, "answered"),
+        Answer::Bytes(bytes) => (reply(stream, to, Status::OK, bytes).await, "answered"),
         Answer::Failed(said) => {
             let said = Bytes::from(said);
             let cut = said.slice(..said.len().min(SAID_MAX));
-            (reply(stream, id, Status::FAILED, cut).await, "failed")
+            (reply(stream, to, Status::FAILED, cut).await, "failed")
         }
         Answer::Refused(refusal) => {
             inner.gate.refusals.note(refusal, peer);
-            (reply(stream, id, Status::REFUSED, refusal.name().into()).await, "refused")
+            (reply(stream, to, Status::REFUSED, refusal.name().into()).await, "refused")
         }
-        Answer::Blob(blob) => (stream_out(stream, id, blob).await, "answered"),
+        Answer::Blob(blob) => (stream_out(stream, to, blob).await, "answered"),
     };
     if written.is_ok() { ended } else { "cancelled" }
 }
@@ -178,34 +180,38 @@ async fn refuse(
     inner: &Inner,
     peer: &Peer,
     stream: &mut Stream,
-    id: u64,
+    to: (u8, u64),
     refusal: Refusal,
     what: String,
 ) {
     inner.gate.refusals.note(refusal, &format_args!("{peer}: {what}"));
     let said = format!("{refusal}: {what}");
-    reply(stream, id, Status::REFUSED, said.into()).await.ok();
+    reply(stream, to, Status::REFUSED, said.into()).await.ok();
     // What is still coming is not read.
     stream.recv.stop(code::REFUSED).ok();
 }
 
-/// Writes an answer in one piece.
+/// Writes an answer in one piece, in the format of the request and with its id.
 pub(crate) async fn reply(
     stream: &mut Stream,
-    id: u64,
+    (format, id): (u8, u64),
     status: Status,
     payload: Bytes,
 ) -> Result<(), WriteError> {
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     let mut head = Vec::with_capacity(crate::frame::HEAD);
-    Head::Answer { status, length, id }.encode(&mut head);
+    Head::Answer { status, length, id }.encode_as(format, &mut head);
     stream.send.write_all_chunks(&mut [head.into(), payload]).await?;
     finish(stream)
 }
 
-async fn stream_out(stream: &mut Stream, id: u64, mut blob: Blob) -> Result<(), WriteError> {
+async fn stream_out(
+    stream: &mut Stream,
+    (format, id): (u8, u64),
+    mut blob: Blob,
+) -> Result<(), WriteError> {
     let mut head = Vec::with_capacity(crate::frame::BLOB_HEAD);
-    Head::Blob { length: blob.length, id, digest: blob.digest }.encode(&mut head);
+    Head::Blob { length: blob.length, id, digest: blob.digest }.encode_as(format, &mut head);
     stream.send.write_chunk(head.into()).await?;
     let mut left = blob.length;
     while let Some(chunk) = blob.chunks.recv().await {

@@ -43,6 +43,7 @@
 //! | `POST /v1/members/{m}:drain`, `:undrain`, `DELETE /v1/members/{m}` | what becomes of a node |
 //! | `GET`, `POST /v1/tokens`, `DELETE /v1/tokens/{id}` | [`SubscriberTokenList`](api::SubscriberTokenList); [`SubscriberTokenWish`](api::SubscriberTokenWish) |
 //! | `GET /v1/ca`, `POST /v1/ca:rotate`, `:finish`, `:abort` | [`CaStatus`](api::CaStatus); a rotation of the CA |
+//! | `GET /v1/upgrade`, `POST /v1/upgrade:finish` | [`UpgradeStatus`](api::UpgradeStatus): what is written, and by whom it is read |
 //! | `GET /v1/raft`, `POST /v1/raft:transfer`, `:snapshot` | [`RaftStatus`](api::RaftStatus); the lead, a checkpoint |
 //! | `GET /v1/backup`, `GET /v1/backup/packages/{digest}`, `POST /v1/backup:restore` | [`Backup`](api::Backup); [`Restored`](api::Restored) |
 //! | `POST /v1/node:shutdown` | drains the node and ends it |
@@ -79,6 +80,7 @@ mod routes;
 mod server;
 mod topics;
 mod triggers;
+mod upgrade;
 mod view;
 mod whole;
 

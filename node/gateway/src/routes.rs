@@ -30,7 +30,7 @@ use crate::view::{Applications, Membership, NodeView, Operations, Readiness};
 use crate::whole::{self, PATIENCE, Scope, gather};
 use crate::{
     apps, backup, codes, dead_letters, history, lag, members, merge, produce, read, topics,
-    triggers,
+    triggers, upgrade,
 };
 
 /// The largest body that is not records.
@@ -94,6 +94,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .merge(dead_letters::routes())
         .merge(history::routes())
         .merge(members::routes())
+        .merge(upgrade::routes())
         .merge(backup::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)

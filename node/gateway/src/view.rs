@@ -11,7 +11,7 @@ use crate::api::{
     MadeSubscriberToken, MemberList, Plan, Proposal, RaftStatus, RecordAccount, Redrive,
     RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, RotationWish, Seek, ShardStatus,
     Sought, Status, SubscriberTokenList, SubscriberTokenWish, TailLines, TailQuestion, Target,
-    TriggerInfo, TriggerList,
+    TriggerInfo, TriggerList, UpgradeStatus,
 };
 use crate::data::Data;
 use crate::read::Begin;
@@ -267,6 +267,16 @@ pub trait Membership: Send + Sync + Debug {
 /// to its end whether or not anybody waits for the answer.
 #[async_trait]
 pub trait Operations: Send + Sync + Debug {
+    /// What the cluster writes, and which builds read it.
+    fn upgrade(&self) -> UpgradeStatus;
+
+    /// Has the cluster write the newest format of this node's build.
+    ///
+    /// # Errors
+    ///
+    /// When a node does not read it, or the cluster does not agree in time.
+    async fn finish_upgrade(&self) -> Result<UpgradeStatus, Refused>;
+
     /// Examines the node and the machine under it.
     async fn examine(&self) -> Examination;
 

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use exchange::{CallError, JoinError, NodeKey, Token};
+use cluster::FORMATS;
+use exchange::{CallError, JoinError, NodeKey, Refusal, Token};
 use serde_json::json;
 
 use super::error::{CommandError, exit};
@@ -56,7 +57,11 @@ pub fn run(args: &JoinArgs, globals: &Globals) -> Result<(), CommandError> {
     }
     let folder = free_folder(&args.data)?;
     let key = NodeKey::generate().map_err(|error| unusable(error.to_string()))?;
-    let about = About { name: args.place.name.clone(), address: advertise.clone() };
+    let about = About {
+        name: args.place.name.clone(),
+        address: advertise.clone(),
+        reads: (FORMATS.oldest, FORMATS.newest),
+    };
     let about = serde_json::to_string(&about).expect("texts can be written");
     let joined = runtime()?.block_on(async {
         let found = tokio::net::lookup_host(args.peer.as_str()).await;
@@ -111,6 +116,13 @@ fn explain(error: &JoinError) -> CommandError {
         JoinError::Call(CallError::Deadline) => {
             CommandError::new(exit::TIMED_OUT, "E0508", error.to_string())
                 .help("the token may be used up: `millrace node list` shows whether it is in")
+        }
+        JoinError::Call(CallError::Refused(why)) if *why == Refusal::UnreadFormat.name() => {
+            let message = format!(
+                "the cluster writes a format that this build does not read: it reads {FORMATS}"
+            );
+            CommandError::new(exit::UNUSABLE, "E0440", message)
+                .help("join with the build that the other nodes run; the token is not used up")
         }
         JoinError::Call(_) | JoinError::Key(_) => refused(error.to_string())
             .help("`millrace node token` on a node of the cluster: a new one"),

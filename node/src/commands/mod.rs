@@ -43,4 +43,5 @@ pub mod top;
 pub mod topic;
 pub mod trigger;
 mod unheard;
+pub mod upgrade;
 pub mod wait;

@@ -14,7 +14,7 @@ use gateway::api::{
     FunctionOutcome, InstanceList, InvocationInfo, LogLines, LogQuestion, Outcome, Plan, Proposal,
     RecordAccount, Redrive, RedriveStatus, Replay, ReplayStatus, RevisionInfo, RevisionList,
     RevisionName, RolledBack, Seek, Sought, TailLines, TailQuestion, Target, TriggerInfo,
-    TriggerList,
+    TriggerList, UpgradeStatus,
 };
 use gateway::{Applications, Begin, Data, Operations, Refused};
 
@@ -522,6 +522,14 @@ impl Applications for Node {
 
 #[async_trait]
 impl Operations for Node {
+    fn upgrade(&self) -> UpgradeStatus {
+        self.upgrade_status()
+    }
+
+    async fn finish_upgrade(&self) -> Result<UpgradeStatus, Refused> {
+        self.detached(|node| async move { Self::finish_upgrade(&node).await }).await
+    }
+
     async fn logs(&self, asked: LogQuestion) -> Result<LogLines, Refused> {
         self.inner.logbook.read(&asked).await.map_err(as_refused)
     }

@@ -35,6 +35,7 @@ mod topics;
 mod traces;
 mod triggers;
 mod trust;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -402,6 +403,7 @@ pub(crate) fn cluster_failed(error: &cluster::Error) -> CommandError {
         cluster::Error::Former(_) => {
             ("E0418", "choose another folder with --data, or move this one away")
         }
+        cluster::Error::Unread { format } => return upgrade::unread(*format),
         cluster::Error::Damaged { .. } => ("E0403", "restore the folder from a backup"),
         _ => ("E0412", "look at the disk, then start again"),
     };

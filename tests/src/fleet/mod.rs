@@ -1,8 +1,9 @@
 //! The promises that several nodes on one Kafka keep: `failover` (a node that is killed is a
 //! non-event), `zombies` (one that stops and goes on does no harm), `partitions` (nor does a network that
 //! is cut), `drain` (one that goes on
-//! purpose is no event at all), `rebalance` (one that comes gets its share and no more) and
-//! `ca-rotation` (who vouches for them changes, and nobody notices).
+//! purpose is no event at all), `rebalance` (one that comes gets its share and no more),
+//! `ca-rotation` (who vouches for them changes, and nobody notices) and `upgrade` (builds are
+//! exchanged one by one, and back).
 //!
 //! ```text
 //! load ──▶ in[8] ──▶ first ──▶ mid[8] ──▶ second ──▶ out[8]     (three nodes)
@@ -19,6 +20,7 @@ mod partitions;
 mod rebalance;
 mod rotation;
 mod times;
+mod upgrade;
 mod zombies;
 
 use std::time::{Duration, Instant};
@@ -41,6 +43,7 @@ pub use failover::run as run_failover;
 pub use partitions::run as run_partitions;
 pub use rebalance::run as run_rebalance;
 pub use rotation::run as run_rotation;
+pub use upgrade::run as run_upgrade;
 pub use zombies::run as run_zombies;
 
 /// A client of Kafka in Python alone, with a protocol of its own.
@@ -62,7 +65,7 @@ struct Mill {
     load: Asked,
     fleet: Fleet,
     rng: Rng,
-    _broker: Broker,
+    broker: Broker,
 }
 
 /// Where all of it runs.
@@ -121,7 +124,11 @@ impl Mill {
         fleet.slots[0].run(&["deploy", "--yes", &app.dir().display().to_string()])?;
         load.ask(&format!("rate {rate} {ALL}"), PATIENCE)?;
         let (plants, rng) = (if has_zombies { 5 } else { 3 }, Rng::new(run.seed, salt));
-        Ok(Self { judge, plants, load, fleet, rng, _broker: broker })
+        Ok(Self { judge, plants, load, fleet, rng, broker })
+    }
+
+    fn brokers(&self) -> String {
+        self.broker.address()
     }
 
     fn look(&mut self) -> Result<Seen, NotShown> {

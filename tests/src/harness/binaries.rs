@@ -79,6 +79,27 @@ pub fn build() -> Result<(), String> {
     }
 }
 
+/// Builds the node as the build after this one would be, beside the other, and says where it lies.
+/// Crates that do not know of formats are built once for both.
+///
+/// # Errors
+///
+/// When it does not build.
+pub fn build_next() -> Result<PathBuf, String> {
+    let mut cargo = cargo();
+    cargo.args(["build", "--quiet", "--bin", "millrace-next", "--features"]);
+    cargo.arg("millrace/next-version");
+    if is_release() {
+        cargo.arg("--release");
+    }
+    cargo.env("CARGO_TARGET_DIR", target());
+    match cargo.status() {
+        Ok(status) if status.success() => Ok(binary("millrace-next")),
+        Ok(status) => Err(format!("cargo build of the next build ended with {status}")),
+        Err(error) => Err(format!("could not start cargo: {error}")),
+    }
+}
+
 /// A component of the tests, as committed.
 #[must_use]
 pub fn component(name: &str) -> PathBuf {

@@ -33,6 +33,10 @@ pub struct Slot {
     /// Its node may make topics.
     makes_topics: bool,
     host: Host,
+    /// What it runs.
+    program: PathBuf,
+    /// What its processes have in their environment beside what each has.
+    environment: Vec<(String, String)>,
     up: Option<(Node, Option<Api>)>,
 }
 
@@ -41,13 +45,14 @@ pub struct Slot {
 pub struct User {
     host: Host,
     state: PathBuf,
+    program: PathBuf,
 }
 
 impl User {
     /// A command line.
     #[must_use]
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = self.host.command(binaries::millrace());
+        let mut command = self.host.command(&self.program);
         command.args(words).env("XDG_STATE_HOME", &self.state).env("NO_COLOR", "1");
         command.env_remove("MILLRACE_NODE");
         command
@@ -146,10 +151,35 @@ impl Fleet {
         self.add_on(Host::HERE, folder, brokers)
     }
 
+    /// The same, as this build.
+    ///
+    /// # Errors
+    ///
+    /// When a command fails, or the node does not start.
+    pub fn add_build(
+        &mut self,
+        folder: &Path,
+        brokers: &str,
+        program: &Path,
+    ) -> Result<(), NotShown> {
+        self.enter(Host::HERE, folder, brokers, program)
+    }
+
     fn add_on(&mut self, host: Host, folder: &Path, brokers: &str) -> Result<(), NotShown> {
+        self.enter(host, folder, brokers, &binaries::millrace())
+    }
+
+    fn enter(
+        &mut self,
+        host: Host,
+        folder: &Path,
+        brokers: &str,
+        program: &Path,
+    ) -> Result<(), NotShown> {
         let name = format!("edge-{}", self.slots.len() + 1);
         let mut slot = Slot::new(host, folder, &name, brokers)?;
         slot.makes_topics = self.make_topics;
+        slot.become_build(program);
         match self.slots.first() {
             None => slot.init()?,
             Some(first) => slot.join(first)?,
@@ -196,6 +226,8 @@ impl Slot {
             brokers: brokers.to_owned(),
             makes_topics: false,
             host,
+            program: binaries::millrace(),
+            environment: Vec::new(),
             up: None,
         })
     }
@@ -223,7 +255,18 @@ impl Slot {
     /// Who gives commands to this node, whether or not it runs.
     #[must_use]
     pub fn user(&self) -> User {
-        User { host: self.host, state: self.state.clone() }
+        User { host: self.host, state: self.state.clone(), program: self.program.clone() }
+    }
+
+    /// From its next start on, and in its commands, it is this build.
+    pub fn become_build(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
+    }
+
+    /// From its next start on its process has this in its environment, or not.
+    pub fn set_environment(&mut self, name: &str, value: Option<&str>) {
+        self.environment.retain(|(it, _)| it != name);
+        self.environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));
     }
 
     /// Another node beside this one, on the same Kafka, that does not belong to a cluster yet.
@@ -295,6 +338,27 @@ impl Slot {
         Ok((node, None))
     }
 
+    /// Starts its node and waits for nothing: it may never be ready.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn start_unheard(&mut self) -> Result<(), NotShown> {
+        self.up = Some((self.begin()?, None));
+        Ok(())
+    }
+
+    /// Starts its node, which is to end by itself: with which status, and what it said.
+    ///
+    /// # Errors
+    ///
+    /// When it goes on.
+    pub fn start_in_vain(&self, within: Duration) -> Result<(i32, String), NotShown> {
+        let mut node = self.begin()?;
+        let status = node.exited(within)?;
+        Ok((status, node.text()))
+    }
+
     fn begin(&self) -> Result<Node, NotShown> {
         if self.makes_topics {
             let text = format!("[kafka]\nbrokers = \"{}\"\ncreate-topics = true\n", self.brokers);
@@ -318,7 +382,7 @@ impl Slot {
             serve.args(["--kafka", &self.brokers]);
         }
         // What it starts is known by this folder.
-        serve.current_dir(self.folder());
+        serve.current_dir(self.folder()).envs(self.environment.iter().cloned());
         serve
     }
 

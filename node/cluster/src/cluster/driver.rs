@@ -5,19 +5,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use storage::codec;
 use tokio::sync::oneshot;
 
 use super::inbox::{Forwarded, Input, Inputs, Letter, Reply, Transport};
 use super::{Ended, Leadership, Shared, TICK, UNPOISONED, Vitals};
+use crate::format::{
+    FORMATS, Logged, decode_command, decode_state, encode_state, unread_checkpoint,
+};
 use crate::group::{Changed, Committed, ELECTION_TICKS, Group, RequestId, Step};
 use crate::image::Place;
-use crate::log::{Error, decode_state};
+use crate::log::Error;
 use crate::members::Change;
 use crate::proposals::{End, Proposals};
 use crate::raft_log::RaftLog;
 use crate::reads::ReadEnd;
-use crate::state::{Applied, Command, Refused, Role, State};
+use crate::state::{Applied, Refused, Role, State};
 use crate::wire::{self, Proposal};
 
 /// Proposals of this member on their way: fewer than the state knows one by one (RS-13).
@@ -36,7 +38,10 @@ enum Stop {
 
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
-        Self::Failed(error)
+        match error {
+            Error::Unread { format } => Self::Ended(Ended::Unread(format)),
+            error => Self::Failed(error),
+        }
     }
 }
 
@@ -314,13 +319,13 @@ impl Driver {
             if !self.group.is_checkpoint_due() {
                 return Ok(());
             }
-            self.group.checkpoint(codec::encode_snapshot(&*self.state)?);
+            self.group.checkpoint(encode_state(&self.state)?);
         }
     }
 
     fn checkpoint(&mut self) -> Result<(), Error> {
         if self.group.image().checkpoint.place.index < self.group.applied() {
-            self.group.checkpoint(codec::encode_snapshot(&*self.state)?);
+            self.group.checkpoint(encode_state(&self.state)?);
         }
         self.settle()
     }
@@ -338,6 +343,9 @@ impl Driver {
                 self.log.write(&write, self.group.image().last_after(&write))?
             }
             Step::Restore(checkpoint) => {
+                if let Some(format) = unread_checkpoint(&checkpoint.state) {
+                    return Err(Error::Unread { format });
+                }
                 let state = decode_state(&checkpoint.state)
                     .map_err(|error| self.damaged(format!("a checkpoint: {error}")))?;
                 let member = self.shared.me;
@@ -367,11 +375,19 @@ impl Driver {
     }
 
     fn apply(&mut self, committed: &Committed) -> Result<(), Error> {
-        let command: Command = codec::decode_large(&committed.command)
+        let logged = decode_command(&committed.command, self.state.format())
             .map_err(|error| self.damaged(format!("entry {}: {error}", committed.place.index)))?;
+        if let Logged::Early(format) = logged {
+            self.shared.drop_for("early-format");
+            let (member, index) = (committed.request.member, committed.place.index);
+            tracing::warn!(format, member, index, "an entry of a format that is not active");
+        }
         let request = committed.request;
         let state = Arc::make_mut(&mut self.state);
-        let applied = state.apply_logged(request, &command);
+        let applied = state.apply_logged(request, &logged);
+        if !FORMATS.reads(state.format()) {
+            return Err(Error::Unread { format: state.format() });
+        }
         if request.member == self.shared.me
             && let Some(applied) = applied
         {

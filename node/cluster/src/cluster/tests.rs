@@ -384,7 +384,7 @@ async fn the_largest_command_crosses_and_a_larger_one_is_refused() {
         expects: None,
         at: bus::Timestamp(0),
     };
-    let head = encode(&deploy(0)).unwrap().len();
+    let head = codec::encode_large(&deploy(0)).unwrap().len();
     let largest = COMMAND_BYTES_MAX - head;
     net.members[&follower].propose(deploy(largest)).await.unwrap();
     assert_eq!(net.agree().await.apps()["a"].topics["t"].len(), largest);
@@ -425,7 +425,7 @@ fn a_log_of_a_version_without_numbered_starts_is_applied() {
     let entry = |index| raft::eraftpb::Entry {
         term: 1,
         index,
-        data: encode(&count()).unwrap().into(),
+        data: codec::encode_large(&count()).unwrap().into(),
         context: [request.member.to_le_bytes(), request.number.to_le_bytes()].concat().into(),
         ..Default::default()
     };

@@ -4,6 +4,7 @@
 use bus::Epoch;
 
 use super::{CaChange, Command, MemberChange, State, Tokens};
+use crate::format::Logged;
 use crate::group::RequestId;
 use crate::recovery::PASSED;
 
@@ -12,8 +13,12 @@ impl State {
     pub(crate) fn apply_logged(
         &mut self,
         request: RequestId,
-        command: &Command,
+        logged: &Logged,
     ) -> Option<Result<super::Applied, super::Refused>> {
+        let command = match logged {
+            Logged::Command(command) => command,
+            Logged::Early(format) => return self.pass_over(request, *format),
+        };
         // What was proposed by versions that did not number their requests is applied as it is.
         match request.number >> 32 {
             0 => Some(self.apply(command)),
@@ -36,6 +41,7 @@ impl State {
         self.stopping.clear();
         self.starting.clear();
         self.unfit.retain(|(member, _), _| *member == me);
+        self.upgrade.keep_only(me);
         for shard in self.shards.values_mut() {
             shard.epoch = Epoch(shard.epoch.0 + PASSED);
             (shard.owner, shard.target) = (None, None);
@@ -90,6 +96,20 @@ impl Command {
             }
             Self::Stop { member } => format!("node {member} stops"),
             Self::Ready { member } => format!("node {member} is ready"),
+            Self::Reads { member, formats } => format!("node {member} reads format {formats}"),
+            Self::Raise { format } => format!("format {format} is written"),
+            #[cfg(feature = "next-version")]
+            Self::Note { member, .. } => format!("a note of node {member}"),
+        }
+    }
+}
+
+impl Logged {
+    /// As [`Command::title`].
+    pub(crate) fn title(&self) -> String {
+        match self {
+            Self::Command(command) => command.title(),
+            Self::Early(format) => format!("nothing: it is of format {format}, too early"),
         }
     }
 }

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bus::{Epoch, ShardId, Timestamp};
 use serde::Deserialize;
 
-use super::{Answered, App, History, Redriver, Roster, Shard, State, Subscribers, Tokens};
+use super::{
+    Answered, App, Authorities, History, Redriver, Roster, Shard, State, Subscribers, Tokens,
+};
 
 /// The member of a group of one.
 pub(super) const ALONE: u64 = 1;
@@ -74,17 +76,29 @@ pub(crate) struct Unfollowed {
     starting: BTreeSet<u64>,
 }
 
-/// Before a CA could take the place of another.
+/// Before a CA could take another's place.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Unrotated {
     former: Unfollowed,
     subscribers: Subscribers,
 }
 
+/// Before there were formats.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Unversioned {
+    former: Unrotated,
+    authorities: Authorities,
+}
+
+impl From<Unversioned> for State {
+    fn from(former: Unversioned) -> Self {
+        Self { authorities: former.authorities, ..former.former.into() }
+    }
+}
+
 impl From<Unrotated> for State {
     fn from(former: Unrotated) -> Self {
-        let Unrotated { former, subscribers } = former;
-        Self { subscribers, ..former.into() }
+        Self { subscribers: former.subscribers, ..former.former.into() }
     }
 }
 

@@ -130,4 +130,28 @@ pub enum Refused {
     /// Nobody said that the window ends before its time.
     #[error("the window of the rotation is not over")]
     EarlyEnd,
+    /// A member that is not known to read a format.
+    #[error("{member} is not known to read format {format}")]
+    Unread {
+        /// Its name.
+        member: String,
+        /// Which format.
+        format: u8,
+    },
+    /// The cluster has this format, or a later one.
+    #[error("format {format} is no later one: the cluster has {active}")]
+    NoLater {
+        /// Which was wished.
+        format: u8,
+        /// The one there is.
+        active: u8,
+    },
+    /// A command of a format that is not active yet.
+    #[error("the change needs format {format}, and the cluster has {active}")]
+    Early {
+        /// Which it needs.
+        format: u8,
+        /// The one there is.
+        active: u8,
+    },
 }

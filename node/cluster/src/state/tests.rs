@@ -257,7 +257,11 @@ impl Model {
             | Command::Token { .. }
             | Command::Subscriber { .. }
             | Command::Ca { .. }
+            | Command::Reads { .. }
+            | Command::Raise { .. }
             | Command::Restore { .. } => {}
+            #[cfg(feature = "next-version")]
+            Command::Note { .. } => {}
         }
     }
 

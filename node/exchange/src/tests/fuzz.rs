@@ -1,6 +1,6 @@
 //! The decoder: a million random and mutated inputs, cut at random (FR-1, FR-2).
 
-use crate::{BLOB_HEAD, Decoder, Frame, FrameError, HEAD, Head, Kind, Status};
+use crate::{BLOB_HEAD, Decoder, FIRST, FORMATS, Frame, FrameError, HEAD, Head, Kind, Status};
 
 const INPUTS: u64 = 1_000_000;
 const LIMIT: usize = 48;
@@ -34,9 +34,10 @@ fn valid(rng: &mut Rng) -> (Frame, Vec<u8>) {
         _ => Head::Blob { length: rng.draw(1 << 40), id, digest: [word as u8; 32] },
     };
     let mut bytes = Vec::new();
-    head.encode(&mut bytes);
+    let format = FIRST + rng.draw(u64::from(FORMATS.newest)) as u8;
+    head.encode_as(format, &mut bytes);
     bytes.extend_from_slice(&payload);
-    (Frame { head, payload }, bytes)
+    (Frame { format, head, payload }, bytes)
 }
 
 fn mutated(rng: &mut Rng) -> Vec<u8> {
@@ -104,7 +105,7 @@ fn a_million_inputs_neither_panic_nor_take_memory_nor_depend_on_how_they_are_cut
                 assert_eq!(cut.head, frame.head, "{bytes:?}");
                 assert!(frame.payload.starts_with(&cut.payload), "{bytes:?}");
                 let mut again = Vec::new();
-                frame.head.encode(&mut again);
+                frame.head.encode_as(frame.format, &mut again);
                 again.extend_from_slice(&frame.payload);
                 assert_eq!(again, bytes, "what was accepted is what its encoder writes");
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Node, SOON, authority, identity, lasting, name, pair, start, trust, until};
-use crate::{CallError, Kind, Member, NodeId, Refusal};
+use crate::{CallError, FORMATS, Kind, Member, NodeId, Refusal};
 
 const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
@@ -129,4 +129,27 @@ async fn who_answers_is_judged_as_who_dials_is() {
     one.exchange.set_peer(TWO, two.address);
     assert!(ping(&one, TWO).await.is_ok());
     assert!(Arc::strong_count(&two.table) != 0);
+}
+
+/// XC-6: a format that one of a pair does not read ends their connection, by name on both sides,
+/// also where it was dialled before; nobody who reads it is refused.
+#[tokio::test]
+async fn who_does_not_read_the_active_format_is_refused_and_told() {
+    let (_, _, [one, two]) = pair();
+    one.exchange.set_peer(TWO, two.address);
+    one.exchange.inner.wait_link(TWO).await.unwrap();
+    let later = FORMATS.newest + 1;
+    let mut unread = two.exchange.unread();
+    one.exchange.speak(later);
+    let told = unread.wait_for(|by| !by.is_empty()).await.unwrap().clone();
+    assert_eq!(told, [(ONE, later)].into());
+    // One dials again and is told by the answer what two reads; two dials and is told no.
+    two.exchange.set_peer(ONE, one.address);
+    let refused = one.exchange.refused(Refusal::UnreadFormat);
+    until("refused again and again", || refused + 3 <= one.exchange.refused(Refusal::UnreadFormat))
+        .await;
+    assert!(one.exchange.link(TWO).is_none(), "XC-6");
+    assert!(one.exchange.unread().borrow().is_empty(), "who refuses was not refused");
+    one.exchange.speak(FORMATS.newest);
+    assert_eq!(ping(&one, TWO).await.unwrap(), "x");
 }

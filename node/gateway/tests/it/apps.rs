@@ -8,7 +8,7 @@ use millrace_gateway::api::{
     AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Effective, Examination,
     FunctionList, InstanceList, InvocationInfo, LogLines, LogQuestion, Plan, Proposal,
     RecordAccount, Redrive, RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, Seek,
-    Sought, TailLines, TailQuestion, Target, TriggerInfo, TriggerList,
+    Sought, TailLines, TailQuestion, Target, TriggerInfo, TriggerList, UpgradeStatus,
 };
 use millrace_gateway::{Applications, Begin, Data, Operations, Refused};
 use serde_json::json;
@@ -121,6 +121,15 @@ impl Applications for Asked {
 
 #[async_trait]
 impl Operations for Asked {
+    fn upgrade(&self) -> UpgradeStatus {
+        UpgradeStatus { format: 1, newest: 2, ..UpgradeStatus::default() }
+    }
+
+    async fn finish_upgrade(&self) -> Result<UpgradeStatus, Refused> {
+        self.note("finish the upgrade".to_owned());
+        Ok(UpgradeStatus { format: 2, newest: 2, ..UpgradeStatus::default() })
+    }
+
     async fn logs(&self, asked: LogQuestion) -> Result<LogLines, Refused> {
         self.note(format!("logs of {:?} from {:?}", asked.function, asked.from));
         Ok(LogLines { next: 8, ..LogLines::default() })

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cluster::{Cluster, Command, Error, MemberChange, Refused, Role, Spent, State};
+use cluster::{Cluster, Command, Error, Formats, MemberChange, Refused, Role, Spent, State};
 use exchange::{
     Answer, Authority, Blob, CaCertificate, Exchange, Fingerprint, Handler, Handling, Identity,
     Issued, JoinAnswer, JoinRequest, KeyError, Kind, Life, Member, Members, NodeId, NodeName, Peer,
@@ -43,6 +43,13 @@ pub(super) const STATE: u8 = b's';
 pub(crate) struct About {
     pub(crate) name: String,
     pub(crate) address: String,
+    /// The formats that its build reads, lowest and highest; those that say nothing read the first.
+    #[serde(default = "first")]
+    pub(crate) reads: (u8, u8),
+}
+
+const fn first() -> (u8, u8) {
+    (1, 1)
 }
 
 /// A newer certificate, as it crosses.
@@ -243,6 +250,11 @@ impl Desk {
             Ok(asked) => asked,
             Err(refusal) => return Answer::Refused(refusal),
         };
+        let (oldest, newest) = about.reads;
+        let format = self.cluster.state().format();
+        if !(Formats { oldest, newest }).reads(format) {
+            return Answer::Refused(Refusal::UnreadFormat);
+        }
         if !self.trust().fingerprints().contains(&join.token.ca()) {
             return Answer::Refused(Refusal::ForeignToken);
         }

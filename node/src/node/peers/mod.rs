@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bus::Bus;
-use cluster::{Cluster, Command, Ended, MemberChange};
+use cluster::{Cluster, Command, Ended, FORMATS, MemberChange, Role};
 use exchange::{Door, DoorConfig, Exchange, Fingerprint, Identity, Kind, NodeId};
 use gateway::api::{
     CaStatus, JoinToken, MadeSubscriberToken, MemberList, RaftStatus, RotationWish,
@@ -38,6 +38,7 @@ pub(crate) use members::of_cluster;
 use super::control::as_refused;
 use super::packages::PackageStore;
 use super::subscribers::{self, SubscriberSettings};
+use super::upgrade::unread;
 use crate::commands::error::{CommandError, exit};
 use authorities::CaOrder;
 use courier::Courier;
@@ -136,6 +137,7 @@ impl Peers {
             let help = "another [cluster] listen of the node's file may be free";
             unusable(format!("cannot talk to the other nodes: {error}")).help(help)
         })?);
+        exchange.speak(desk.cluster.state().format());
         // Each is called once.
         drop(desk.exchange.set(Arc::downgrade(&exchange)));
         desk.courier.connect(&exchange);
@@ -217,6 +219,8 @@ impl Peers {
             ended = self.desk.cluster.ended() => ended,
             // Who is removed is sent no log any more that would say so.
             () = self.exchange.removed() => Ended::Removed,
+            // Who missed that the format rose hears of it from the others.
+            format = self.unread() => Ended::Unread(format),
         };
         match ended {
             Ended::Forgot => CommandError::new(
@@ -228,6 +232,32 @@ impl Peers {
             Ended::Removed => {
                 CommandError::new(exit::UNUSABLE, "E0424", "this node was removed from its cluster")
                     .help("it may join again, under a new id and with a new folder")
+            }
+            Ended::Unread(format) => unread(format),
+        }
+    }
+
+    /// Waits until more than half of the others have refused this node for the format that they
+    /// write: one alone may be wrong.
+    async fn unread(&self) -> u8 {
+        let mut by = self.exchange.unread();
+        loop {
+            let found = by.borrow_and_update().clone();
+            let state = self.desk.cluster.state();
+            let others = state
+                .roster()
+                .members()
+                .iter()
+                .filter(|(id, it)| it.role != Role::Removed && **id != self.desk.cluster.me());
+            let others: Vec<u64> = others.map(|(id, _)| *id).collect();
+            let said = others.iter().filter(|id| found.contains_key(&NodeId(**id))).count();
+            if let Some(format) = found.into_values().max()
+                && others.len() < 2 * said
+            {
+                return format;
+            }
+            if by.changed().await.is_err() {
+                return std::future::pending().await;
             }
         }
     }
@@ -269,6 +299,7 @@ impl Keeper {
             if self.desk.cluster.leadership().leader.is_some() {
                 led_at = Instant::now();
             }
+            self.exchange.speak(self.desk.cluster.state().format());
             self.dial_all().await;
             if LOOK < led_at.elapsed() {
                 self.ask_who_there_is().await;
@@ -401,24 +432,45 @@ impl Keeper {
         Err(unusable("no node that votes issued one".to_owned()))
     }
 
-    /// Says that this process has started, and where it is reached.
+    /// Says that this process has started, where it is reached, and which formats its build reads.
     async fn announce(&self) {
         let cluster = &self.desk.cluster;
         let incarnation = cluster.incarnation();
-        let state = cluster.state();
-        let Some(own) = state.roster().members().get(&self.card.id) else { return };
-        if incarnation <= own.incarnation || cluster.leadership().leader.is_none() {
+        let (state, member) = (cluster.state(), self.card.id);
+        let Some(own) = state.roster().members().get(&member) else { return };
+        if cluster.leadership().leader.is_none() {
             return;
         }
-        let address = self.card.advertise.clone();
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        let change = MemberChange::Start { address, incarnation, version };
-        let command = Command::Member { member: self.card.id, change };
+        let command = if own.incarnation < incarnation {
+            let address = self.card.advertise.clone();
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            let change = MemberChange::Start { address, incarnation, version };
+            Command::Member { member, change }
+        } else if own.incarnation == incarnation && state.reads().get(&member) != Some(&FORMATS) {
+            Command::Reads { member, formats: FORMATS }
+        } else {
+            match noted(&state, member, incarnation) {
+                Some(command) => command,
+                None => return,
+            }
+        };
         match cluster.propose(command).await {
-            Ok(_) => tracing::info!(incarnation, "this node has started in its cluster"),
+            Ok(_) => tracing::info!(incarnation, "this node has said how it started"),
             Err(error) => tracing::debug!(%error, "could not say that this node has started"),
         }
     }
+}
+
+/// What the format of the build after this one has a place for, and is owed still.
+#[cfg(feature = "next-version")]
+fn noted(state: &cluster::State, member: u64, incarnation: u64) -> Option<Command> {
+    (state.notes().get(&member) != Some(&incarnation))
+        .then_some(Command::Note { member, incarnation })
+}
+
+#[cfg(not(feature = "next-version"))]
+const fn noted(_state: &cluster::State, _member: u64, _incarnation: u64) -> Option<Command> {
+    None
 }
 
 #[async_trait::async_trait]

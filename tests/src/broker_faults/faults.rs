@@ -16,8 +16,9 @@ use crate::promise::{During, NotShown};
 const LARGE: usize = SMALL_LIMIT + 10_000;
 /// What is on its way when the brokers go may come out until here.
 const LAST_OUTPUTS: i64 = 500;
-/// Partitions that were added are read within this.
-const GROWN_WITHIN: Duration = Duration::from_secs(30);
+/// Partitions that were added are read within this. A start that an outage cuts into waits for
+/// requests that nobody answers any more, of 15 s each, and for its clients to connect again.
+const GROWN_WITHIN: Duration = Duration::from_secs(60);
 /// How often a fault is made that has to meet a moment.
 const TRIES: usize = 4;
 

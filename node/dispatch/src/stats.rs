@@ -6,6 +6,7 @@ use std::time::Duration;
 use bus::{Position, ShardId, Timestamp, TopicPartition};
 
 use crate::driver::ShardConfig;
+use crate::scaling::ShardLoad;
 use crate::{Counters, PartitionStart, ShardDispatch, State};
 
 /// Run times that percentiles are taken from.
@@ -34,6 +35,10 @@ pub struct ShardStats {
     pub running_records: usize,
     /// How long recent invocations ran, oldest first.
     pub recent_runs: Vec<Duration>,
+    /// How long all invocations ran together.
+    pub busy: Duration,
+    /// Records that are there and were not fetched yet.
+    pub behind: u64,
     /// The newest failure: its name, its account, when.
     pub last_error: Option<(String, String, Timestamp)>,
 }
@@ -58,6 +63,8 @@ impl StatsKeeper {
             running_invocations: 0,
             running_records: 0,
             recent_runs: Vec::new(),
+            busy: Duration::ZERO,
+            behind: 0,
             last_error: None,
         };
         Self { stats, runs: VecDeque::with_capacity(RECENT) }
@@ -84,7 +91,23 @@ impl StatsKeeper {
         ShardStats { recent_runs, ..self.stats.clone() }
     }
 
+    /// What scaling has to know, without the rest.
+    pub(crate) fn load(&self) -> ShardLoad {
+        let ShardStats { counters, open_records, running_records, .. } = &self.stats;
+        ShardLoad {
+            lag: self.stats.behind + *open_records as u64,
+            settled: counters.settled,
+            ran: counters.attempts.saturating_sub(*running_records as u64),
+            busy: self.stats.busy,
+        }
+    }
+
+    pub(crate) fn set_behind(&mut self, behind: u64) {
+        self.stats.behind = behind;
+    }
+
     pub(crate) fn ran(&mut self, run: Duration) {
+        self.stats.busy += run;
         if self.runs.len() == RECENT {
             self.runs.pop_front();
         }

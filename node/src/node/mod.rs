@@ -27,6 +27,7 @@ mod replays;
 mod restore;
 mod retire;
 mod running;
+mod scaling;
 mod settings;
 mod site;
 mod status;
@@ -287,6 +288,7 @@ impl Node {
         drop(tokio::spawn(node.clone().follow()));
         drop(tokio::spawn(node.clone().plan_places()));
         drop(tokio::spawn(node.clone().watch_bus()));
+        drop(tokio::spawn(node.clone().scale()));
         drop(tokio::spawn(node.clone().watch_books()));
         Ok(node)
     }

@@ -33,6 +33,7 @@ mod subscribers;
 mod topics;
 mod traces;
 mod triggers;
+mod weighing;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -273,6 +274,7 @@ impl Node {
         drop(tokio::spawn(node.clone().plan_places()));
         drop(tokio::spawn(node.clone().watch_bus()));
         drop(tokio::spawn(node.clone().scale()));
+        drop(tokio::spawn(node.clone().weigh_shards()));
         drop(tokio::spawn(node.clone().watch_books()));
         Ok(node)
     }

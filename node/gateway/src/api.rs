@@ -16,6 +16,7 @@ mod nodes;
 mod replays;
 mod tokens;
 mod triggers;
+mod weights;
 
 use std::collections::BTreeMap;
 
@@ -57,6 +58,7 @@ pub use tokens::{
     SubscriberTokenWish,
 };
 pub use triggers::{Seek, Sought, SoughtPartition, TriggerInfo, TriggerList};
+pub use weights::{ShardWeight, Weights};
 
 /// The version of every answer here.
 pub const API: u32 = 1;

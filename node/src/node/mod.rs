@@ -36,6 +36,7 @@ mod topics;
 mod traces;
 mod triggers;
 mod trust;
+mod weighing;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -289,6 +290,7 @@ impl Node {
         drop(tokio::spawn(node.clone().plan_places()));
         drop(tokio::spawn(node.clone().watch_bus()));
         drop(tokio::spawn(node.clone().scale()));
+        drop(tokio::spawn(node.clone().weigh_shards()));
         drop(tokio::spawn(node.clone().watch_books()));
         Ok(node)
     }

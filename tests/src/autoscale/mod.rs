@@ -1,6 +1,6 @@
 //! The promise `autoscale`: the load of one of fifty functions steps up and down again. Its instances
 //! follow, the other functions notice nothing, and when all of the load comes to one partition of
-//! many, that one is given what it needs.
+//! many, that one is given what it needs, and the node that has it gives other shards away.
 //!
 //! ```text
 //! autoscale.py ──▶ hot[6] ──▶ busy (Python, waits for each record) ──▶ hot.out
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::fleet::Fleet;
+use crate::harness::fleet::{Fleet, Slot};
 use crate::harness::kafka::{Broker, Kafka, Listeners};
 use crate::harness::python::{self, Asked};
 use crate::harness::{binaries, processes, wait};
@@ -40,6 +40,9 @@ const NEEDED: u64 = 9;
 const NEEDED_HOT: u64 = 5;
 /// Instances that wait for work go after this long: what PoolConfig and the manual say.
 const IDLE_EXPIRY: Duration = Duration::from_secs(60);
+/// A node that is hot for ten seconds gives shards away; it is looked every five, and what keeps a shard
+/// busy is told over ten.
+const RELIEVED_WITHIN: Duration = Duration::from_secs(30);
 /// How often instances are counted.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -63,10 +66,11 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     let app = make(&run.evidence.join("app"), high)?;
     let mut fleet = Fleet::form(&run.evidence, &address, NODES)?;
     fleet.slots[0].run(&["deploy", "--yes", &app])?;
-    let mut stage = Stage { load, pids: Vec::new() };
+    let mut pids = Vec::new();
     for slot in &mut fleet.slots {
-        stage.pids.push(slot.node()?.pid());
+        pids.push(slot.node()?.pid());
     }
+    let mut stage = Stage { load, pids, slots: &fleet.slots };
     let seen = stage.play(run, high, seconds)?;
     let figures = verdict::judge(&seen, run.full)?;
     let plants = verdict::plants(&seen, run.full)?;
@@ -78,12 +82,13 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
         .with("red_controls", plants))
 }
 
-struct Stage {
+struct Stage<'a> {
     load: Asked,
     pids: Vec<u32>,
+    slots: &'a [Slot],
 }
 
-impl Stage {
+impl Stage<'_> {
     fn play(&mut self, run: &Run, high: u64, for_: Duration) -> Result<Seen, NotShown> {
         run.note("the load is low");
         self.load.ask(&format!("quiet {QUIET_RATE}"), PATIENCE)?;
@@ -100,7 +105,17 @@ impl Stage {
         run.note("all of it to one partition");
         self.phase(LOW, None, Duration::from_secs(3))?;
         let rate = high * NEEDED_HOT / NEEDED;
+        let shares = self.shares()?;
         let (during_hot, hot) = self.phase(rate, Some(PARTITIONS / 2), for_)?;
+        run.note("until its node has given shards away");
+        let at = self.hottest();
+        let gives = || {
+            wait::pause(LOOK_EVERY);
+            self.shares().is_ok_and(|it| 2 * it[at] <= shares[at]).then_some(())
+        };
+        // What came of it is judged below.
+        let _gave = wait::until(RELIEVED_WITHIN, gives);
+        let hot_shares = (shares[at], self.shares()?[at]);
         run.note("a step down, until what waits for work has gone");
         let (after, down) = self.phase(LOW, None, IDLE_EXPIRY + verdict::DOWN_GRACE)?;
         let quiet = [before, during, during_hot, after];
@@ -109,6 +124,7 @@ impl Stage {
             low,
             up,
             hot,
+            hot_shares,
             down,
             quiet: quiet.map(|it| Waits::of(it.took_ms)),
             quiet_owed: last.quiet_sent.saturating_sub(last.quiet_seen),
@@ -157,13 +173,32 @@ impl Stage {
 
     /// Workers of the busy function, on all nodes.
     fn instances(&self) -> u64 {
-        let below = self.pids.iter().flat_map(|pid| processes::below(*pid));
+        self.pids.iter().map(|pid| Self::workers(*pid)).sum()
+    }
+
+    /// The node that has most of them.
+    fn hottest(&self) -> usize {
+        let all = self.pids.iter().map(|pid| Self::workers(*pid)).enumerate();
+        all.max_by_key(|(_, workers)| *workers).map_or(0, |(at, _)| at)
+    }
+
+    /// How many shards each node has.
+    fn shares(&self) -> Result<Vec<u64>, NotShown> {
+        let members = self.slots[0].members()?;
+        let share = |slot: &Slot| {
+            let member = members.iter().find(|it| it["name"] == slot.name.as_str());
+            member.and_then(|it| it["shards"].as_u64()).unwrap_or_default()
+        };
+        Ok(self.slots.iter().map(share).collect())
+    }
+
+    fn workers(pid: u32) -> u64 {
         let is_worker = |pid: &u32| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let has = |word: &[u8]| line.windows(word.len()).any(|it| it == word);
             has(b"millrace_bootstrap")
         };
-        below.filter(is_worker).count() as u64
+        processes::below(pid).into_iter().filter(is_worker).count() as u64
     }
 
     fn look(&mut self) -> Result<Said, NotShown> {

@@ -77,6 +77,8 @@ pub(super) struct Seen {
     pub(super) low: Phase,
     pub(super) up: Phase,
     pub(super) hot: Phase,
+    /// Shards of the node with the hot partition, before and after.
+    pub(super) hot_shares: (u64, u64),
     pub(super) down: Phase,
     /// Of quiet functions: before, during the high load, during the hot partition, after.
     pub(super) quiet: [Waits; 4],
@@ -103,6 +105,8 @@ pub(super) fn judge(seen: &Seen, is_full: bool) -> Result<Figures, NotShown> {
         hot.owed_worst,
         hot.took
     );
+    let (had, has) = seen.hot_shares;
+    demand!(2 * has <= had, "the node with the hot partition had {had} shards, and has {has}");
     let kept = down.samples.iter().filter(|it| it.after < seen.idle_expiry / 2);
     let kept = kept.map(|it| it.instances).min().unwrap_or_default();
     demand!(seen.needed_hot <= kept, "{kept} instances in half of the idle expiry: not kept warm");
@@ -135,6 +139,8 @@ pub(super) fn judge(seen: &Seen, is_full: bool) -> Result<Figures, NotShown> {
         .with("hot_rate_sent", hot.rate() as u64)
         .with("hot_needed", seen.needed_hot)
         .with("hot_owed", hot.owed_worst)
+        .with("hot_node_had", had)
+        .with("hot_node_has", has)
         .with("down_s", gone.as_secs())
         .with("instances_after", left)
         .with("quiet_ms_p50_before", seen.quiet[0].at(50))
@@ -162,6 +168,8 @@ pub(super) fn plants(seen: &Seen, is_full: bool) -> Result<u64, NotShown> {
     // Two invocations at a time, which is what the mean of six partitions asks for.
     let can = 2.0 / seen.needed_hot as f64;
     unseen.hot.owed_worst = (seen.hot.sent as f64 * (1.0 - can)) as u64;
+    let mut burdened = seen.clone();
+    burdened.hot_shares.1 = burdened.hot_shares.0;
     let mut slow = seen.clone();
     slow.quiet[1].0.iter_mut().for_each(|it| *it += 5_000);
     let mut lost = seen.clone();
@@ -172,6 +180,7 @@ pub(super) fn plants(seen: &Seen, is_full: bool) -> Result<u64, NotShown> {
         ("instances that stay", stays),
         ("instances that go at once", drops),
         ("a hot partition that is not seen", unseen),
+        ("a hot node that keeps its shards", burdened),
         ("quiet functions that are slow", slow),
         ("quiet records that are lost", lost),
     ];

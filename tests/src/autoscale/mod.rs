@@ -72,6 +72,7 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     }
     let mut stage = Stage { load, pids, slots: &fleet.slots };
     let seen = stage.play(run, high, seconds)?;
+    run.note(seen.summary());
     let figures = verdict::judge(&seen, run.full)?;
     let plants = verdict::plants(&seen, run.full)?;
     Ok(Figures::default()

@@ -88,6 +88,28 @@ pub(super) struct Seen {
     pub(super) idle_expiry: Duration,
 }
 
+impl Seen {
+    /// For whoever looks for the cause of a verdict.
+    pub(super) fn summary(&self) -> String {
+        let Self { low, up, hot, down, .. } = self;
+        let quiet = [0, 1, 2, 3].map(|at| self.quiet[at].at(99));
+        format!(
+            "instances {} low, {} at most high, {} needed after {:?}, {} at most hot, {} at the end; \
+             the hot partition owes {}, shards of its node {:?}; quiet ones took {quiet:?} ms (p99), {} \
+             are late",
+            low.last(),
+            up.most(),
+            self.needed,
+            up.reached(self.needed),
+            hot.most(),
+            down.last(),
+            hot.owed_worst,
+            self.hot_shares,
+            self.quiet_owed
+        )
+    }
+}
+
 /// Judges it.
 pub(super) fn judge(seen: &Seen, is_full: bool) -> Result<Figures, NotShown> {
     let Seen { low, up, hot, down, .. } = seen;

@@ -109,14 +109,19 @@ impl Stage<'_> {
         let shares = self.shares()?;
         let (during_hot, hot) = self.phase(rate, Some(PARTITIONS / 2), for_)?;
         run.note("until its node has given shards away");
-        let at = self.hottest();
+        // All nodes still have the workers of the step: the one that gives most away is it.
+        let given = |now: &[u64]| {
+            let each = shares.iter().copied().zip(now.iter().copied());
+            each.max_by_key(|(had, has)| had.saturating_sub(*has)).unwrap_or_default()
+        };
         let gives = || {
             wait::pause(LOOK_EVERY);
-            self.shares().is_ok_and(|it| 2 * it[at] <= shares[at]).then_some(())
+            let (had, has) = given(&self.shares().ok()?);
+            (2 * has <= had).then_some(())
         };
         // What came of it is judged below.
         let _gave = wait::until(RELIEVED_WITHIN, gives);
-        let hot_shares = (shares[at], self.shares()?[at]);
+        let hot_shares = given(&self.shares()?);
         run.note("a step down, until what waits for work has gone");
         let (after, down) = self.phase(LOW, None, IDLE_EXPIRY + verdict::DOWN_GRACE)?;
         let quiet = [before, during, during_hot, after];
@@ -175,12 +180,6 @@ impl Stage<'_> {
     /// Workers of the busy function, on all nodes.
     fn instances(&self) -> u64 {
         self.pids.iter().map(|pid| Self::workers(*pid)).sum()
-    }
-
-    /// The node that has most of them.
-    fn hottest(&self) -> usize {
-        let all = self.pids.iter().map(|pid| Self::workers(*pid)).enumerate();
-        all.max_by_key(|(_, workers)| *workers).map_or(0, |(at, _)| at)
     }
 
     /// How many shards each node has.

@@ -440,7 +440,7 @@ impl Driver {
                 return self.failed(blame, code, failure.message);
             }
         };
-        self.keeper(|stats| stats.ran(answer.run));
+        self.keeper(|stats| stats.ran(answer.run, records, answer.cold));
         let has_key = |index: usize| {
             let record = self.core.records(id).get(index);
             record.is_some_and(|record| self.core.record(*record).view.key.is_some())

@@ -49,7 +49,8 @@ pub struct ShardLoad {
     pub lag: u64,
     /// Records that were settled.
     pub settled: u64,
-    /// Records that ran to the end of their invocation, each time.
+    /// Records that ran to the end of their invocation, each time, in instances that had run before,
+    /// if any had.
     pub ran: u64,
     /// How long those invocations took together.
     pub busy: Duration,

@@ -35,8 +35,11 @@ pub struct ShardStats {
     pub running_records: usize,
     /// How long recent invocations ran, oldest first.
     pub recent_runs: Vec<Duration>,
-    /// How long all invocations ran together.
+    /// How long invocations ran together. The first of an instance is slower and says nothing of how
+    /// many are needed: it counts only where none has run a second one.
     pub busy: Duration,
+    /// Records of those invocations.
+    pub ran: u64,
     /// Records that are there and were not fetched yet.
     pub behind: u64,
     /// The newest failure: its name, its account, when.
@@ -48,6 +51,8 @@ pub struct ShardStats {
 pub(crate) struct StatsKeeper {
     stats: ShardStats,
     runs: VecDeque<Duration>,
+    /// An instance has run a second time.
+    has_warm: bool,
 }
 
 impl StatsKeeper {
@@ -64,10 +69,11 @@ impl StatsKeeper {
             running_records: 0,
             recent_runs: Vec::new(),
             busy: Duration::ZERO,
+            ran: 0,
             behind: 0,
             last_error: None,
         };
-        Self { stats, runs: VecDeque::with_capacity(RECENT) }
+        Self { stats, runs: VecDeque::with_capacity(RECENT), has_warm: false }
     }
 
     /// The bus has said where the shard goes on.
@@ -93,21 +99,21 @@ impl StatsKeeper {
 
     /// What scaling has to know, without the rest.
     pub(crate) fn load(&self) -> ShardLoad {
-        let ShardStats { counters, open_records, running_records, .. } = &self.stats;
-        ShardLoad {
-            lag: self.stats.behind + *open_records as u64,
-            settled: counters.settled,
-            ran: counters.attempts.saturating_sub(*running_records as u64),
-            busy: self.stats.busy,
-        }
+        let ShardStats { counters, open_records, behind, ran, busy, .. } = self.stats;
+        let lag = behind + open_records as u64;
+        ShardLoad { lag, settled: counters.settled, ran, busy }
     }
 
     pub(crate) fn set_behind(&mut self, behind: u64) {
         self.stats.behind = behind;
     }
 
-    pub(crate) fn ran(&mut self, run: Duration) {
-        self.stats.busy += run;
+    pub(crate) fn ran(&mut self, run: Duration, records: usize, cold: bool) {
+        self.has_warm |= !cold;
+        if !cold || !self.has_warm {
+            self.stats.busy += run;
+            self.stats.ran += records as u64;
+        }
         if self.runs.len() == RECENT {
             self.runs.pop_front();
         }

@@ -162,6 +162,11 @@ pub trait Reader: Send + Debug {
     /// [`Error::OffsetOutOfRange`] when retention passed the reader or the offset lies beyond
     /// the end, [`Error::UnknownTopic`] when the topic was deleted, [`Error::Closed`].
     async fn fetch(&mut self, bytes_max: usize) -> Result<Vec<Fetched>, Error>;
+
+    /// How many records of its partitions are there that it has not given, as far as it knows
+    /// without asking anybody. A full prefetch asks for no more: then it is what was true when that
+    /// filled.
+    fn behind(&self) -> u64;
 }
 
 /// A bus: topics of partitioned records, and commits that tie appends to positions.

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
+use gateway::api::InstanceCounts;
 use serde::Serialize;
 
 use crate::cli::Globals;
@@ -30,6 +31,12 @@ pub enum ColorChoice {
     Always,
     /// Not at all.
     Never,
+}
+
+/// Instances of a function: at work, that there is work for, and allowed.
+#[must_use]
+pub fn instances(counts: InstanceCounts) -> String {
+    format!("{}/{}/{}", counts.busy, counts.wanted, counts.max)
 }
 
 impl Globals {

@@ -2,6 +2,7 @@
 //! Verdicts come from code of this crate alone: it reads journals with a decoder of its own.
 
 pub mod answers;
+pub mod autoscale;
 pub mod backlog;
 pub mod bad_input;
 pub mod broker_faults;

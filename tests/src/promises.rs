@@ -382,6 +382,19 @@ pub const PROMISES: &[Promise] = &[
         run: crate::fleet::run_rotation,
     },
     Promise {
+        name: "autoscale",
+        says: "when the load of one of fifty functions steps up, its instances are there within 2 s, and \
+               go when they had nothing to do for the idle expiry; the other functions notice nothing; \
+               a partition that gets all of the load is given what it needs, and its node gives others away",
+        needs: "python3 with venv and PyPI, Java 17 and Maven (77 without)",
+        flags: &["rate", "seconds"],
+        full: "4 min: a step from 100 to 20,000 records/s",
+        ci: "2.5 min: a step to 4,000 records/s",
+        may_skip: false,
+        floors: &[("functions", 50), ("red_controls", 8)],
+        run: crate::autoscale::run,
+    },
+    Promise {
         name: "drain",
         says: "a node of three that is drained, or stopped and started again, repeats nothing, loses \
                nothing, and no shard is silent for more than 300 ms (p99)",

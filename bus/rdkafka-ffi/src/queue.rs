@@ -23,7 +23,9 @@ pub struct PartitionQueue<C: ConsumerContext> {
     queue: NonNull<native::rd_kafka_queue_t>,
     /// Twice boxed, for a thin pointer that the callback can be given.
     _wake: Box<Wake>,
-    _consumer: Arc<BaseConsumer<C>>,
+    consumer: Arc<BaseConsumer<C>>,
+    topic: CString,
+    partition: i32,
 }
 
 // SAFETY: Threads: a queue may be used from any thread, and `Wake` is `Send + Sync`.
@@ -68,7 +70,26 @@ impl<C: ConsumerContext> PartitionQueue<C> {
                 ptr::from_ref::<Wake>(&wake).cast_mut().cast::<c_void>(),
             );
         }
-        Some(Self { queue, _wake: wake, _consumer: consumer })
+        Some(Self { queue, _wake: wake, consumer, topic, partition })
+    }
+
+    /// One past the last record of the partition, as the brokers said when they answered the last
+    /// fetch; asks nobody. `None` before the first answer.
+    #[must_use]
+    pub fn end_known(&self) -> Option<i64> {
+        let (mut low, mut high) = (0, 0);
+        // SAFETY: Alive. Threads. Copied: both numbers are written before the call returns.
+        let error = unsafe {
+            native::rd_kafka_get_watermark_offsets(
+                self.consumer.client().native_ptr(),
+                self.topic.as_ptr(),
+                self.partition,
+                &raw mut low,
+                &raw mut high,
+            )
+        };
+        // Below zero: not known yet.
+        (!error.is_error() && 0 <= high).then_some(high)
     }
 
     /// Takes up to `at_most` messages, in order, without waiting, and shows each to `each`. Fewer

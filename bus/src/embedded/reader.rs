@@ -150,6 +150,14 @@ impl Reader for EmbeddedReader {
             self.ready.notify.notified().await;
         }
     }
+
+    fn behind(&self) -> u64 {
+        let behind = |cursor: &Cursor| {
+            let end = cursor.partition.watermarks().end;
+            u64::try_from(end.0 - cursor.next.0).unwrap_or(0)
+        };
+        self.cursors.iter().map(behind).sum()
+    }
 }
 
 impl Drop for EmbeddedReader {

@@ -270,4 +270,12 @@ impl Reader for KafkaReader {
             }
         }
     }
+
+    fn behind(&self) -> u64 {
+        let behind = |cursor: &Cursor| {
+            let end = cursor.seat.queue().end_known().unwrap_or_default();
+            u64::try_from(end - cursor.next.0).unwrap_or(0)
+        };
+        self.cursors.iter().map(behind).sum()
+    }
 }

@@ -22,6 +22,7 @@ mod reads;
 pub mod reconcile;
 mod recovery;
 pub mod state;
+pub mod weighing;
 mod wire;
 
 pub use cluster::{

@@ -3,8 +3,8 @@
 //! ```text
 //! keep       what has an owner that may have it
 //! place      the rest, the heaviest first, where the load will be lightest
-//! balance    only if some member is further than a tenth from the mean: from the fullest to the
-//!            emptiest, until no move is worth it
+//! balance    only if some member is further than a tenth from the mean, or three tenths where shards
+//!            differ in weight: from the fullest to the emptiest, until no move is worth it
 //! ```
 //!
 //! Load is compared as weight over capacity. A move is worth it when it makes the gap smaller by at
@@ -25,8 +25,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bus::ShardId;
 
-/// How far from the mean load a member may be before shards move to balance: a part of the mean.
+/// How far from the mean load a member may be before shards move to balance, as a percentage of it.
+/// Weights that were measured are never quite what they were: they get more.
 const TOLERANCE: u128 = 10;
+const TOLERANCE_MEASURED: u128 = 30;
 
 /// Whether a member may own shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +116,14 @@ pub fn plan(hosts: &BTreeMap<u64, Host>, shards: &BTreeMap<ShardId, Load>) -> Pl
     }
 }
 
+/// The same, but nothing moves for balance alone: while nobody knows what shards weigh.
+#[must_use]
+pub fn place(hosts: &BTreeMap<u64, Host>, shards: &BTreeMap<ShardId, Load>) -> Plan {
+    let mut planner = Planner::new(hosts, shards);
+    planner.place();
+    planner.into_plan()
+}
+
 #[derive(Clone, Debug, Default)]
 struct Held {
     weight: u64,
@@ -128,6 +138,8 @@ struct Planner<'a> {
     /// What has no owner that may have it, the heaviest first.
     waiting: Vec<(ShardId, Cause)>,
     causes: BTreeMap<ShardId, Cause>,
+    /// How far from the mean a member may be, as a percentage of it.
+    tolerance: u128,
 }
 
 impl<'a> Planner<'a> {
@@ -135,7 +147,11 @@ impl<'a> Planner<'a> {
         let live = hosts.iter().filter(|(_, it)| it.standing == Standing::Live);
         let held = live.map(|(id, _)| (*id, Held::default())).collect();
         let (waiting, causes) = (Vec::new(), BTreeMap::new());
-        let mut this = Self { hosts, shards, held, waiting, causes };
+        let mut weights = shards.values().map(weight);
+        let first = weights.next();
+        let is_measured = weights.any(|it| Some(it) != first);
+        let tolerance = if is_measured { TOLERANCE_MEASURED } else { TOLERANCE };
+        let mut this = Self { hosts, shards, held, waiting, causes, tolerance };
         for (id, load) in shards {
             match this.cause(load) {
                 Some(cause) => this.waiting.push((*id, cause)),
@@ -223,7 +239,8 @@ impl<'a> Planner<'a> {
         let total: u128 = self.held.keys().map(|id| self.share(*id, 0).0).sum();
         self.held.keys().any(|id| {
             let (load, own) = self.share(*id, 0);
-            own < load || total * own < TOLERANCE * (load * capacity).abs_diff(total * own)
+            let far = (load * capacity).abs_diff(total * own);
+            own < load || total * own * self.tolerance < 100 * far
         })
     }
 

@@ -11,6 +11,8 @@
 //! - **PL-3** who was gone has to be heard of for a while before it gets anything, each time within
 //!   a minute for twice as long.
 //! - **PL-4** a plan that was carried out leads to no other.
+//! - **PL-6** while it is not known what shards weigh, none moves for balance alone; and of those that
+//!   move because their weights differ, few do at once.
 //! - **PL-5** who has started and is not ready yet keeps what it has and gets nothing, for at most
 //!   [`STARTING_MAX`]: a shard that is handed to it would wait until its functions are ready.
 
@@ -19,8 +21,9 @@ use std::time::Duration;
 
 use bus::{Epoch, ShardId};
 
-use crate::placement::{self, Host, Load, Standing};
+use crate::placement::{self, Cause, Host, Load, Standing};
 use crate::state::{self, Placing, Role, State};
+use crate::weighing::{IDLE, Weighing};
 
 /// A member that was not heard of for this long is gone. Heartbeats come every 50 ms.
 pub const GONE_AFTER: Duration = Duration::from_secs(1);
@@ -36,8 +39,13 @@ pub const HAND_MAX: Duration = Duration::from_secs(5);
 /// How long a member may take to become ready before it counts as gone.
 pub const STARTING_MAX: Duration = Duration::from_secs(30);
 
-/// What a host takes: nothing measures yet what a shard needs.
+/// What a host takes for each of its cores: no more than can be. Loads are compared by the share of it
+/// that they are; no shard is left without an owner because all members are busy.
 const CAPACITY: u64 = 1 << 32;
+
+/// As many shards are handed over at once only to balance what members measured: this, or a part of
+/// all of them.
+const BALANCED_AT_ONCE: (usize, usize) = (8, 32);
 
 /// What the planner hears and remembers while its node leads. Times are since it began to.
 #[derive(Debug, Default)]
@@ -70,6 +78,8 @@ pub struct Sight<'a> {
     pub unheard: &'a BTreeMap<u64, Duration>,
     /// How long this node has led.
     pub led_for: Duration,
+    /// What shards weigh; without it all weigh the same.
+    pub weighing: Option<&'a Weighing>,
 }
 
 /// What should be proposed.
@@ -97,12 +107,24 @@ impl Planner {
         self.handing.retain(|id, (epoch, _)| {
             shards.get(id).is_some_and(|it| it.epoch == *epoch && it.target.is_some())
         });
-        let mut loads = loads(sight.state);
+        let mut loads = loads(sight);
         // What a member has that is about to be ready is not to be placed.
         loads.retain(|_, it| {
             it.owner.is_none_or(|id| hosts.contains_key(&id) || !self.starting.contains_key(&id))
         });
-        let moves = placement::plan(&hosts, &loads).moves;
+        let is_known = sight.weighing.is_none_or(|it| it.weights().is_some());
+        let plan = if is_known { placement::plan } else { placement::place };
+        let mut moves = plan(&hosts, &loads).moves;
+        if loads.values().any(|it| it.weight != IDLE) {
+            let underway = shards.values().filter(|it| it.target.is_some()).count();
+            let (least, part) = BALANCED_AT_ONCE;
+            let mut room = least.max(loads.len() / part).saturating_sub(underway);
+            moves.retain(|it| {
+                let (is_free, has_room) = (it.cause != Cause::Balance, 0 < room);
+                room = room.saturating_sub(usize::from(!is_free));
+                is_free || has_room
+            });
+        }
         let wanted: BTreeMap<ShardId, u64> = moves.iter().map(|it| (it.shard, it.to)).collect();
         let mut proposals = Proposals::default();
         let is_there = |id: u64| {
@@ -161,10 +183,13 @@ impl Planner {
             standings.insert(me, Standing::Live);
         }
         let all: BTreeSet<&str> = state.unfit().map(|(_, function)| function).collect();
+        let ids: Vec<u64> = standings.keys().copied().collect();
+        let cores = sight.weighing.and_then(|it| it.cores(&ids)).unwrap_or_default();
         let host = |(id, standing)| {
             let able = all.iter().filter(|function| !state.is_unfit(id, function));
             let labels = able.map(|it| (*it).to_owned()).collect();
-            (id, Host { capacity: CAPACITY, labels, standing })
+            let cores = cores.get(&id).copied().unwrap_or(1);
+            (id, Host { capacity: CAPACITY * u64::from(cores), labels, standing })
         };
         standings.into_iter().map(host).collect()
     }
@@ -199,12 +224,15 @@ impl Planner {
 }
 
 /// A shard that is on its way counts as where it goes.
-fn loads(state: &State) -> BTreeMap<ShardId, Load> {
+fn loads(sight: Sight<'_>) -> BTreeMap<ShardId, Load> {
+    let Sight { state, weighing, .. } = sight;
+    let weights = weighing.and_then(Weighing::weights);
     let unfit: BTreeSet<&str> = state.unfit().map(|(_, function)| function).collect();
     let load = |(id, shard): (&ShardId, &state::Shard)| {
         let function = shard.trigger.rsplit_once('/').map_or("", |(function, _)| function);
         let requires = unfit.get(function).map(|it| (*it).to_owned()).into_iter().collect();
-        (*id, Load { weight: 1, requires, owner: shard.target.or(shard.owner) })
+        let weight = weights.and_then(|it| it.get(id)).copied().unwrap_or(IDLE);
+        (*id, Load { weight, requires, owner: shard.target.or(shard.owner) })
     };
     state.shards().iter().map(load).collect()
 }
@@ -212,6 +240,7 @@ fn loads(state: &State) -> BTreeMap<ShardId, Load> {
 #[cfg(test)]
 mod tests {
     use crate::state::{App, Command, Function, MemberChange, Trigger};
+    use crate::weighing::{Scales, Told};
 
     use super::*;
 
@@ -247,18 +276,21 @@ mod tests {
         state: State,
         now: u64,
         unheard: BTreeMap<u64, Duration>,
+        weighing: Option<Weighing>,
     }
 
     impl World {
         fn new(members: u64, partitions: u32) -> Self {
             let state = state(members, partitions);
             let unheard = (2..=members).map(|id| (id, ms(30))).collect();
-            Self { planner: Planner::default(), state, now: 10_000, unheard }
+            let planner = Planner::default();
+            Self { planner, state, now: 10_000, unheard, weighing: None }
         }
 
         fn plan(&mut self) -> Proposals {
             let (state, unheard) = (&self.state, &self.unheard);
-            self.planner.plan(Sight { me: 1, state, unheard, led_for: ms(self.now) })
+            let weighing = self.weighing.as_ref();
+            self.planner.plan(Sight { me: 1, state, unheard, led_for: ms(self.now), weighing })
         }
 
         fn carry_out(&mut self) -> Proposals {
@@ -373,6 +405,70 @@ mod tests {
         world.carry_out();
         world.hand_over(3);
         assert_eq!(world.owned(), [9, 0, 0]);
+    }
+
+    impl World {
+        /// Has the members say how busy the shards are that each has, and looks.
+        fn weigh(&mut self, busy: impl Fn(ShardId) -> u64) {
+            let owned = self.state.shards().iter().filter_map(|(id, it)| Some((*id, it.owner?)));
+            let owners: BTreeMap<ShardId, u64> = owned.collect();
+            let weighing = self.weighing.get_or_insert_default();
+            for member in 1..=3 {
+                let mine = owners.iter().filter(|(_, owner)| **owner == member);
+                let busy = mine.map(|(id, _)| (*id, busy(*id))).collect();
+                weighing.on_told(member, Told { cores: 2, busy });
+            }
+            let now = ms(self.now);
+            weighing.look(Scales { now, owners: &owners, members: &[1, 2, 3] });
+        }
+    }
+
+    #[test]
+    fn a_hot_member_gives_shards_away_once_it_was_hot_for_a_while() {
+        let mut world = World::new(3, 9);
+        world.weighing = Some(Weighing::default());
+        world.carry_out();
+        assert_eq!(world.owned(), [3, 3, 3], "PL-6: what has no owner is placed");
+        let of_first = |state: &State| {
+            let shards = state.shards().iter().filter(|(_, it)| it.owner == Some(1));
+            shards.map(|(id, _)| *id).collect::<Vec<_>>()
+        };
+        let hot = of_first(&world.state);
+        let busy = |id: ShardId| if hot.contains(&id) { 900 } else { 0 };
+        world.weigh(|_| 0);
+        assert!(world.carry_out().is_empty(), "PL-4");
+        for _look in 0..8 {
+            world.weigh(busy);
+            assert!(world.carry_out().is_empty(), "PL-6");
+            world.now += 4_000;
+        }
+        world.weigh(busy);
+        // Two hot ones leave, and as many idle ones come in their place.
+        assert_eq!(world.carry_out().hand.len(), 4);
+        (1..=3).for_each(|member| world.hand_over(member));
+        let hot_of = |member| {
+            let shards = world.state.shards().iter();
+            shards.filter(|(id, it)| it.owner == Some(member) && hot.contains(id)).count()
+        };
+        assert_eq!([hot_of(1), hot_of(2), hot_of(3)], [1, 1, 1]);
+        world.weigh(busy);
+        assert!(world.carry_out().is_empty(), "PL-4");
+    }
+
+    #[test]
+    fn a_new_leader_moves_nothing_for_balance_before_it_knows_what_shards_weigh() {
+        let mut world = World::new(3, 9);
+        world.carry_out();
+        let first = ShardId(1);
+        let others: Vec<Placing> = {
+            let shards = world.state.shards().iter().filter(|(id, _)| **id != first);
+            shards.map(|(id, it)| Placing { shard: *id, ends: it.epoch, to: 2 }).collect()
+        };
+        world.state.apply(&Command::Assign { moves: others }).unwrap();
+        world.weighing = Some(Weighing::default());
+        assert!(world.carry_out().is_empty(), "PL-6");
+        world.weigh(|_| 0);
+        assert!(!world.carry_out().is_empty());
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::metrics::ShardMetrics;
 use crate::noting::Noting;
 use crate::park_topic::{Loader, Parker};
 use crate::read_ahead::{ReadAhead, Share};
+use crate::start::Told;
 use crate::stats::StatsKeeper;
 use crate::tracer::{Tracer, Traces};
 use crate::{
@@ -136,6 +137,9 @@ struct Held {
     revision: Arc<str>,
 }
 
+/// How often a shard at work looks how far it is behind.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// What a message says beside its record and outputs, about.
 const MESSAGE_BYTES: usize = 1_024;
 
@@ -221,13 +225,14 @@ impl Driver {
         mut self,
         legacy: Arc<OnceLock<Legacy>>,
         mut reader: Box<dyn Reader>,
-        mut draining: watch::Receiver<bool>,
-        mut paused: watch::Receiver<bool>,
-        mut asked: mpsc::Receiver<Question>,
+        told: Told,
     ) {
+        let Told { mut draining, mut paused, width: mut widths, mut asked } = told;
+        self.core.on_width(Instant::now(), *widths.borrow_and_update());
         if *paused.borrow_and_update() {
             self.core.on_pause(Instant::now());
         }
+        let (mut look_at, mut behind) = (Instant::now(), 0);
         loop {
             let over = self.over | self.follow();
             self.note();
@@ -249,6 +254,14 @@ impl Driver {
             let note_at = self.noting.due_at();
             let room = self.share.hold(self.core.held_bytes());
             let wanted = self.core.fetch_bytes(room);
+            if look_at <= Instant::now() {
+                look_at = Instant::now() + LOOK_EVERY;
+                behind = reader.behind();
+                self.keeper(|stats| stats.set_behind(behind));
+            }
+            // Nothing that is fetched wakes this task, or what was last seen is not so any more.
+            let is_full = wanted == 0 && 0 < self.core.open_records();
+            let looks = (is_full || 0 < behind) && !*paused.borrow();
             tokio::select! {
                 biased;
                 Some(report) = self.reported.recv() => self.on_reports(report),
@@ -275,7 +288,11 @@ impl Driver {
                 () = sleep_until(due_at.unwrap_or_else(Instant::now).into()), if due_at.is_some() => {
                     self.core.on_timeout(Instant::now());
                 }
+                Ok(()) = widths.changed() => {
+                    self.core.on_width(Instant::now(), *widths.borrow_and_update());
+                }
                 Some(question) = asked.recv() => self.answer(question),
+                () = sleep_until(look_at.into()), if looks => {}
                 () = sleep_until(note_at.unwrap_or_else(Instant::now).into()), if note_at.is_some() => {
                     self.noting.flush();
                 }
@@ -423,7 +440,7 @@ impl Driver {
                 return self.failed(blame, code, failure.message);
             }
         };
-        self.keeper(|stats| stats.ran(answer.run));
+        self.keeper(|stats| stats.ran(answer.run, records, answer.cold));
         let has_key = |index: usize| {
             let record = self.core.records(id).get(index);
             record.is_some_and(|record| self.core.record(*record).view.key.is_some())

@@ -22,6 +22,7 @@ mod parking;
 mod read_ahead;
 mod records;
 mod retry;
+pub mod scaling;
 pub mod shard;
 mod start;
 mod stats;

@@ -76,7 +76,8 @@
 //!   place of outputs that the bus refuses for good.
 //! - **SD-5** outputs of a token are gathered in the order of its records, and no two invocations
 //!   run records of one token.
-//! - **SD-6** records, invocations and commits in flight stay within their limits.
+//! - **SD-6** records, invocations and commits in flight stay within their limits; invocations also
+//!   within the [`width`](ShardDispatch::on_width) that they have when one starts.
 //! - **SD-7** neither halving a batch nor a failure that is nobody's costs an attempt.
 //! - **SD-8** an unwanted record is never run; it is settled by one commit, and holds up nothing.
 //!
@@ -120,6 +121,7 @@ mod standing;
 mod suspected;
 #[cfg(test)]
 mod tests;
+mod width;
 
 pub use legacy::Legacy;
 pub use standing::Standing;
@@ -218,7 +220,8 @@ pub struct ShardDispatch {
     trackers: Vec<OffsetTracker>,
     records: Records,
     strands: Strands,
-    strands_each: usize,
+    /// Invocations at a time, for now.
+    width: usize,
     holds: Holds,
     /// Parked records that are not in memory; less than none while a copy of one is.
     out: isize,
@@ -274,7 +277,6 @@ impl ShardDispatch {
             .iter()
             .map(|start| OffsetTracker::resume(&start.position, config.window.span))
             .collect();
-        let ordered = (tokens.strands() - 1).max(1);
         let mut shard = Self {
             epoch,
             tokens,
@@ -283,7 +285,7 @@ impl ShardDispatch {
             trackers,
             records: Records::default(),
             strands: Strands::new(tokens.strands()),
-            strands_each: ordered.div_ceil(config.invocations_max.get()),
+            width: config.invocations_max.get(),
             holds: Holds::new(config.order != Order::Partition, config.park),
             out: 0,
             untold: BTreeSet::new(),
@@ -656,7 +658,7 @@ impl ShardDispatch {
             && !self.paused
             && self.wait.is_none()
             && 0 < self.circuit.admits(1)
-            && self.running.len() < self.config.invocations_max.get()
+            && self.running.len() < self.width
             && self.suspicions.may_start()
             && self.commits.output_bytes() < self.config.window.output_bytes.get()
     }
@@ -694,7 +696,7 @@ impl ShardDispatch {
             }
             self.linger_until = None;
         }
-        let room = Room { records: records_max, bytes: limits.bytes, strands: self.strands_each };
+        let room = Room { records: records_max, bytes: limits.bytes, strands: self.strands_each() };
         let wanted = room.records.min(self.strands.ready_records() + 16);
         let mut batch = Gathered { records: Vec::with_capacity(wanted), ..Gathered::default() };
         if let Some(company) = company {

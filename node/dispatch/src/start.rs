@@ -2,6 +2,7 @@
 //! stopped, with its reason, or, where the bus may answer later, one that tries again by itself:
 //! the others of its node are none of its business.
 
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,9 @@ use crate::driver::{Driver, Question, Revision, ShardConfig};
 use crate::envelope::Beginning;
 use crate::metrics::SHARD_STARTS;
 use crate::park_topic;
+use crate::scaling::{self, Scaled};
 use crate::stats::{ShardStats, StatsKeeper};
-use crate::{Legacy, PartitionStart, ShardDispatch, Standing, State, StopReason, Wait};
+use crate::{Legacy, Order, PartitionStart, ShardDispatch, Standing, State, StopReason, Wait};
 
 /// Pauses between attempts to start: the first, and the longest. Brokers that are back are met by
 /// a shard that waited for them within seconds.
@@ -42,6 +44,9 @@ pub struct ShardHandle {
     revision: watch::Sender<Revision>,
     drain: watch::Sender<bool>,
     pause: watch::Sender<bool>,
+    width: watch::Sender<NonZeroUsize>,
+    /// Invocations that it can use at once.
+    most: u32,
     ask: mpsc::Sender<Question>,
     legacy: Arc<OnceLock<Legacy>>,
     task: tokio::task::JoinHandle<()>,
@@ -75,6 +80,19 @@ impl ShardHandle {
     /// Lets what is in flight end and starts nothing more, or goes on.
     pub fn set_paused(&self, paused: bool) {
         self.pause.send_if_modified(|is| std::mem::replace(is, paused) != paused);
+    }
+
+    /// So many invocations may run at once from now on, within what it can use.
+    pub fn set_width(&self, width: u32) {
+        let width = width_of(width);
+        self.width.send_if_modified(|is| std::mem::replace(is, width) != width);
+    }
+
+    /// What scaling looks at.
+    #[must_use]
+    pub fn scaled(&self) -> Scaled {
+        let load = self.stats.lock().expect("nothing panics while holding it").load();
+        Scaled { load, most: self.most }
     }
 
     /// What it did and does.
@@ -153,9 +171,24 @@ pub fn stopped(config: ShardConfig, revision: Revision, reason: StopReason) -> S
     let ((drain, _), (pause, _)) = (watch::channel(false), watch::channel(config.paused));
     let stats = Arc::new(Mutex::new(stats));
     stop(&config, &mut stats.lock().expect("nothing panics while holding it"), reason);
-    let (ask, _) = mpsc::channel(1);
-    let (legacy, task) = (Arc::default(), tokio::spawn(async {}));
-    ShardHandle { stats, revision, drain, pause, ask, legacy, task }
+    let ((width, _), (ask, _)) = (watch::channel(width_of(scaling::BASE)), mpsc::channel(1));
+    let (most, task) = (most_of(&config), tokio::spawn(async {}));
+    let legacy = Arc::default();
+    ShardHandle { stats, revision, drain, pause, width, most, ask, legacy, task }
+}
+
+fn width_of(width: u32) -> NonZeroUsize {
+    NonZeroUsize::new(width as usize).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// How many invocations a shard can use at once.
+fn most_of(config: &ShardConfig) -> u32 {
+    let most = config.dispatch.invocations_max.get();
+    let most = match config.dispatch.order {
+        Order::Partition => most.min(config.partitions.len()),
+        Order::Key | Order::None => most,
+    };
+    u32::try_from(most).unwrap_or(u32::MAX)
 }
 
 /// Says why a shard has stopped before it ran.
@@ -171,15 +204,17 @@ struct Ends {
     revision: watch::Sender<Revision>,
     drain: watch::Sender<bool>,
     pause: watch::Sender<bool>,
+    width: watch::Sender<NonZeroUsize>,
     ask: mpsc::Sender<Question>,
     told: Told,
 }
 
 /// What a shard is told while it runs.
-struct Told {
-    draining: watch::Receiver<bool>,
-    paused: watch::Receiver<bool>,
-    asked: mpsc::Receiver<Question>,
+pub(crate) struct Told {
+    pub(crate) draining: watch::Receiver<bool>,
+    pub(crate) paused: watch::Receiver<bool>,
+    pub(crate) width: watch::Receiver<NonZeroUsize>,
+    pub(crate) asked: mpsc::Receiver<Question>,
 }
 
 /// A shard that does not run yet.
@@ -212,9 +247,11 @@ impl Starting {
         let (drain, draining) = watch::channel(false);
         let (pause, paused) = watch::channel(config.paused);
         let stats = Arc::new(Mutex::new(StatsKeeper::new(&config)));
+        let (width, widths) = watch::channel(width_of(scaling::BASE));
         let (ask, asked) = mpsc::channel(QUESTIONS_MAX);
-        let told = Told { draining, paused, asked };
-        (Self { bus, config, revisions, stats }, Ends { revision, drain, pause, ask, told })
+        let told = Told { draining, paused, width: widths, asked };
+        let ends = Ends { revision, drain, pause, width, ask, told };
+        (Self { bus, config, revisions, stats }, ends)
     }
 
     fn spawn(self, begun: Result<Begun, bus::Error>, ends: Ends) -> ShardHandle {
@@ -222,10 +259,10 @@ impl Starting {
         if let Ok(begun) = &begun {
             self.keeper().starts_at(&self.config, &begun.starts);
         }
-        let Ends { revision, drain, pause, ask, told } = ends;
-        let legacy = Arc::default();
+        let Ends { revision, drain, pause, width, ask, told } = ends;
+        let (most, legacy) = (most_of(&self.config), Arc::default());
         let task = tokio::spawn(self.run(begun, told, Arc::clone(&legacy)));
-        ShardHandle { stats, revision, drain, pause, ask, legacy, task }
+        ShardHandle { stats, revision, drain, pause, width, most, ask, legacy, task }
     }
 
     fn keeper(&self) -> std::sync::MutexGuard<'_, StatsKeeper> {
@@ -385,6 +422,6 @@ impl Starting {
             place
         });
         let driver = Driver::new(bus, config, core, place, revisions, stats);
-        driver.run(legacy, reader, told.draining, told.paused, told.asked).await;
+        driver.run(legacy, reader, told).await;
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bus::{Position, ShardId, Timestamp, TopicPartition};
 
 use crate::driver::ShardConfig;
+use crate::scaling::ShardLoad;
 use crate::{Counters, PartitionStart, ShardDispatch, State};
 
 /// Run times that percentiles are taken from.
@@ -34,6 +35,13 @@ pub struct ShardStats {
     pub running_records: usize,
     /// How long recent invocations ran, oldest first.
     pub recent_runs: Vec<Duration>,
+    /// How long invocations ran together. The first of an instance is slower and says nothing of how
+    /// many are needed: it counts only where none has run a second one.
+    pub busy: Duration,
+    /// Records of those invocations.
+    pub ran: u64,
+    /// Records that are there and were not fetched yet.
+    pub behind: u64,
     /// The newest failure: its name, its account, when.
     pub last_error: Option<(String, String, Timestamp)>,
 }
@@ -43,6 +51,8 @@ pub struct ShardStats {
 pub(crate) struct StatsKeeper {
     stats: ShardStats,
     runs: VecDeque<Duration>,
+    /// An instance has run a second time.
+    has_warm: bool,
 }
 
 impl StatsKeeper {
@@ -58,9 +68,12 @@ impl StatsKeeper {
             running_invocations: 0,
             running_records: 0,
             recent_runs: Vec::new(),
+            busy: Duration::ZERO,
+            ran: 0,
+            behind: 0,
             last_error: None,
         };
-        Self { stats, runs: VecDeque::with_capacity(RECENT) }
+        Self { stats, runs: VecDeque::with_capacity(RECENT), has_warm: false }
     }
 
     /// The bus has said where the shard goes on.
@@ -84,7 +97,23 @@ impl StatsKeeper {
         ShardStats { recent_runs, ..self.stats.clone() }
     }
 
-    pub(crate) fn ran(&mut self, run: Duration) {
+    /// What scaling has to know, without the rest.
+    pub(crate) fn load(&self) -> ShardLoad {
+        let ShardStats { counters, open_records, behind, ran, busy, .. } = self.stats;
+        let lag = behind + open_records as u64;
+        ShardLoad { lag, settled: counters.settled, ran, busy }
+    }
+
+    pub(crate) fn set_behind(&mut self, behind: u64) {
+        self.stats.behind = behind;
+    }
+
+    pub(crate) fn ran(&mut self, run: Duration, records: usize, cold: bool) {
+        self.has_warm |= !cold;
+        if !cold || !self.has_warm {
+            self.stats.busy += run;
+            self.stats.ran += records as u64;
+        }
         if self.runs.len() == RECENT {
             self.runs.pop_front();
         }

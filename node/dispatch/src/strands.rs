@@ -214,7 +214,7 @@ impl Strands {
 
     /// Takes up to `strands` ordered strands, and the unordered one, off the ready ones.
     fn choose(&mut self, strands: usize) -> Vec<(u16, bool)> {
-        let mut set = Vec::with_capacity(strands.min(16) + 1);
+        let mut set = Vec::with_capacity(strands.min(32) + 1);
         let mut ordered = 0;
         while let Some(strand) = self.peek() {
             if strand != UNORDERED {

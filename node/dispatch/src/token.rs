@@ -38,6 +38,7 @@ impl Tokens {
     ///
     /// One batch at a time needs one strand only, which keeps records in the order they came.
     /// More batches get 16 strands each: enough that an uneven spread of keys still fills them.
+    /// Very many get fewer, because each batch pays for every strand that it gathers from.
     pub(crate) fn new(
         order: Order,
         seed: u64,
@@ -48,7 +49,10 @@ impl Tokens {
             Order::None => 0,
             Order::Partition => partitions,
             Order::Key if invocations_max.get() == 1 => 1,
-            Order::Key => (16 * invocations_max.get().min(64)).next_power_of_two(),
+            Order::Key => {
+                let most = invocations_max.get().min(64);
+                (16 * most).min((4 * most).max(64)).next_power_of_two()
+            }
         };
         let strands = u16::try_from(strands).expect("a shard has fewer than 65,536 partitions");
         Self { order, seed, strands }

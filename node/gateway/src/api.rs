@@ -17,6 +17,7 @@ mod replays;
 mod tokens;
 mod triggers;
 mod upgrade;
+mod weights;
 
 use std::collections::BTreeMap;
 
@@ -59,6 +60,7 @@ pub use tokens::{
 };
 pub use triggers::{Seek, Sought, SoughtPartition, TriggerInfo, TriggerList};
 pub use upgrade::{UpgradeMember, UpgradeStatus};
+pub use weights::{ShardWeight, Weights};
 
 /// The version of every answer here.
 pub const API: u32 = 1;
@@ -257,6 +259,9 @@ pub struct InstanceCounts {
     /// Invocations that wait for an instance.
     #[serde(default)]
     pub queued: u32,
+    /// Instances that there is work for, by what waits and how it grows.
+    #[serde(default)]
+    pub wanted: u32,
 }
 
 /// A failure, as status shows it.
@@ -340,6 +345,9 @@ pub struct ShardStatus {
     /// Where it would go on if it has committed nothing yet; the gateway prefers what is
     /// committed.
     pub next: Option<i64>,
+    /// Thousandths of an instance that it kept busy of late: what it weighs.
+    #[serde(default)]
+    pub busy_permille: u64,
 }
 
 /// How a shard is, in one word.

@@ -180,6 +180,7 @@ fn function(of_all: Vec<(String, FunctionStatus)>) -> FunctionStatus {
         whole.instances.warm += it.instances.warm;
         whole.instances.max += it.instances.max;
         whole.instances.queued += it.instances.queued;
+        whole.instances.wanted += it.instances.wanted;
     }
     if all.iter().any(|it| it.shards != 0) {
         all.retain(|it| it.shards != 0);

@@ -102,6 +102,12 @@ fn functions(families: &mut Families, status: &Status) {
             pool.max.into(),
         );
         families.gauge(
+            "millrace_function_instances_wanted",
+            "Instances that a function has work for, by what waits and how that grows.",
+            &labels,
+            pool.wanted.into(),
+        );
+        families.gauge(
             "millrace_function_invocations_queued",
             "Invocations that wait for an instance.",
             &labels,

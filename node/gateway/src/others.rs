@@ -94,7 +94,7 @@ impl Question {
                 [
                     "v1",
                     "status" | "lag" | "instances" | "logs" | "doctor" | "triggers" | "config"
-                    | "raft",
+                    | "raft" | "weights",
                 ]
                 | ["v1", "records", _, _, _],
             )

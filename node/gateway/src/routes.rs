@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{API, Lag, ShardState, Status};
+use crate::api::{API, Lag, ShardState, Status, Weights};
 use crate::backup::Backups;
 use crate::door::{self, Token};
 use crate::invoke::Invocations;
@@ -85,6 +85,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
         .route("/v1/lag", get(lag_of_all))
+        .route("/v1/weights", get(weights))
         .route("/v1/topics", get(topics::list).post(topics::create))
         .route("/v1/topics/{topic}", get(topics::describe).delete(topics::delete).post(read::fetch))
         .route("/v1/topics/{topic}/records", get(read::browse).post(produce::produce))
@@ -153,6 +154,11 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
     let lag = lag.ok().and_then(Result::ok);
     text.push_str(&gauges::render(&app.node.status(), lag.as_ref(), &app.node.process()));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+/// What keeps this node busy: the leader asks each for its own.
+async fn weights(State(app): State<Arc<App>>) -> Json<Weights> {
+    Json(Weights::of(&app.node.shards()))
 }
 
 async fn status(State(app): State<Arc<App>>, scope: Scope) -> Result<Json<Status>, Refusal> {

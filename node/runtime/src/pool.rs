@@ -59,6 +59,9 @@ pub struct PoolConfig {
     pub answer_bytes_max: usize,
     /// Invocations that may wait for an instance.
     pub queue_max: usize,
+    /// How long an invocation waits for an instance that runs, where those usually end sooner, before
+    /// it starts another.
+    pub patience: Duration,
 }
 
 impl PoolConfig {
@@ -76,6 +79,7 @@ impl PoolConfig {
             fresh: Fresh::Batch,
             answer_bytes_max: 16 << 20,
             queue_max: 100_000,
+            patience: Duration::ZERO,
         }
     }
 }
@@ -255,6 +259,8 @@ impl Pool {
             idle_expiry: config.idle_expiry,
             invocations_max,
             age_max: config.age_max,
+            // Nobody can wait for an instance that ends with its run.
+            patience: if invocations_max == 1 { Duration::ZERO } else { config.patience },
         });
         let (instances, guardians) = (HashMap::new(), HashMap::new());
         let inner = Inner { slots, instances, guardians, waiting: HashMap::new(), next_request: 0 };
@@ -303,6 +309,13 @@ impl Pool {
         taken.into_iter().map(figures).collect()
     }
 
+    /// There is work for so many instances, as whoever knows what waits outside of the pool says.
+    pub fn want(&self, instances: u32) {
+        let mut inner = self.shared.inner();
+        inner.slots.on_wanted(Instant::now(), instances);
+        self.shared.carry_out(inner);
+    }
+
     /// Takes no more invocations, lets those that run end, and ends idle instances.
     pub async fn drain(&self) {
         loop {
@@ -326,7 +339,7 @@ impl Pool {
 #[async_trait]
 impl Invoke for Pool {
     async fn invoke(&self, invocation: Invocation) -> Result<Answer, Failure> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, mut answer) = oneshot::channel();
         let place = {
             let asked_at = Instant::now();
             let mut inner = self.shared.inner();
@@ -343,7 +356,20 @@ impl Invoke for Pool {
             self.shared.carry_out(inner);
             Place { shared: &self.shared, request }
         };
-        let answer = answer.await;
+        let patience = self.shared.config.patience;
+        let early = match patience {
+            Duration::ZERO => None,
+            _ => tokio::time::timeout(patience, &mut answer).await.ok(),
+        };
+        let answer = match early {
+            Some(answer) => answer,
+            None => {
+                if !patience.is_zero() {
+                    self.shared.on_time(Instant::now());
+                }
+                answer.await
+            }
+        };
         // It has left the queue, one way or the other.
         std::mem::forget(place);
         answer.unwrap_or_else(|_gone| unreachable!("a reply is sent, at the latest when it goes"))

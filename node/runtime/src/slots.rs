@@ -13,14 +13,24 @@
 //! are given at most half of the slots, and a new instance where there is room, so that they leave
 //! the warm ones to the others.
 //!
+//! A request that meets no idle instance does not always start one. Where the running ones usually
+//! end sooner than a new one would be there, and nobody has said that more are
+//! [wanted](Slots::on_wanted), it waits for one of them, at most for `patience`: two records that come
+//! at once are no reason to keep two instances for the time of the idle expiry.
+//!
 //! Invariants, checked by the model test:
 //!
 //! - **PS-1** at most `max` slots are taken, whatever is asked for.
 //! - **PS-2** a slot runs one request at a time.
-//! - **PS-3** requests start in the order they came, risky ones among themselves; none waits while a
-//!   slot is free that it may have.
+//! - **PS-3** requests start in the order they came, risky ones among themselves; none waits while an
+//!   instance is idle that it may have, nor for longer than `patience` while a slot is free.
 //! - **PS-4** every request is run once, or refused once.
 //! - **PS-5** no instance runs more than `invocations_max` requests, or starts one at `age_max`.
+//! - **PS-6** a request waits beside a free slot only while one runs, usual runs take at most a quarter
+//!   of `patience`, and at least as many slots are taken as are wanted.
+//! - **PS-7** an idle instance beyond `warm` goes when it has not been needed for the idle expiry. A
+//!   run does not need it that came while as many as are wanted ran, and could have waited for one of
+//!   them: else records that meet by chance keep every instance that a burst has left.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -48,7 +58,15 @@ pub struct SlotsConfig {
     pub invocations_max: u64,
     /// How old an instance may be when it takes a request.
     pub age_max: Duration,
+    /// How long a request waits for a running instance before it starts one; zero where a start costs
+    /// next to nothing.
+    pub patience: Duration,
 }
+
+/// Runs that are over before so manieth part of `patience` are short: more than one may be waited for.
+const SHORT: u32 = 4;
+/// How much of the usual time of a run is the newest one's.
+const RUN_SHARE: f64 = 0.25;
 
 /// What the shell must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +114,10 @@ struct Slot {
     invocations: u64,
     /// It runs a risky request.
     is_risky: bool,
+    /// Since when its instance, which was there, runs what it runs.
+    ran_from: Option<Instant>,
+    /// Since when it was idle before a run that does not need it.
+    unneeded: Option<Instant>,
 }
 
 /// See the [module documentation](self).
@@ -103,14 +125,19 @@ struct Slot {
 pub struct Slots {
     config: SlotsConfig,
     slots: BTreeMap<SlotId, Slot>,
-    /// Idle instances, the one used last at the end: few instances stay hot, the others expire.
+    /// Idle instances, the one needed last at the end: few instances stay hot, the others expire.
     idle: VecDeque<SlotId>,
-    waiting: VecDeque<RequestId>,
+    /// Requests, and since when each waits.
+    waiting: VecDeque<(RequestId, Instant)>,
     /// The same of risky ones.
     risky: VecDeque<RequestId>,
     commands: VecDeque<Command>,
     next_slot: u64,
     draining: bool,
+    /// Instances that there is work for, as whoever knows the queues says.
+    wanted: u32,
+    /// How long a run takes in an instance that is there, once one has.
+    usual_run: Option<Duration>,
     /// Preparing failed: wait for a request before trying again.
     prepare: bool,
 }
@@ -135,6 +162,8 @@ impl Slots {
             commands: VecDeque::new(),
             next_slot: 0,
             draining: false,
+            wanted: 0,
+            usual_run: None,
             prepare: true,
         }
     }
@@ -142,9 +171,15 @@ impl Slots {
     /// A request for an instance.
     pub fn on_request(&mut self, now: Instant, request: RequestId) {
         if self.has_room(request) {
-            self.waiting.push_back(request);
+            self.waiting.push_back((request, now));
             self.settle(now);
         }
+    }
+
+    /// There is work for so many instances: up to that many are started for what waits.
+    pub fn on_wanted(&mut self, now: Instant, wanted: u32) {
+        self.wanted = wanted;
+        self.settle(now);
     }
 
     /// One that may take its instance with it.
@@ -176,7 +211,7 @@ impl Slots {
 
     /// Whoever asked has gone. Does nothing once the request runs.
     pub fn on_cancelled(&mut self, request: RequestId) {
-        self.waiting.retain(|it| *it != request);
+        self.waiting.retain(|(it, _)| *it != request);
         self.risky.retain(|it| *it != request);
     }
 
@@ -203,11 +238,20 @@ impl Slots {
             return;
         };
         it.invocations += 1;
+        if let Some(from) = it.ran_from.take() {
+            let run = now.saturating_duration_since(from);
+            let usual = self.usual_run.unwrap_or(run);
+            self.usual_run = Some(usual.mul_f64(1.0 - RUN_SHARE) + run.mul_f64(RUN_SHARE));
+        }
         let spent = self.config.invocations_max <= it.invocations;
         if keep && !spent && !self.draining {
-            it.phase = Phase::Idle { since: now };
+            let unneeded = it.unneeded.take();
+            it.phase = Phase::Idle { since: unneeded.unwrap_or(now) };
             it.is_risky = false;
-            self.idle.push_back(slot);
+            match unneeded {
+                Some(_) => self.idle.push_front(slot),
+                None => self.idle.push_back(slot),
+            }
         } else {
             self.slots.remove(&slot);
             self.commands.push_back(Command::Retire(slot));
@@ -244,8 +288,8 @@ impl Slots {
     /// Takes no more requests, refuses those that wait, and retires what is idle.
     pub fn on_drain(&mut self, now: Instant) {
         self.draining = true;
-        let waiting = std::mem::take(&mut self.waiting);
-        for request in waiting.into_iter().chain(std::mem::take(&mut self.risky)) {
+        let waiting = std::mem::take(&mut self.waiting).into_iter().map(|(it, _)| it);
+        for request in waiting.chain(std::mem::take(&mut self.risky)) {
             self.commands.push_back(Command::Refuse(request));
         }
         for slot in std::mem::take(&mut self.idle) {
@@ -328,17 +372,26 @@ impl Slots {
     /// Gives the request that came first of those that may have a slot one that is free.
     fn start(&mut self, now: Instant) -> bool {
         let risky = self.risky.front().copied().filter(|_| self.may_start_risky());
-        let is_risky = match (self.waiting.front(), risky) {
-            (Some(first), Some(risky)) => risky < *first,
+        let mut is_risky = match (self.waiting.front(), risky) {
+            (Some((first, _)), Some(risky)) => risky < *first,
             (None, Some(_)) => true,
             (Some(_), None) => false,
             (None, None) => return false,
         };
-        let found = if is_risky { self.own_slot(now) } else { self.free_slot(now) };
+        let mut found = if is_risky { self.own_slot(now) } else { self.free_slot(now) };
+        if found.is_none() && risky.is_some() {
+            // The other waits for an instance that runs, which a risky one does not do.
+            (is_risky, found) = (true, self.own_slot(now));
+        }
         let Some((slot, cold)) = found else { return false };
-        let queue = if is_risky { &mut self.risky } else { &mut self.waiting };
-        let request = queue.pop_front().expect("it was looked at");
-        self.slots.get_mut(&slot).expect("it was taken").is_risky = is_risky;
+        let request = if is_risky {
+            self.risky.pop_front()
+        } else {
+            self.waiting.pop_front().map(|(request, _)| request)
+        };
+        let request = request.expect("it was looked at");
+        let it = self.slots.get_mut(&slot).expect("it was taken");
+        (it.is_risky, it.ran_from) = (is_risky, (!cold).then_some(now));
         self.commands.push_back(Command::Run { slot, request, cold });
         true
     }
@@ -348,20 +401,49 @@ impl Slots {
         running < (self.config.max as usize / 2).max(1)
     }
 
+    /// For the request that has waited longest, unless it had better wait.
     fn free_slot(&mut self, now: Instant) -> Option<(SlotId, bool)> {
-        self.idle_slot(now).map(|slot| (slot, false)).or_else(|| self.new_slot(now))
+        if let Some(slot) = self.idle_slot(now) {
+            return Some((slot, false));
+        }
+        if self.had_better_wait(now) { None } else { self.new_slot(now) }
+    }
+
+    /// Whether a running instance is likely to be there before a new one, and is enough.
+    fn had_better_wait(&self, now: Instant) -> bool {
+        let SlotsConfig { patience, .. } = self.config;
+        let Some((_, since)) = self.waiting.front() else { return false };
+        0 < self.running()
+            && self.wanted <= self.slots.len() as u32
+            && self.is_short()
+            && now.saturating_duration_since(*since) < patience
+    }
+
+    /// Slots that run what is not risky.
+    fn running(&self) -> usize {
+        self.slots.values().filter(|it| it.phase == Phase::Busy && !it.is_risky).count()
+    }
+
+    /// Whether usual runs are short enough to be waited for.
+    fn is_short(&self) -> bool {
+        self.usual_run.is_some_and(|it| SHORT * it <= self.config.patience)
     }
 
     /// One that others miss least.
     fn own_slot(&mut self, now: Instant) -> Option<(SlotId, bool)> {
         // An idle one that is too old makes room for a new one.
-        self.new_slot(now).or_else(|| self.free_slot(now))
+        let found = self.new_slot(now).or_else(|| self.idle_slot(now).map(|slot| (slot, false)));
+        found.or_else(|| self.new_slot(now))
     }
 
     fn idle_slot(&mut self, now: Instant) -> Option<SlotId> {
+        let needed = self.running() < self.wanted.max(1) as usize || !self.is_short();
         while let Some(slot) = self.idle.pop_back() {
             let it = self.slots.get_mut(&slot).expect("an idle slot is taken");
             if now.saturating_duration_since(it.started_at) < self.config.age_max {
+                if let Phase::Idle { since } = it.phase {
+                    it.unneeded = (!needed).then_some(since);
+                }
                 it.phase = Phase::Busy;
                 return Some(slot);
             }
@@ -378,7 +460,15 @@ impl Slots {
     fn take_slot(&mut self, now: Instant, phase: Phase) -> SlotId {
         let slot = SlotId(self.next_slot);
         self.next_slot += 1;
-        self.slots.insert(slot, Slot { phase, started_at: now, invocations: 0, is_risky: false });
+        let taken = Slot {
+            phase,
+            started_at: now,
+            invocations: 0,
+            is_risky: false,
+            ran_from: None,
+            unneeded: None,
+        };
+        self.slots.insert(slot, taken);
         slot
     }
 }
@@ -396,6 +486,7 @@ mod tests {
         idle_expiry: Duration::from_secs(10),
         invocations_max: 3,
         age_max: Duration::from_secs(60),
+        patience: Duration::ZERO,
     };
 
     fn drain(slots: &mut Slots) -> Vec<Command> {
@@ -455,7 +546,40 @@ mod tests {
         assert_eq!(slots.counts(), (1, 0, 0));
     }
 
-    /// PS-1 to PS-5 at every step of seeded sequences.
+    #[test]
+    fn a_short_wait_starts_no_instance_that_nobody_wants() {
+        let (mut now, ms) = (Instant::now(), Duration::from_millis);
+        let config = SlotsConfig { patience: ms(50), max: 4, queue_max: 9, ..CONFIG };
+        let mut slots = Slots::new(SlotsConfig { invocations_max: 100, ..config });
+        slots.on_request(now, RequestId(0));
+        slots.on_request(now, RequestId(1));
+        assert_eq!(drain(&mut slots), [run(0, 0, true), run(1, 1, true)], "nothing is known yet");
+        slots.on_finished(now, SlotId(0), true);
+        slots.on_finished(now, SlotId(1), false);
+        slots.on_request(now, RequestId(2));
+        now += ms(10);
+        slots.on_finished(now, SlotId(0), true);
+        slots.on_request(now, RequestId(3));
+        slots.on_request(now, RequestId(4));
+        let seen = [Command::Retire(SlotId(1)), run(0, 2, false), run(0, 3, false)];
+        assert_eq!(drain(&mut slots), seen, "the other waits for the one that runs");
+        slots.on_timeout(now + ms(49));
+        assert_eq!(drain(&mut slots), [], "PS-6");
+        slots.on_timeout(now + ms(50));
+        assert_eq!(drain(&mut slots), [run(2, 4, true)], "PS-3: not for longer");
+        slots.on_request(now, RequestId(5));
+        slots.on_request(now, RequestId(6));
+        assert_eq!(drain(&mut slots), []);
+        slots.on_wanted(now, 3);
+        assert_eq!(drain(&mut slots), [run(3, 5, true)], "so many are wanted, and no more");
+        now += ms(400);
+        slots.on_finished(now, SlotId(0), true);
+        assert_eq!(drain(&mut slots), [run(0, 6, false)]);
+        slots.on_request(now, RequestId(7));
+        assert_eq!(drain(&mut slots), [run(4, 7, true)], "one that runs takes long");
+    }
+
+    /// PS-1 to PS-6 at every step of seeded sequences.
     #[test]
     fn any_sequence_keeps_the_invariants() {
         for seed in 1..=300_u64 {
@@ -467,16 +591,24 @@ mod tests {
                 rng % below
             };
             let mut now = Instant::now();
-            let config = SlotsConfig { warm: draw(3) as u32, max: 1 + draw(4) as u32, ..CONFIG };
+            let patience = Duration::from_millis([0, 2_000, 20_000][draw(3) as usize]);
+            let (warm, max) = (draw(3) as u32, 1 + draw(4) as u32);
+            let config = SlotsConfig { warm, max, patience, ..CONFIG };
+            let (mut since, mut wanted) = (BTreeMap::new(), 0);
             let mut slots = Slots::new(config);
             let mut busy: BTreeMap<SlotId, u64> = BTreeMap::new();
             let mut preparing = Vec::new();
             let mut born: BTreeMap<SlotId, Instant> = BTreeMap::new();
             let mut runs: BTreeMap<SlotId, u64> = BTreeMap::new();
+            let (mut needed, mut unneeded) = (BTreeMap::new(), BTreeSet::new());
             let (mut asked, mut ended, mut last) = (0, 0, [None; 2]);
             let mut risky = BTreeSet::new();
             for _step in 0..200 {
-                match draw(7) {
+                match draw(8) {
+                    7 => {
+                        wanted = draw(5) as u32;
+                        slots.on_wanted(now, wanted);
+                    }
                     6 => {
                         if let Some(slot) = slots.on_try(now) {
                             born.insert(slot, now);
@@ -489,25 +621,38 @@ mod tests {
                         asked += 1;
                     }
                     0 | 1 => {
+                        since.insert(RequestId(asked), now);
                         slots.on_request(now, RequestId(asked));
                         asked += 1;
                     }
                     2 if !busy.is_empty() => {
                         let slot = *busy.keys().nth(draw(busy.len() as u64) as usize).unwrap();
                         busy.remove(&slot);
+                        if !unneeded.remove(&slot) {
+                            needed.insert(slot, now);
+                        }
                         slots.on_finished(now, slot, draw(4) != 0);
                     }
                     3 if !preparing.is_empty() => {
                         let slot = preparing.swap_remove(0);
                         born.insert(slot, now);
+                        needed.insert(slot, now);
                         slots.on_prepared(now, slot, draw(4) != 0);
                     }
-                    4 => slots.on_timeout(now),
+                    4 => {}
                     _ => now += Duration::from_millis(draw(8_000)),
                 }
+                // It is told of the time before anybody looks.
+                slots.on_timeout(now);
                 for command in drain(&mut slots) {
                     match command {
                         Command::Run { slot, request, cold } => {
+                            let usual = |id| !risky.contains(&RequestId(id));
+                            let beside = busy.values().filter(|id| usual(**id)).count();
+                            let is_short = slots.usual_run.is_some_and(|it| SHORT * it <= patience);
+                            if !cold && is_short && wanted.max(1) as usize <= beside {
+                                unneeded.insert(slot);
+                            }
                             assert!(busy.insert(slot, request.0).is_none(), "seed {seed}: PS-2");
                             let last = &mut last[usize::from(risky.contains(&request))];
                             assert!(*last < Some(request), "seed {seed}: PS-3, PS-4");
@@ -536,8 +681,18 @@ mod tests {
                 let running = busy.values().filter(of_risky).count();
                 let most = (config.max as usize / 2).max(1);
                 assert!(running <= most, "seed {seed}: too many risky ones");
+                let idle_since = |slot: &SlotId| now.saturating_duration_since(needed[slot]);
+                let has_gone = |slot: &SlotId| config.idle_expiry <= idle_since(slot);
+                let is_few = slots.idle.len() <= config.warm as usize;
+                assert!(is_few || !slots.idle.iter().any(has_gone), "seed {seed}: PS-7");
                 let has_free = !slots.idle.is_empty() || taken < config.max as usize;
-                assert!(slots.waiting.is_empty() || !has_free, "seed {seed}: PS-3");
+                if let Some((first, _)) = slots.waiting.front().filter(|_| has_free) {
+                    let waited = now.saturating_duration_since(since[first]);
+                    assert!(waited < patience && slots.idle.is_empty(), "seed {seed}: PS-3");
+                    let usual = slots.usual_run.expect("PS-6: one has ended");
+                    assert!(!busy.is_empty() && SHORT * usual <= patience, "seed {seed}: PS-6");
+                    assert!(wanted as usize <= taken, "seed {seed}: PS-6");
+                }
                 let may_run = has_free && running < most;
                 assert!(slots.risky.is_empty() || !may_run, "seed {seed}: PS-3");
                 let waiting = slots.waiting.len() + slots.risky.len();

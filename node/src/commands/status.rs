@@ -187,7 +187,7 @@ fn functions(status: &Status) -> Rows {
             time(function.p99_ms),
             error_ratio(function.error_ratio),
             function.lag.map_or_else(|| "?".to_owned(), count),
-            format!("{}/{}", function.instances.busy, function.instances.max),
+            output::instances(function.instances),
             revision,
             state(function.state).to_owned(),
         ]);
@@ -303,7 +303,7 @@ mod tests {
             p99_ms: Some(3.0),
             error_ratio: Some(0.021),
             lag: Some(1_400),
-            instances: InstanceCounts { busy: 1, warm: 3, max: 8, queued: 0 },
+            instances: InstanceCounts { busy: 1, warm: 3, max: 8, queued: 0, wanted: 2 },
             last_error: Some(LastError {
                 code: "Reading.Number".into(),
                 message: "wind\x1b[2J".into(),
@@ -378,10 +378,10 @@ mod tests {
         assert!(lines[0].ends_with("degraded"), "{text}");
         assert!(lines[1].starts_with("FUNCTION  RUNTIME  FROM"), "{text}");
         let tidy: Vec<&str> = lines[2].split_whitespace().collect();
-        let expected = "tidy wasm readings 812 0.31 ms 3.0 ms 2.1% ! 1,400 1/8 3f2a1b failing";
+        let expected = "tidy wasm readings 812 0.31 ms 3.0 ms 2.1% ! 1,400 1/2/8 3f2a1b failing";
         assert_eq!(tidy.join(" "), expected);
         let gale: Vec<&str> = lines[3].split_whitespace().collect();
-        assert_eq!(gale.join(" "), "gale wasm observations 0 - - - ? 0/0 9 running");
+        assert_eq!(gale.join(" "), "gale wasm observations 0 - - - ? 0/0/0 9 running");
         assert_eq!(
             lines[4],
             "feed weather.csv -> readings  200/s  row 812 of 8,000, round 1, running"

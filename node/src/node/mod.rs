@@ -27,6 +27,7 @@ mod replays;
 mod restore;
 mod retire;
 mod running;
+mod scaling;
 mod settings;
 mod site;
 mod status;
@@ -36,6 +37,7 @@ mod traces;
 mod triggers;
 mod trust;
 mod upgrade;
+mod weighing;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -288,6 +290,8 @@ impl Node {
         drop(tokio::spawn(node.clone().follow()));
         drop(tokio::spawn(node.clone().plan_places()));
         drop(tokio::spawn(node.clone().watch_bus()));
+        drop(tokio::spawn(node.clone().scale()));
+        drop(tokio::spawn(node.clone().weigh_shards()));
         drop(tokio::spawn(node.clone().watch_books()));
         Ok(node)
     }

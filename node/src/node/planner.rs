@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use cluster::placing::{Planner, Sight};
+use cluster::weighing::Weighing;
 use cluster::{Command, Role};
 
 use super::{Inner, Node};
@@ -16,6 +17,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(super) struct Seat {
     term: Option<(u64, Instant)>,
     planner: Planner,
+    weighing: Weighing,
+}
+
+impl Seat {
+    /// Who weighs shards in this term, and for how long it has lasted; `None` if this node does not
+    /// lead, or has only just begun to.
+    pub(super) fn weighing(&mut self, term: u64) -> Option<(&mut Weighing, Duration)> {
+        let (_, since) = self.term.filter(|it| it.0 == term)?;
+        Some((&mut self.weighing, since.elapsed()))
+    }
 }
 
 impl Inner {
@@ -73,14 +84,16 @@ impl Node {
         let since = match seat.term {
             Some((term, since)) if term == leadership.term => since,
             _ => {
-                *seat = Seat { term: Some((leadership.term, now)), planner: Planner::default() };
+                *seat = Seat { term: Some((leadership.term, now)), ..Seat::default() };
                 now
             }
         };
         let (state, unheard) = (self.inner.cluster.state(), self.inner.cluster.unheard());
         let led_for = now.duration_since(since);
-        let sight = Sight { me, state: &state, unheard: &unheard, led_for };
-        let proposals = seat.planner.plan(sight);
+        let Seat { planner, weighing, .. } = &mut *seat;
+        let weighing = state.roster().members().len().gt(&1).then_some(&*weighing);
+        let sight = Sight { me, state: &state, unheard: &unheard, led_for, weighing };
+        let proposals = planner.plan(sight);
         if proposals.is_empty() {
             return;
         }

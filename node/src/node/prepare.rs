@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use function::{Fresh, FunctionSpec, Package, PackageDigest};
 use runtime::{Language, LoadError, Pool, PoolConfig, WorkerSpec};
@@ -13,6 +14,9 @@ use super::{Inner, chain};
 
 /// Invocations after which a process is replaced.
 const PROCESS_INVOCATIONS_MAX: u64 = 10_000;
+/// How long an invocation waits for a process that is busy before it starts another, where runs take a
+/// quarter of it at most, which is about what a start takes. By then scaling has looked at the queues.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// A revision that can run.
 #[derive(Debug)]
@@ -159,7 +163,11 @@ async fn start_process(
         revision: revision.to_owned(),
         timeout: spec.timeout,
     };
-    let config = PoolConfig { invocations_max: PROCESS_INVOCATIONS_MAX, ..pool_config(spec) };
+    let config = PoolConfig {
+        invocations_max: PROCESS_INVOCATIONS_MAX,
+        patience: PATIENCE,
+        ..pool_config(spec)
+    };
     let pool = inner.workers.pool(worker, config);
     pool.try_start().await.map_err(|failure| ("E0315", failure.to_string()))?;
     Ok(pool)

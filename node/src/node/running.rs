@@ -8,7 +8,7 @@ use std::time::Duration;
 use bus::{Epoch, ShardId, TopicPartition};
 use dispatch::{
     BatchLimits, CircuitPolicy, DispatchConfig, HandedStart, Order, ParkLimits, RetryPolicy,
-    ShardConfig, ShardHandle, State, StopReason, WindowLimits,
+    ShardConfig, ShardHandle, State, StopReason, WindowLimits, scaling,
 };
 use function::{FunctionSpec, TriggerSpec};
 use runtime::{Calling, Pool};
@@ -192,8 +192,10 @@ pub(super) fn shard_config(
                 function::Order::Partition => Order::Partition,
             },
             batch: BatchLimits { records, bytes, window: trigger.batch.window },
-            // One runs, and one is ready when it ends.
-            invocations_max: defaults.invocations_max,
+            // One alone may use all instances, and have one more ready when one ends.
+            invocations_max: at_least_1(
+                (spec.instances.max + 1).clamp(scaling::BASE, scaling::WIDEST) as usize,
+            ),
             circuit: trigger.circuit.as_ref().map(circuit_of),
             retry,
             window,

@@ -1,8 +1,11 @@
 //! What a node says of itself, from memory.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bus::ShardId;
+use dispatch::scaling::{FunctionLoad, Wanted};
 use dispatch::{ShardHandle, ShardStats, State, StopReason};
 use function::FunctionSpec;
 use gateway::api::{
@@ -32,6 +35,8 @@ struct ShownFunction {
     status: FunctionStatus,
     /// `None`: no revision of it runs.
     pool: Option<Arc<Pool>>,
+    /// Instances that it keeps ready.
+    warm: u32,
     shards: Vec<(Arc<ShardHandle>, ShardStatus)>,
     dead_letter: String,
     refused: Option<Refusal>,
@@ -93,7 +98,7 @@ impl Node {
 
 impl Node {
     /// A shard that runs here.
-    pub(super) fn handle_of(&self, shard: bus::ShardId) -> Option<Arc<ShardHandle>> {
+    pub(super) fn handle_of(&self, shard: ShardId) -> Option<Arc<ShardHandle>> {
         let shown = self.inner.shown.lock().expect("nothing panics while holding it");
         let mut all = shown.functions.iter().flat_map(|function| &function.shards);
         all.find(|(_, status)| status.shard == shard.0).map(|(handle, _)| Arc::clone(handle))
@@ -141,6 +146,34 @@ fn instances(function: &FunctionStatus, pool: &Pool) -> Vec<InstanceInfo> {
 }
 
 impl Shown {
+    /// What scaling looks at: every function that runs, by name.
+    pub(super) fn loads(&self) -> BTreeMap<String, FunctionLoad> {
+        let running = self.functions.iter().filter(|it| it.pool.is_some());
+        let load = |it: &ShownFunction| {
+            let shards = it.shards.iter();
+            let shards = shards.map(|(handle, at)| (ShardId(at.shard), handle.scaled()));
+            let (warm, max) = (it.warm, it.status.instances.max);
+            (it.name(), FunctionLoad { warm, max, shards: shards.collect() })
+        };
+        running.map(load).collect()
+    }
+
+    /// Tells every shard how wide it may be, and remembers what its function wants.
+    pub(super) fn scale(&mut self, wanted: &BTreeMap<String, Wanted>) {
+        for function in &mut self.functions {
+            let Some(wanted) = wanted.get(&function.name()) else { continue };
+            let before = std::mem::replace(&mut function.status.instances.wanted, wanted.instances);
+            if 0 < before.max(wanted.instances) {
+                function.pool.iter().for_each(|pool| pool.want(wanted.instances));
+            }
+            for (handle, at) in &mut function.shards {
+                let id = ShardId(at.shard);
+                wanted.widths.get(&id).into_iter().for_each(|width| handle.set_width(*width));
+                at.busy_permille = wanted.busy.get(&id).copied().unwrap_or_default();
+            }
+        }
+    }
+
     /// The triggers that do not go on, by reason. A pause for want of an instance is no reason.
     fn held_up(&self) -> Vec<HeldUp> {
         let mut found: Vec<HeldUp> = Vec::new();
@@ -211,6 +244,7 @@ impl ShownFunction {
         Self {
             status,
             pool: None,
+            warm: spec.instances.warm,
             shards: Vec::new(),
             dead_letter: triggers.first().map(|it| it.dead_letter.clone()).unwrap_or_default(),
             refused: None,
@@ -218,6 +252,11 @@ impl ShownFunction {
             sampled: 0,
             rate: 0.0,
         }
+    }
+
+    /// `app/name`.
+    fn name(&self) -> String {
+        format!("{}/{}", self.status.app, self.status.name)
     }
 
     fn stats(&self) -> impl Iterator<Item = ShardStats> {

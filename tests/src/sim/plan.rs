@@ -229,6 +229,7 @@ fn slots(rng: &mut Rng) -> SlotsConfig {
         idle_expiry: Duration::from_micros(3_000 + rng.draw(30_000)),
         invocations_max: 1 + rng.draw(40),
         age_max: Duration::from_micros(15_000 + rng.draw(200_000)),
+        patience: Duration::ZERO,
     }
 }
 

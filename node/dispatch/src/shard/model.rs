@@ -484,6 +484,7 @@ impl Model {
             (known.attempt, known.charged) = (attempt, false);
         }
         self.running.push((id, places));
+        assert!(self.running.len() <= self.core.width(), "seed {seed}: SD-6, width");
     }
 
     fn check_limits(&self) {
@@ -665,6 +666,11 @@ impl Model {
                 self.start();
             }
             97 if faults => self.drain(),
+            98 => {
+                let most = self.config.invocations_max.get();
+                let width = NonZeroUsize::new(1 + self.draw(most)).unwrap();
+                self.core.on_width(self.now, width);
+            }
             _ => {}
         }
         self.follow();

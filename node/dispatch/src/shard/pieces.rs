@@ -17,7 +17,7 @@ impl ShardDispatch {
     /// Whether there is room for a risky part: they leave half of the invocations to the others.
     pub(super) fn may_risk(&self) -> bool {
         let running = self.running.values().filter(|it| it.part.is_risky).count();
-        running < (self.config.invocations_max.get() / 2).max(1)
+        running < (self.width / 2).max(1)
     }
 
     /// The next part of a batch that failed, without the records of tokens held since.

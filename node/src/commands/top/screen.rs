@@ -9,7 +9,7 @@ use ratatui::widgets::{Cell, Paragraph, Row, Table};
 
 use super::Sort;
 use super::model::Model;
-use crate::output::{bytes, count, milliseconds, printable, span};
+use crate::output::{bytes, count, instances, milliseconds, printable, span};
 
 /// Where colour means something; without it, bold does.
 #[derive(Clone, Copy)]
@@ -123,7 +123,7 @@ fn functions_of<'a>(model: &Model, tone: Tone) -> Table<'a> {
             right(&it.lag.map_or_else(|| "?".to_owned(), count)),
             right(&trend(pace.lag)),
             right(&count(it.in_flight)),
-            right(&format!("{}/{}", it.instances.busy, it.instances.max)),
+            right(&instances(it.instances)),
             right(&count(it.parked)),
             state(it, tone),
         ];
@@ -138,7 +138,7 @@ fn functions_of<'a>(model: &Model, tone: Tone) -> Table<'a> {
         Constraint::Length(11),
         Constraint::Length(10),
         Constraint::Length(9),
-        Constraint::Length(6),
+        Constraint::Length(8),
         Constraint::Length(7),
         Constraint::Length(8),
     ];
@@ -280,7 +280,10 @@ mod tests {
         let sums = "812 records/s settled, 0 failures/s, lag 1,000 (-400/s), 0 of 1 instances busy";
         assert_eq!(lines[1], sums);
         let words: Vec<&str> = lines[4].split_whitespace().collect();
-        assert_eq!(words.join(" "), "tidy\\u{1b}[2J 812 0 0.31 ms - 1,000 -400/s 0 0/0 0 running");
+        assert_eq!(
+            words.join(" "),
+            "tidy\\u{1b}[2J 812 0 0.31 ms - 1,000 -400/s 0 0/0/0 0 running"
+        );
         assert!(lines[8].contains("i-4") && lines[8].contains("12.0 MiB"), "{lines:#?}");
         assert!(lines[9].starts_with("q quit"), "{lines:#?}");
     }

@@ -2,14 +2,15 @@
 that shares no code with the node: `autoscale.py BROKERS PARTITIONS QUIET`. Reads commands from its
 standard input, a line each, and answers each with a line of JSON.
 
-topics        makes `hot` with its partitions, the quiet topics `q-00`, `q-01`, ..., `hot.out`,
-              `quiet.out`, and the one of dead letters
+topics        makes `hot` with its partitions, the quiet topics `q-00`, `q-01`, ..., `few` with three
+              partitions, `hot.out`, `quiet.out`, `few.out`, and the one of dead letters
 rate N P      N records a second to `hot` from now on: to partition P, or over all for -1
 quiet N       N records a second to each quiet topic from now on
+few N         N records a second over all of `few` from now on
 look          reads what is new: of `hot` how many records were sent, and the number that the newest
               sampled output of each partition says; of the quiet ones how many were sent, how many
               outputs there are, and how long each took that is new (milliseconds, the broker's clock
-              at its end)
+              at its end); of `few` how many were sent, and how many have an output
 """
 
 import asyncio
@@ -25,6 +26,8 @@ TICK_S = 0.02
 STAMPED = {"message.timestamp.type": "LogAppendTime"}
 # Errors of Kafka.
 EXISTS, NO_REPLICAS = 36, 38
+# Partitions of `few`.
+FEW = 3
 # The function says every so manieth record of a partition.
 SAMPLE = 20
 
@@ -36,12 +39,14 @@ class Scale:
         self.rate, self.only, self.quiet_rate = 0.0, -1, 0.0
         self.sent, self.quiet_sent, self.quiet_seen = [0] * self.partitions, 0, set()
         self.newest, self.took_ms = [0] * self.partitions, []
+        self.few_rate, self.few_sent, self.few_seen = 0.0, 0, set()
         self.producer = self.consumer = None
 
     async def topics(self):
         admin = AIOKafkaAdminClient(bootstrap_servers=self.brokers)
         await admin.start()
-        counts = {"hot": self.partitions, "hot.out": 1, "quiet.out": 1, "all.dead": 1}
+        counts = {"hot": self.partitions, "few": FEW, "all.dead": 1}
+        counts |= dict.fromkeys(["hot.out", "quiet.out", "few.out"], 1)
         counts |= dict.fromkeys(self.quiet, 1)
         topics = [NewTopic(it, many, 1, topic_configs=STAMPED) for it, many in counts.items()]
         for _attempt in range(30):
@@ -60,17 +65,23 @@ class Scale:
             bootstrap_servers=self.brokers, enable_auto_commit=False, auto_offset_reset="earliest"
         )
         await self.consumer.start()
-        self.outputs = [TopicPartition("hot.out", 0), TopicPartition("quiet.out", 0)]
+        self.outputs = [TopicPartition(it, 0) for it in ["hot.out", "quiet.out", "few.out"]]
         self.consumer.assign(self.outputs)
         return {}
 
     async def run(self):
-        due, owed, last = 0.0, 0.0, time.monotonic()
+        due, owed, few, last = 0.0, 0.0, 0.0, time.monotonic()
         while True:
             now = time.monotonic()
             # What a late tick owes is sent at once, up to a second of it.
             elapsed = min(now - last, 1.0)
             due, owed, last = due + self.rate * elapsed, owed + self.quiet_rate * elapsed, now
+            few += self.few_rate * elapsed
+            while 1 <= few:
+                few -= 1
+                key = value = b"%d" % self.few_sent
+                await self.producer.send("few", value, key, partition=self.few_sent % FEW)
+                self.few_sent += 1
             targets = range(self.partitions) if self.only < 0 else [self.only]
             each = int(due / len(targets))
             due -= each * len(targets)
@@ -103,6 +114,9 @@ class Scale:
             for place, records in (await self.consumer.getmany(timeout_ms=200)).items():
                 for record in records:
                     # What a handler in Python returns is JSON, also where it is text.
+                    if place.topic == "few.out":
+                        self.few_seen.add(record.value)
+                        continue
                     left, right = map(int, record.value.strip(b'"').split())
                     if place.topic == "hot.out":
                         self.newest[left] = max(self.newest[left], right + SAMPLE)
@@ -116,6 +130,8 @@ class Scale:
             "quiet_sent": self.quiet_sent,
             "quiet_seen": len(self.quiet_seen),
             "took_ms": took,
+            "few_sent": self.few_sent,
+            "few_seen": len(self.few_seen),
         }
 
 
@@ -132,6 +148,8 @@ async def main(*arguments):
             scale.rate, scale.only = float(words[0]), int(words[1])
         elif command == "quiet":
             scale.quiet_rate = float(words[0])
+        elif command == "few":
+            scale.few_rate = float(words[0])
         elif command == "look":
             answer = await scale.look()
         if running and running.done():

@@ -21,6 +21,7 @@ mod raft_log;
 mod reads;
 pub mod reconcile;
 mod recovery;
+pub mod shares;
 pub mod state;
 pub mod weighing;
 mod wire;

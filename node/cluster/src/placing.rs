@@ -13,6 +13,8 @@
 //! - **PL-4** a plan that was carried out leads to no other.
 //! - **PL-6** while it is not known what shards weigh, none moves for balance alone; and of those that
 //!   move because their weights differ, few do at once.
+//! - **PL-7** no more members are given shards of a function than it may have instances in the whole
+//!   cluster.
 //! - **PL-5** who has started and is not ready yet keeps what it has and gets nothing, for at most
 //!   [`STARTING_MAX`]: a shard that is handed to it would wait until its functions are ready.
 
@@ -22,6 +24,7 @@ use std::time::Duration;
 use bus::{Epoch, ShardId};
 
 use crate::placement::{self, Cause, Host, Load, Standing};
+use crate::shares;
 use crate::state::{self, Placing, Role, State};
 use crate::weighing::{IDLE, Weighing};
 
@@ -80,6 +83,9 @@ pub struct Sight<'a> {
     pub led_for: Duration,
     /// What shards weigh; without it all weigh the same.
     pub weighing: Option<&'a Weighing>,
+    /// Functions that may have so many instances in the whole cluster: no more members own shards of
+    /// one.
+    pub limits: &'a BTreeMap<String, u32>,
 }
 
 /// What should be proposed.
@@ -102,12 +108,20 @@ impl Proposals {
 impl Planner {
     /// What should be proposed now.
     pub fn plan(&mut self, sight: Sight<'_>) -> Proposals {
-        let hosts = self.hosts(sight);
+        let mut hosts = self.hosts(sight);
         let shards = sight.state.shards();
         self.handing.retain(|id, (epoch, _)| {
             shards.get(id).is_some_and(|it| it.epoch == *epoch && it.target.is_some())
         });
-        let mut loads = loads(sight);
+        let limited = limited(sight, &hosts);
+        for (function, members) in &limited {
+            for (id, host) in &mut hosts {
+                if members.contains(id) {
+                    host.labels.insert(room_for(function));
+                }
+            }
+        }
+        let mut loads = loads(sight, &limited);
         // What a member has that is about to be ready is not to be placed.
         loads.retain(|_, it| {
             it.owner.is_none_or(|id| hosts.contains_key(&id) || !self.starting.contains_key(&id))
@@ -223,14 +237,36 @@ impl Planner {
     }
 }
 
+/// The members that may own shards of a function, where not all may.
+type Limited = BTreeMap<String, Vec<u64>>;
+
+fn limited(sight: Sight<'_>, hosts: &BTreeMap<u64, Host>) -> Limited {
+    let live = hosts.iter().filter(|(_, it)| it.standing == Standing::Live);
+    let live: Vec<u64> = live.map(|(id, _)| *id).collect();
+    let eligible = |(function, max): (&String, &u32)| {
+        let able = |id: &&u64| !sight.state.is_unfit(**id, function);
+        let able: Vec<u64> = live.iter().filter(able).copied().collect();
+        let members = shares::eligible(sight.state, function, *max, &able)?;
+        Some((function.clone(), members))
+    };
+    sight.limits.iter().filter_map(eligible).collect()
+}
+
+/// The label of who has a share of a function's instances.
+fn room_for(function: &str) -> String {
+    format!("room for {function}")
+}
+
 /// A shard that is on its way counts as where it goes.
-fn loads(sight: Sight<'_>) -> BTreeMap<ShardId, Load> {
+fn loads(sight: Sight<'_>, limited: &Limited) -> BTreeMap<ShardId, Load> {
     let Sight { state, weighing, .. } = sight;
     let weights = weighing.and_then(Weighing::weights);
     let unfit: BTreeSet<&str> = state.unfit().map(|(_, function)| function).collect();
     let load = |(id, shard): (&ShardId, &state::Shard)| {
         let function = shard.trigger.rsplit_once('/').map_or("", |(function, _)| function);
-        let requires = unfit.get(function).map(|it| (*it).to_owned()).into_iter().collect();
+        let room = limited.contains_key(function).then(|| room_for(function));
+        let requires = unfit.get(function).map(|it| (*it).to_owned()).into_iter();
+        let requires = requires.chain(room).collect();
         let weight = weights.and_then(|it| it.get(id)).copied().unwrap_or(IDLE);
         (*id, Load { weight, requires, owner: shard.target.or(shard.owner) })
     };
@@ -277,6 +313,7 @@ mod tests {
         now: u64,
         unheard: BTreeMap<u64, Duration>,
         weighing: Option<Weighing>,
+        limits: BTreeMap<String, u32>,
     }
 
     impl World {
@@ -284,13 +321,15 @@ mod tests {
             let state = state(members, partitions);
             let unheard = (2..=members).map(|id| (id, ms(30))).collect();
             let planner = Planner::default();
-            Self { planner, state, now: 10_000, unheard, weighing: None }
+            let limits = BTreeMap::new();
+            Self { planner, state, now: 10_000, unheard, weighing: None, limits }
         }
 
         fn plan(&mut self) -> Proposals {
             let (state, unheard) = (&self.state, &self.unheard);
             let weighing = self.weighing.as_ref();
-            self.planner.plan(Sight { me: 1, state, unheard, led_for: ms(self.now), weighing })
+            let (limits, led_for) = (&self.limits, ms(self.now));
+            self.planner.plan(Sight { me: 1, state, unheard, led_for, weighing, limits })
         }
 
         fn carry_out(&mut self) -> Proposals {
@@ -481,6 +520,29 @@ mod tests {
         world.hand_over(1);
         let owned = world.owned();
         assert_eq!((owned[0], owned[1] + owned[2]), (0, 9));
+    }
+
+    #[test]
+    fn a_function_with_few_instances_is_owned_by_as_few_members() {
+        let mut world = World::new(3, 9);
+        world.limits.insert("a/f".to_owned(), 2);
+        world.carry_out();
+        let owners = |world: &World| {
+            let owned = world.owned();
+            (0..3).filter(|at| 0 < owned[*at]).collect::<Vec<_>>()
+        };
+        let before = owners(&world);
+        assert_eq!(before.len(), 2, "PL-7");
+        assert!(world.carry_out().is_empty(), "PL-4");
+        let drained = 1 + *before.last().unwrap() as u64;
+        let change = MemberChange::Drain;
+        world.state.apply(&Command::Member { member: drained, change }).unwrap();
+        world.carry_out();
+        world.hand_over(drained);
+        let after = owners(&world);
+        assert_eq!(after.len(), 2, "PL-7");
+        assert!(after.contains(&before[0]), "who owned some goes on");
+        assert!(world.carry_out().is_empty(), "PL-4");
     }
 
     #[test]

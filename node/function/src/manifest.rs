@@ -151,7 +151,7 @@ impl FunctionSpec {
     }
 }
 
-/// How many instances of a function there are on a node: `instances = { .. }`.
+/// How many instances of a function there are on a node, and in the cluster: `instances = { .. }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instances {
     /// Instances kept ready while nothing happens. Default 0: an idle function costs nothing, and
@@ -159,6 +159,14 @@ pub struct Instances {
     pub warm: u32,
     /// Instances at the same time. Default 8. Each may hold the function's `memory`.
     pub max: u32,
+    /// `cluster-warm`: instances kept ready in the whole cluster, spread over its nodes. Default 0. At
+    /// most `cluster-max`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cluster_warm: u32,
+    /// `cluster-max`: instances at the same time in the whole cluster. Default: none but `max` on each
+    /// node. Nodes have parts of it, by their shards of the function's triggers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_max: Option<u32>,
     /// How long an instance lives. Default [`Fresh::Batch`], for processes [`Fresh::Never`]: to
     /// start one costs tens of milliseconds.
     pub fresh: Fresh,
@@ -166,8 +174,14 @@ pub struct Instances {
 
 impl Default for Instances {
     fn default() -> Self {
-        Self { warm: 0, max: 8, fresh: Fresh::Batch }
+        Self { warm: 0, max: 8, cluster_warm: 0, cluster_max: None, fresh: Fresh::Batch }
     }
+}
+
+/// Left out of what is kept: a revision that does not have it stays the one that it was.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it a reference")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// When an instance is thrown away: `fresh = "batch" | "record" | "never"`.

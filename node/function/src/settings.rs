@@ -27,7 +27,7 @@ impl FunctionSpec {
             allow_produce,
             triggers: _,
         } = self;
-        let Instances { warm, max, fresh } = instances;
+        let Instances { warm, max, cluster_warm, cluster_max, fresh } = instances;
         let mut out = Vec::new();
         let mut set = |key: &str, value: String| out.push((key.to_owned(), value));
         set("runtime", runtime.to_string());
@@ -37,6 +37,8 @@ impl FunctionSpec {
         set("timeout", format_duration(*timeout));
         set("instances.warm", warm.to_string());
         set("instances.max", max.to_string());
+        set("instances.cluster-warm", cluster_warm.to_string());
+        set("instances.cluster-max", cluster_max.map_or_else(none, |it| it.to_string()));
         set("instances.fresh", word(fresh));
         set("allow.produce", list(allow_produce));
         for (name, value) in env {
@@ -188,6 +190,8 @@ on-failure = "hot.failed"
             "timeout 10s",
             "instances.warm 0",
             "instances.max 8",
+            "instances.cluster-warm 0",
+            "instances.cluster-max none",
             "instances.fresh never",
             "allow.produce none",
             "env.LIMIT 30",

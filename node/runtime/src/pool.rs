@@ -316,6 +316,14 @@ impl Pool {
         self.shared.carry_out(inner);
     }
 
+    /// From now on it keeps so many instances ready, and may have so many: what is over goes, the idle
+    /// ones at once.
+    pub fn limit(&self, warm: u32, max: u32) {
+        let mut inner = self.shared.inner();
+        inner.slots.on_limits(Instant::now(), warm, max);
+        self.shared.carry_out(inner);
+    }
+
     /// Takes no more invocations, lets those that run end, and ends idle instances.
     pub async fn drain(&self) {
         loop {
@@ -376,10 +384,12 @@ impl Invoke for Pool {
     }
 
     fn stats(&self) -> PoolStats {
-        let (idle, busy, queued) = self.shared.inner().slots.counts();
+        let ((idle, busy, queued), max) = {
+            let inner = self.shared.inner();
+            (inner.slots.counts(), inner.slots.max())
+        };
         let started = self.shared.started.load(Ordering::Relaxed);
         let ended = self.shared.ended.load(Ordering::Relaxed);
-        let max = self.shared.config.max;
         let starts_fast = matches!(self.shared.template, Template::Wasm(_));
         PoolStats { idle, busy, queued, started, ended, max, starts_fast }
     }

@@ -29,6 +29,7 @@ mod retire;
 mod running;
 mod scaling;
 mod settings;
+mod shares;
 mod site;
 mod status;
 mod subscribers;

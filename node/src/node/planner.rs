@@ -7,6 +7,7 @@ use cluster::placing::{Planner, Sight};
 use cluster::weighing::Weighing;
 use cluster::{Command, Role};
 
+use super::shares::Maxima;
 use super::{Inner, Node};
 
 /// How often the leader looks for members that went.
@@ -18,6 +19,7 @@ pub(super) struct Seat {
     term: Option<(u64, Instant)>,
     planner: Planner,
     weighing: Weighing,
+    maxima: Maxima,
 }
 
 impl Seat {
@@ -90,9 +92,10 @@ impl Node {
         };
         let (state, unheard) = (self.inner.cluster.state(), self.inner.cluster.unheard());
         let led_for = now.duration_since(since);
-        let Seat { planner, weighing, .. } = &mut *seat;
+        let Seat { planner, weighing, maxima, .. } = &mut *seat;
         let weighing = state.roster().members().len().gt(&1).then_some(&*weighing);
-        let sight = Sight { me, state: &state, unheard: &unheard, led_for, weighing };
+        let limits = &maxima.of(&state);
+        let sight = Sight { me, state: &state, unheard: &unheard, led_for, weighing, limits };
         let proposals = planner.plan(sight);
         if proposals.is_empty() {
             return;

@@ -183,10 +183,13 @@ pub(super) const fn language_of(runtime: function::Runtime) -> Language {
 }
 
 fn pool_config(spec: &FunctionSpec) -> PoolConfig {
+    // A node that has no share of a maximum for the whole cluster may see whether it starts.
+    let is_shared = spec.instances.cluster_max.is_some();
+    let (warm, max) = if is_shared { (0, 1) } else { (spec.instances.warm, spec.instances.max) };
     PoolConfig {
         memory_bytes_max: usize::try_from(spec.memory_bytes).unwrap_or(usize::MAX),
-        warm: spec.instances.warm,
-        max: spec.instances.max,
+        warm,
+        max,
         fresh: match spec.instances.fresh {
             Fresh::Batch => runtime::Fresh::Batch,
             Fresh::Record => runtime::Fresh::Record,

@@ -1,5 +1,6 @@
-//! Has shards run more invocations at once, or fewer, as their own lag and its slope say: asks
-//! [`dispatch::scaling`] four times a second, so that a step of the load is followed within one.
+//! Has shards run more invocations at once, or fewer, as their own lag and its slope say, within the
+//! node's share of a function's instances: asks [`dispatch::scaling`] four times a second, so that a
+//! step of the load is followed within one.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,9 @@ impl Node {
                 () = self.inner.over.cancelled() => return,
                 _tick = ticks.tick() => {}
             }
+            let (me, state) = (self.inner.cluster.me(), self.inner.cluster.state());
             let mut shown = self.inner.shown.lock().expect("nothing panics while holding it");
+            shown.take_shares(begun_at.elapsed(), &state, me);
             let wanted = scaling.look(begun_at.elapsed(), &shown.loads(), room);
             shown.scale(&wanted);
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus::ShardId;
+use cluster::shares::{Limits, Share, Taken, shares};
 use dispatch::scaling::{FunctionLoad, Wanted};
 use dispatch::{ShardHandle, ShardStats, State, StopReason};
 use function::FunctionSpec;
@@ -18,6 +19,7 @@ use runtime::{Invoke as _, Pool};
 
 use super::deploy::Refusal;
 use super::running::Apps;
+use super::shares::limits_of;
 use super::{FeedProgress, Node};
 
 /// Over how long rates are taken at least.
@@ -27,6 +29,8 @@ const RATE_WINDOW: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Shown {
     functions: Vec<ShownFunction>,
+    /// Shares of limits for the whole cluster, by function.
+    taken: BTreeMap<String, Taken>,
     is_up: bool,
 }
 
@@ -37,6 +41,9 @@ struct ShownFunction {
     pool: Option<Arc<Pool>>,
     /// Instances that it keeps ready.
     warm: u32,
+    /// The same for each node, without a share of what the cluster keeps ready.
+    warm_each: u32,
+    limits: Option<Limits>,
     shards: Vec<(Arc<ShardHandle>, ShardStatus)>,
     dead_letter: String,
     refused: Option<Refusal>,
@@ -158,6 +165,22 @@ impl Shown {
         running.map(load).collect()
     }
 
+    /// Has pools keep to the node's shares of limits for the whole cluster.
+    pub(super) fn take_shares(&mut self, now: Duration, state: &cluster::State, me: u64) {
+        let mut before = std::mem::take(&mut self.taken);
+        for function in &mut self.functions {
+            let Some(limits) = function.limits else { continue };
+            let name = function.name();
+            let share = shares(state, me, &name, limits).remove(&me).unwrap_or_default();
+            let mut taken = before.remove(&name).unwrap_or(Taken::new(share));
+            let Share { warm, max } = taken.follow(now, share);
+            let warm = warm.max(function.warm_each).min(max);
+            (function.warm, function.status.instances.max) = (warm, max);
+            function.pool.iter().for_each(|pool| pool.limit(warm, max));
+            self.taken.insert(name, taken);
+        }
+    }
+
     /// Tells every shard how wide it may be, and remembers what its function wants.
     pub(super) fn scale(&mut self, wanted: &BTreeMap<String, Wanted>) {
         for function in &mut self.functions {
@@ -245,6 +268,8 @@ impl ShownFunction {
             status,
             pool: None,
             warm: spec.instances.warm,
+            warm_each: spec.instances.warm,
+            limits: limits_of(spec),
             shards: Vec::new(),
             dead_letter: triggers.first().map(|it| it.dead_letter.clone()).unwrap_or_default(),
             refused: None,

@@ -1,15 +1,19 @@
 //! The promise `autoscale`: the load of one of fifty functions steps up and down again. Its instances
 //! follow, the other functions notice nothing, and when all of the load comes to one partition of
-//! many, that one is given what it needs, and the node that has it gives other shards away.
+//! many, that one is given what it needs, and the node that has it gives other shards away. One more
+//! function has a minimum and a maximum of instances in the whole cluster, which hold, also while a
+//! node is drained.
 //!
 //! ```text
 //! autoscale.py ──▶ hot[6] ──▶ busy (Python, waits for each record) ──▶ hot.out
-//!            └───▶ q-00 .. q-48 ──▶ quiet-00 .. quiet-48 (wasm) ─────▶ quiet.out   (three nodes)
+//!            ├───▶ q-00 .. q-48 ──▶ quiet-00 .. quiet-48 (wasm) ─────▶ quiet.out   (three nodes)
+//!            └───▶ few[3] ──▶ few (Python, waits for each record) ───▶ few.out
 //! ```
 //!
 //! How many instances there are is read from `/proc`; what came out, and when, by a client of Kafka
 //! that is not ours. How many are needed follows from the rate and from how long the function waits.
 
+mod bounds;
 mod verdict;
 
 use std::fmt::Write as _;
@@ -23,6 +27,7 @@ use crate::harness::kafka::{Broker, Kafka, Listeners};
 use crate::harness::python::{self, Asked};
 use crate::harness::{binaries, processes, wait};
 use crate::promise::{During, Figures, NotShown, Run, broken};
+use bounds::{Bounded, Bounds, Each};
 use verdict::{Phase, Sample, Seen, Waits};
 
 const CLIENT: &str = "aiokafka==0.14.0";
@@ -42,6 +47,13 @@ const NEEDED: u64 = 9;
 const NEEDED_HOT: u64 = 5;
 /// Instances that wait for work go after this long: what PoolConfig and the manual say.
 const IDLE_EXPIRY: Duration = Duration::from_secs(60);
+/// What the bounded function may have in the whole cluster, and how long it waits for a record.
+const BOUNDS: Bounds = Bounds { warm: 3, max: 4 };
+const FEW_WAITS_MS: u64 = 20;
+/// Records a second that keep twice as many busy.
+const FEW_RATE: u64 = 2 * BOUNDS.max * 1_000 / FEW_WAITS_MS;
+/// How long each of its loads lasts.
+const FEW_FOR: Duration = Duration::from_secs(6);
 /// A node that is hot for ten seconds gives shards away; it is looked every five, and what keeps a shard
 /// busy is told over ten.
 const RELIEVED_WITHIN: Duration = Duration::from_secs(30);
@@ -77,11 +89,17 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     run.note(seen.summary());
     let figures = verdict::judge(&seen, run.full)?;
     let plants = verdict::plants(&seen, run.full)?;
+    run.note("a minimum and a maximum of the whole cluster");
+    let seen = stage.bound()?;
+    run.note(format!("{:?} at rest, {:?} after a drain", seen.rest, seen.drained));
+    let bounded = bounds::judge(&seen, BOUNDS)?;
+    let plants = plants + bounds::plants(&seen, BOUNDS)?;
     Ok(Figures::default()
         .with("functions", QUIET as u64 + 1)
         .with("rate_low", LOW)
         .with("rate_high", high)
         .with_all(figures)
+        .with_all(bounded)
         .with("red_controls", plants))
 }
 
@@ -142,6 +160,34 @@ impl Stage<'_> {
         })
     }
 
+    /// Gives the bounded function more than it may do, also while the last node is drained.
+    fn bound(&mut self) -> Result<Bounded, NotShown> {
+        self.load.ask("rate 0 -1", PATIENCE)?;
+        let each = |stage: &Self| -> Each {
+            std::array::from_fn(|at| Self::workers(stage.pids[at], "few"))
+        };
+        let rest = each(self);
+        self.load.ask(&format!("few {FEW_RATE}"), PATIENCE)?;
+        let mut loaded = Vec::new();
+        let mut watch = |stage: &Self| {
+            let began_at = Instant::now();
+            while began_at.elapsed() < FEW_FOR {
+                loaded.push(each(stage));
+                wait::pause(LOOK_EVERY);
+            }
+        };
+        watch(self);
+        let last = &self.slots[NODES - 1];
+        self.slots[0].run(&["node", "drain", &last.name])?;
+        watch(self);
+        let said = self.look()?;
+        self.load.ask("few 0", PATIENCE)?;
+        let is_left = || (each(self)[NODES - 1] == 0).then_some(());
+        let _gone = wait::until(FEW_FOR, is_left);
+        let owed = said.few_sent.saturating_sub(said.few_seen);
+        Ok(Bounded { rest, loaded, owed, drained: each(self) })
+    }
+
     /// Until every partition has given something, and quiet functions have worked off what came while
     /// they started.
     fn warm_up(&mut self) -> Result<(), NotShown> {
@@ -183,7 +229,7 @@ impl Stage<'_> {
 
     /// Workers of the busy function, on all nodes.
     fn instances(&self) -> u64 {
-        self.pids.iter().map(|pid| Self::workers(*pid)).sum()
+        self.pids.iter().map(|pid| Self::workers(*pid, "busy")).sum()
     }
 
     /// How many shards each node has.
@@ -196,11 +242,14 @@ impl Stage<'_> {
         Ok(self.slots.iter().map(share).collect())
     }
 
-    fn workers(pid: u32) -> u64 {
+    fn workers(pid: u32, function: &str) -> u64 {
+        let variable = format!("AWS_LAMBDA_FUNCTION_NAME={function}");
+        let has = |pid: &u32, file: &str, word: &[u8]| {
+            let said = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            said.split(|it| *it == 0).any(|it| it.windows(word.len()).any(|it| it == word))
+        };
         let is_worker = |pid: &u32| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let has = |word: &[u8]| line.windows(word.len()).any(|it| it == word);
-            has(b"millrace_bootstrap")
+            has(pid, "cmdline", b"millrace_bootstrap") && has(pid, "environ", variable.as_bytes())
         };
         processes::below(pid).into_iter().filter(is_worker).count() as u64
     }
@@ -220,6 +269,8 @@ impl Stage<'_> {
             quiet_sent: number("quiet_sent")?,
             quiet_seen: number("quiet_seen")?,
             took_ms: numbers("took_ms"),
+            few_sent: number("few_sent")?,
+            few_seen: number("few_seen")?,
         })
     }
 }
@@ -235,6 +286,8 @@ struct Said {
     quiet_sent: u64,
     quiet_seen: u64,
     took_ms: Vec<u64>,
+    few_sent: u64,
+    few_seen: u64,
 }
 
 /// The function waits for each record, as one does that asks somebody else: that costs no core.
@@ -261,12 +314,28 @@ fn make(dir: &Path, high: u64) -> Result<String, NotShown> {
         );
         write!(manifest, "\n{topic}{function}").during("write the manifest")?;
     }
-    for folder in ["busy", "quiet"] {
+    let Bounds { warm, max } = BOUNDS;
+    write!(
+        manifest,
+        "\n[topic.few]\npartitions = 3\n\n[topic.\"few.out\"]\npartitions = \
+         1\n\n[function.few]\nruntime = \"python3\"\npath = \"few\"\nhandler = \
+         \"app.handler\"\ninstances = {{ cluster-warm = {warm}, cluster-max = {max} \
+         }}\n\n[[function.few.trigger]]\ntopics = [\"few\"]\nstart = \"earliest\"\ndecode = \
+         \"none\"\ndead-letter = \"all.dead\"\noutput = {{ topic = \"few.out\" }}\n"
+    )
+    .during("write the manifest")?;
+    let bounded = format!(
+        "import time\n\n\ndef handler(value, context):\n    time.sleep({})\n    return \
+         value.decode()\n",
+        FEW_WAITS_MS as f64 / 1e3
+    );
+    for folder in ["busy", "quiet", "few"] {
         std::fs::create_dir_all(dir.join(folder)).during("make the application")?;
     }
     let component = dir.join("quiet/identity.wasm");
     std::fs::copy(binaries::component("identity"), component).during("copy a component")?;
     std::fs::write(dir.join("busy/app.py"), handler).during("write the function")?;
+    std::fs::write(dir.join("few/app.py"), bounded).during("write the function")?;
     std::fs::write(dir.join("millrace.toml"), manifest).during("write the manifest")?;
     Ok(dir.display().to_string())
 }

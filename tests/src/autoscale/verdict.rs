@@ -121,8 +121,9 @@ pub(super) fn judge(seen: &Seen, is_full: bool) -> Result<Figures, NotShown> {
     demand!(reached <= UP_WITHIN, "{} instances only after {reached:?}", seen.needed);
     // So many wait at once if the load keeps its pace, and fewer if it does not.
     let owed_s = hot.owed_worst as f64 / hot.rate();
+    let is_behind = OWED_S_MAX < owed_s;
     demand!(
-        owed_s <= OWED_S_MAX,
+        !is_behind,
         "the hot partition owes {} records, {owed_s:.1} s of what came, after {:?}",
         hot.owed_worst,
         hot.took
@@ -141,7 +142,8 @@ pub(super) fn judge(seen: &Seen, is_full: bool) -> Result<Figures, NotShown> {
     );
     demand!(seen.quiet_owed <= QUIET_OWED_MAX, "{} quiet records are late", seen.quiet_owed);
     let before = seen.quiet[0].at(99);
-    let allowed = (QUIET_FACTOR * before + QUIET_MS) * if is_full { 1 } else { 4 };
+    // CI's ten seconds have fewer records than a few late ones take a hundredth of.
+    let allowed = (QUIET_FACTOR * before + QUIET_MS) * if is_full { 1 } else { 2 };
     for (when, waits) in
         ["a high load", "a hot partition", "the step down"].iter().zip(&seen.quiet[1..])
     {
@@ -185,7 +187,8 @@ pub(super) fn plants(seen: &Seen, is_full: bool) -> Result<u64, NotShown> {
     let mut stays = seen.clone();
     stays.down.samples.iter_mut().for_each(|it| it.instances = seen.up.most());
     let mut drops = seen.clone();
-    drops.down.samples.iter_mut().for_each(|it| it.instances = seen.low.last());
+    let few = seen.needed_hot - 1;
+    drops.down.samples.iter_mut().for_each(|it| it.instances = it.instances.min(few));
     let mut unseen = seen.clone();
     // Two invocations at a time, which is what the mean of six partitions asks for.
     let can = 2.0 / seen.needed_hot as f64;

@@ -367,6 +367,8 @@ fn read_env(section: &Section<'_>) -> BTreeMap<String, String> {
 
 /// The largest `instances.max`.
 const INSTANCES_MAX: i64 = 1_000;
+/// The largest `instances.cluster-max`.
+const CLUSTER_INSTANCES_MAX: i64 = 100_000;
 
 fn read_instances(section: &Section<'_>, fresh_default: Fresh) -> Instances {
     let default = Instances::default();
@@ -375,19 +377,34 @@ fn read_instances(section: &Section<'_>, fresh_default: Fresh) -> Instances {
     };
     let warm = section.integer("warm", 0..INSTANCES_MAX + 1);
     let max = section.integer("max", 1..INSTANCES_MAX + 1);
+    let cluster_warm = section.integer("cluster-warm", 0..CLUSTER_INSTANCES_MAX + 1);
+    let cluster_max = section.integer("cluster-max", 1..CLUSTER_INSTANCES_MAX + 1);
     let words = [("batch", Fresh::Batch), ("never", Fresh::Never), ("record", Fresh::Record)];
     // A process per record is not to be had: the slice ends before it.
     let words = if fresh_default == Fresh::Never { &words[..2] } else { &words[..] };
     let fresh = section.choice("fresh", words, &[]).unwrap_or(fresh_default);
     section.finish(planned::INSTANCES);
-    let instances =
-        Instances { warm: count(&warm, default.warm), max: count(&max, default.max), fresh };
-    if instances.warm > instances.max {
-        let span = warm.map_or_else(|| section.span.clone(), |warm| warm.span);
-        let message = "`warm` is larger than `max`";
+    let instances = Instances {
+        warm: count(&warm, default.warm),
+        max: count(&max, default.max),
+        cluster_warm: count(&cluster_warm, default.cluster_warm),
+        cluster_max: cluster_max.as_ref().map(|_| count(&cluster_max, 1)),
+        fresh,
+    };
+    let whole = instances.cluster_max.unwrap_or(u32::MAX);
+    for (least, most, warm, max, span) in [
+        ("warm", "max", instances.warm, instances.max, &warm),
+        ("warm", "cluster-max", instances.warm, whole, &warm),
+        ("cluster-warm", "cluster-max", instances.cluster_warm, whole, &cluster_warm),
+    ] {
+        if warm <= max {
+            continue;
+        }
+        let span = span.as_ref().map_or_else(|| section.span.clone(), |it| it.span.clone());
+        let message = format!("`{least}` is larger than `{most}`");
         let error = section.log.error(code::CONTRADICTION, &span, message);
-        let note = format!("{} kept warm, {} allowed", instances.warm, instances.max);
-        section.log.push(error.note(note).help(format!("set `max` to {}", instances.warm)));
+        let note = format!("{warm} kept warm, {max} allowed");
+        section.log.push(error.note(note).help(format!("set `{most}` to {warm}")));
     }
     instances
 }

@@ -81,7 +81,8 @@ fn a_good_manifest_says_what_it_says() {
     let tidy = manifest.function("tidy").unwrap();
     assert_eq!(tidy.memory_bytes, 32 << 20);
     assert_eq!(tidy.timeout, Duration::from_secs(2));
-    assert_eq!(tidy.instances, Instances { warm: 1, max: 4, fresh: Fresh::Record });
+    let tidied = Instances { warm: 1, max: 4, fresh: Fresh::Record, ..Instances::default() };
+    assert_eq!(tidy.instances, tidied);
     let trigger = &tidy.triggers[0];
     assert_eq!(trigger.name, "tidy");
     assert_eq!(manifest.trigger_id(tidy, trigger), "greenhouse/tidy/tidy");
@@ -114,11 +115,31 @@ fn a_good_manifest_says_what_it_says() {
 }
 
 #[test]
+fn bounds_of_instances_are_read_and_compared() {
+    let with = |instances: &str| {
+        let line = format!("instances = {{ {instances} }}\n");
+        Manifest::parse(&good_with("[function.gale]", &line), "millrace.toml")
+    };
+    let read = with("cluster-warm = 2, cluster-max = 5").unwrap();
+    let gale = read.function("gale").unwrap().instances;
+    assert_eq!((gale.cluster_warm, gale.cluster_max), (2, Some(5)));
+    for (wrong, said) in [
+        ("warm = 9", "`warm` is larger than `max`"),
+        ("warm = 2, cluster-max = 1", "`warm` is larger than `cluster-max`"),
+        ("cluster-warm = 3, cluster-max = 2", "`cluster-warm` is larger than `cluster-max`"),
+        ("cluster-max = 0", "`cluster-max`"),
+    ] {
+        let errors = with(wrong).unwrap_err().to_string();
+        assert!(errors.contains(said), "{wrong}: {errors}");
+    }
+}
+
+#[test]
 fn what_is_not_said_has_its_default() {
     let manifest = Manifest::parse(GOOD, "millrace.toml").unwrap();
     let gale = manifest.function("gale").unwrap();
     assert_eq!(gale.memory_bytes, 64 << 20);
-    assert_eq!(gale.instances, Instances { warm: 0, max: 8, fresh: Fresh::Batch });
+    assert_eq!(gale.instances, Instances::default());
     let trigger = &gale.triggers[0];
     assert_eq!(trigger.dead_letter, "greenhouse.gale.dead");
     assert_eq!((trigger.start, trigger.order), (Start::Earliest, Order::Key));

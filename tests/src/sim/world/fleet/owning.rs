@@ -51,7 +51,8 @@ impl World {
         let since = |(id, ticks)| (id, Duration::from_micros(per_tick * ticks));
         let unheard = unheard.map(since).collect();
         let led_for = Duration::from_micros(now - seat.since);
-        let sight = Sight { me, state: &mind.state, unheard: &unheard, led_for, weighing: None };
+        let (state, unheard, limits) = (&mind.state, &unheard, &std::collections::BTreeMap::new());
+        let sight = Sight { me, state, unheard, led_for, weighing: None, limits };
         let proposals = seat.planner.plan(sight);
         if proposals.is_empty() {
             return Ok(());

@@ -109,6 +109,9 @@ pub struct Park {
     pub due: Timestamp,
     /// The name and the account of the last failure; empty where it waits behind another record.
     pub failure: (String, String),
+    /// How many nodes may have ended while it ran, this one counted that it is about to run on; 0 once
+    /// one has outlived it.
+    pub ended: u32,
 }
 
 /// A parked record to be read back.
@@ -129,6 +132,8 @@ pub struct Loaded {
     pub partition: u32,
     /// The record alone, at its offset.
     pub batch: RecordBatch,
+    /// The name and the account of its last failure.
+    pub failure: (String, String),
 }
 
 /// A parked record that a shard begins with.
@@ -144,6 +149,8 @@ pub struct Resumed {
     pub attempts: u32,
     /// When it may be tried, by the wall clock.
     pub due: Timestamp,
+    /// How many nodes may have ended while it ran.
+    pub ended: u32,
 }
 
 /// Why a shard stopped for good, or cannot go on for the moment.

@@ -33,6 +33,8 @@ pub(crate) struct Parked {
     pub(crate) index: u32,
     /// Whether it leaves the memory then.
     pub(crate) leaves: bool,
+    /// Whether it is named: it may run then.
+    pub(crate) is_named: bool,
 }
 
 /// What a durable commit was about.
@@ -109,7 +111,13 @@ impl Commits {
     /// Adds an envelope.
     pub(crate) fn park(&mut self, (record, lot): (RecordId, Lot), offset: Offset, leaves: bool) {
         let index = self.parked.len() as u32;
-        self.parked.push(Parked { record, lot, offset, index, leaves });
+        self.parked.push(Parked { record, lot, offset, index, leaves, is_named: false });
+    }
+
+    /// Adds an envelope that names a record which was read back and is about to run.
+    pub(crate) fn name(&mut self, (record, lot): (RecordId, Lot), offset: Offset) {
+        let index = self.parked.len() as u32;
+        self.parked.push(Parked { record, lot, offset, index, leaves: false, is_named: true });
     }
 
     /// Counts a record among those that the positions settle.

@@ -511,7 +511,10 @@ impl Driver {
                     self.gathering.dead_letter(bus, &self.core, &letter, by);
                 }
                 Command::Park(park) => {
-                    self.noting.parked(&self.core, &park);
+                    // That it is about to run is no news of it.
+                    if park.ended == 0 {
+                        self.noting.parked(&self.core, &park);
+                    }
                     self.gathering.park(&self.core, &park);
                 }
                 Command::Unpark(record) => self.gathering.unpark(&self.core, record),

@@ -7,6 +7,7 @@
 //!        i64 when it is due, Unix ms
 //!        u16 length of the failure's name, u16 length of its account, both
 //!        the record alone as a batch (bus/src/batch.rs)
+//! header millrace.ended, decimal: how many nodes may have ended while the record ran; none = 0
 //! ```
 //!
 //! All integers are little endian. Of a key only the newest record counts; one without a value says
@@ -22,11 +23,15 @@
 
 use std::collections::BTreeMap;
 
-use bus::{BatchBuilder, Offset, Position, RecordBatch, RecordView, Timestamp, TopicPartition};
+use bus::{
+    BatchBuilder, Headers, HeadersBuilder, Offset, Position, RecordBatch, RecordView, Timestamp,
+    TopicPartition,
+};
 
-use crate::command::{Park, Resumed, Wanted};
+use crate::command::{Loaded, Park, Resumed, Wanted};
 
 const VERSION: u8 = 1;
+const ENDED: &[u8] = b"millrace.ended";
 const HEAD: usize = 1 + 4 + 8 + 2 + 2;
 /// How much of a failure's account is kept.
 const MESSAGE_BYTES_MAX: usize = 1_024;
@@ -78,10 +83,26 @@ pub(crate) fn encode(park: &Park, record: RecordView<'_>) -> Vec<u8> {
     value
 }
 
+/// Writes the headers of an envelope.
+pub(crate) fn headers(park: &Park) -> HeadersBuilder {
+    let mut headers = HeadersBuilder::default();
+    if park.ended != 0 {
+        headers.push(ENDED, Some(park.ended.to_string().as_bytes()));
+    }
+    headers
+}
+
+/// How many nodes may have ended while a record ran.
+fn ended(headers: Headers<'_>) -> u32 {
+    let said = headers.last(ENDED).and_then(|it| std::str::from_utf8(it).ok());
+    said.and_then(|it| it.parse().ok()).unwrap_or(0)
+}
+
 /// An envelope.
 struct Envelope {
     attempts: u32,
     due: Timestamp,
+    failure: (String, String),
     record: RecordBatch,
 }
 
@@ -96,9 +117,12 @@ fn decode(batch: &RecordBatch, value: &[u8], offset: Offset) -> Option<Envelope>
     let attempts = u32::from_le_bytes(field(value, 1)?);
     let due = Timestamp(i64::from_le_bytes(field(value, 5)?));
     let (code, message) = (field(value, 13)?, field(value, 15)?);
-    let texts = usize::from(u16::from_le_bytes(code)) + usize::from(u16::from_le_bytes(message));
-    let record = RecordBatch::decode(batch.share(value.get(HEAD + texts..)?), offset).ok()?;
-    Some(Envelope { attempts, due, record })
+    let middle = HEAD + usize::from(u16::from_le_bytes(code));
+    let end = middle + usize::from(u16::from_le_bytes(message));
+    let text = |it: &[u8]| String::from_utf8_lossy(it).into_owned();
+    let failure = (text(value.get(HEAD..middle)?), text(value.get(middle..end)?));
+    let record = RecordBatch::decode(batch.share(value.get(end..)?), offset).ok()?;
+    Some(Envelope { attempts, due, failure, record })
 }
 
 /// The parked record that a record of the park topic holds, if it is one of `partitions`.
@@ -106,10 +130,10 @@ pub(crate) fn open(
     batch: &RecordBatch,
     record: &RecordView<'_>,
     partitions: &[TopicPartition],
-) -> Option<(u32, RecordBatch)> {
+) -> Option<Loaded> {
     let (partition, offset) = parse_key(record.key?, partitions)?;
     let it = decode(batch, record.value?, offset)?;
-    Some((partition, it.record))
+    Some(Loaded { partition, batch: it.record, failure: it.failure })
 }
 
 /// What a shard finds in its park topic when it starts.
@@ -146,12 +170,14 @@ impl View {
             match record.value.map(|value| decode(batch, value, at.1)) {
                 None => drop(self.found.remove(&at)),
                 Some(None) => self.broken = Some(String::from_utf8_lossy(key).into_owned()),
-                Some(Some(Envelope { attempts, due, record: alone })) => {
+                Some(Some(Envelope { attempts, due, record: alone, .. })) => {
                     let view = alone.get(0);
                     let (key, bytes) = (view.key.map(<[u8]>::to_vec), view.payload_bytes() as u32);
                     let place = record.offset;
                     let wanted = Wanted { partition: at.0, offset: at.1, place };
-                    self.found.insert(at, Resumed { at: wanted, key, bytes, attempts, due });
+                    let ended = ended(record.headers);
+                    let it = Resumed { at: wanted, key, bytes, attempts, due, ended };
+                    self.found.insert(at, it);
                 }
             }
         }
@@ -188,10 +214,11 @@ mod tests {
         let alone = alone.finish().unwrap();
         let failure = ("Test.Failed".to_owned(), "it failed".to_owned());
         let record = crate::records::RecordId(0);
-        let park = Park { record, attempts: 2, due: Timestamp(70), failure };
+        let park = Park { record, attempts: 2, due: Timestamp(70), failure, ended: 3 };
         let value = is_parked.then(|| encode(&park, alone.get(0)));
         let key = key(&partitions()[0], Offset(offset));
-        builder.push(Timestamp(0), Some(key.as_bytes()), value.as_deref(), Headers::default());
+        let headers = headers(&park);
+        builder.push(Timestamp(0), Some(key.as_bytes()), value.as_deref(), headers.headers());
     }
 
     fn begins(builder: &mut BatchBuilder, next: i64, settled: &[(i64, i64)]) -> (Vec<i64>, usize) {
@@ -211,12 +238,17 @@ mod tests {
         let mut builder = BatchBuilder::default();
         record(&mut builder, 40, true);
         let batch = builder.finish().unwrap();
-        let (partition, alone) = open(&batch, &batch.get(0), &partitions()).unwrap();
-        let view = alone.get(0);
-        assert_eq!((partition, view.offset, view.timestamp), (0, Offset(40), Timestamp(5)));
+        let loaded = open(&batch, &batch.get(0), &partitions()).unwrap();
+        let view = loaded.batch.get(0);
+        assert_eq!(loaded.failure, ("Test.Failed".to_owned(), "it failed".to_owned()));
+        assert_eq!((loaded.partition, view.offset, view.timestamp), (0, Offset(40), Timestamp(5)));
         assert_eq!((view.key, view.value), (Some(&b"station"[..]), Some(&b"value"[..])));
         let others = vec![TopicPartition::new("readings", 4)];
         assert!(open(&batch, &batch.get(0), &others).is_none(), "it is of another shard");
+        let mut view = View::new(&partitions(), Offset(0));
+        view.read(&batch);
+        let resumed = view.found.into_values().next().unwrap();
+        assert_eq!((resumed.attempts, resumed.due, resumed.ended), (2, Timestamp(70), 3));
     }
 
     #[test]

@@ -336,6 +336,12 @@ impl Holds {
         self.ripe.push_front(retry);
     }
 
+    /// Whether what is to be read back next is to be alone.
+    pub(crate) fn next_is_alone(&mut self) -> bool {
+        let tokens = &self.tokens;
+        self.parking.next_is_alone(|lot| is_held(tokens, lot))
+    }
+
     /// What is to be read back from the park topic next.
     pub(crate) fn load(&mut self, records_max: usize, bytes_max: usize) -> Vec<crate::Wanted> {
         let tokens = &self.tokens;

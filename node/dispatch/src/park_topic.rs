@@ -95,7 +95,8 @@ impl Parker {
         let key = self.key(record);
         let value = envelope::encode(park, record.view);
         let now = Timestamp::now();
-        self.envelopes.push(now, Some(key.as_bytes()), Some(&value), Headers::default());
+        let headers = envelope::headers(park);
+        self.envelopes.push(now, Some(key.as_bytes()), Some(&value), headers.headers());
     }
 
     pub(crate) fn unpark(&mut self, record: RecordRef<'_>) {
@@ -183,13 +184,13 @@ impl Loader {
             searched += batch.as_bytes().len();
             for record in batch.iter() {
                 open.next = record.offset.next();
-                let Some((partition, alone)) = envelope::open(&batch, &record, &self.partitions)
+                let Some(it) = envelope::open(&batch, &record, &self.partitions)
                     .filter(|_| record.offset >= from)
                 else {
                     continue;
                 };
-                if missing.remove(&(partition, alone.base())).is_some() {
-                    loaded.push(Loaded { partition, batch: alone });
+                if missing.remove(&(it.partition, it.batch.base())).is_some() {
+                    loaded.push(it);
                 }
                 if missing.is_empty() {
                     break;

@@ -48,6 +48,18 @@ pub(crate) struct Slip {
     pub(crate) due: Option<Instant>,
     /// Key, value and headers.
     pub(crate) bytes: u32,
+    /// How many nodes may have ended while it ran; `None` once this shard has outlived it, or parked it
+    /// itself.
+    pub(crate) ended: Option<u32>,
+}
+
+/// So many ends and more: it is read back alone.
+const ALONE: u32 = 2;
+
+impl Slip {
+    fn is_alone(&self) -> bool {
+        self.ended.is_some_and(|it| ALONE <= it)
+    }
 }
 
 #[derive(Debug)]
@@ -196,6 +208,33 @@ impl Parking {
         }
     }
 
+    /// How many nodes may have ended while a record ran.
+    pub(crate) fn doubt(&mut self, lot: Lot, offset: Offset, ended: Option<u32>) {
+        let Some(line) = self.lines.get_mut(&lot) else { return };
+        if let Ok(at) = line.slips.binary_search_by_key(&offset, |it| it.offset) {
+            line.slips[at].ended = ended;
+        }
+    }
+
+    /// Whether what is to be read back next is to be alone.
+    pub(crate) fn next_is_alone(&mut self, is_held: impl Fn(Lot) -> bool) -> bool {
+        while let Some(&(place, lot)) = self.ripe.first() {
+            if let Some(front) = self.ripe_front(place, lot, &is_held) {
+                return front.is_alone();
+            }
+            self.ripe.pop_first();
+        }
+        false
+    }
+
+    /// The front of a line that is ripe, unless the entry that says so is stale.
+    fn ripe_front(&self, place: Offset, lot: Lot, is_held: impl Fn(Lot) -> bool) -> Option<&Slip> {
+        let line = self.lines.get(&lot)?;
+        let front = line.slips.front().filter(|it| it.place == Some(place))?;
+        let is_stale = line.busy != 0 || line.from.is_some() || is_held(lot);
+        (!is_stale).then_some(front)
+    }
+
     /// A record is settled.
     pub(crate) fn settled(&mut self, lot: Lot, offset: Offset, run_max: usize) {
         let line = self.lines.get_mut(&lot).expect("PK-1: a parked record has a slip");
@@ -298,30 +337,37 @@ impl Parking {
             if records_max <= wanted.len() || bytes_max <= bytes {
                 break;
             }
-            self.ripe.pop_first();
-            let Some(line) = self.lines.get_mut(&lot) else { continue };
-            let is_stale = line.slips.front().is_none_or(|it| it.place != Some(place));
-            if is_stale || line.busy != 0 || line.from.is_some() || is_held(lot) {
+            let Some(front) = self.ripe_front(place, lot, &is_held) else {
+                self.ripe.pop_first();
                 continue;
+            };
+            let is_alone = front.is_alone();
+            if is_alone && !wanted.is_empty() {
+                break;
             }
+            self.ripe.pop_first();
+            let line = self.lines.get_mut(&lot).expect("it has a front");
             let (mut count, mut last) = (0, place);
             for slip in line.slips.iter().take(line.run) {
                 let Some(place) = slip.place.filter(|place| last <= *place) else { break };
                 let is_full = records_max <= wanted.len() || bytes_max <= bytes;
-                if 0 < count && (is_full || slip.attempts != 0) {
+                if 0 < count && (is_full || slip.attempts != 0 || slip.is_alone()) {
                     break;
                 }
                 let partition = u32::from(slip.partition);
                 wanted.push(Wanted { partition, offset: slip.offset, place });
                 bytes += slip.bytes as usize;
                 (count, last) = (count + 1, place);
-                if slip.attempts != 0 {
+                if slip.attempts != 0 || is_alone {
                     break;
                 }
             }
             line.busy = count;
             self.busy += count;
             self.loading.push((lot, count));
+            if is_alone {
+                break;
+            }
         }
         wanted.sort_by_key(|it| it.place);
         wanted

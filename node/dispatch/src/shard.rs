@@ -81,7 +81,7 @@
 //! - **SD-7** neither halving a batch nor a failure that is nobody's costs an attempt.
 //! - **SD-8** an unwanted record is never run; it is settled by one commit, and holds up nothing.
 //!
-//! Those of records that may have ended a node, NK-1 to NK-4, are in suspects.rs.
+//! Those of records that may have ended a node, NK-1 to NK-7, are in suspects.rs and shard/doubts.rs.
 //!
 //! What it leaves out: attempts of records that are not parked do not outlive the process, but for
 //! those that the process did not outlive.
@@ -108,6 +108,7 @@ use crate::unwanted::Unwanted;
 
 mod admission;
 mod circuits;
+mod doubts;
 mod endings;
 mod filtered;
 #[cfg(test)]
@@ -116,6 +117,8 @@ mod legacy;
 #[cfg(test)]
 mod model;
 mod parked;
+#[cfg(test)]
+mod parked_killers;
 mod pieces;
 mod standing;
 mod suspected;
@@ -123,6 +126,7 @@ mod suspected;
 mod tests;
 mod width;
 
+use doubts::Doubts;
 pub use legacy::Legacy;
 pub use standing::Standing;
 
@@ -230,6 +234,7 @@ pub struct ShardDispatch {
     backlog: VecDeque<Backlog>,
     /// What may have ended a node.
     suspicions: Suspicions,
+    doubts: Doubts,
     /// What a fetch asks for.
     fetch_bytes: usize,
     /// Parts that wait for an invocation, to run before all else.
@@ -295,6 +300,7 @@ impl ShardDispatch {
                 config.window.records.get(),
                 config.retry.attempts_max.get(),
             ),
+            doubts: Doubts::default(),
             fetch_bytes: FETCH_BYTES_MIN,
             lineages: VecDeque::new(),
             running: BTreeMap::new(),
@@ -363,8 +369,8 @@ impl ShardDispatch {
         }
         let Some(invocation) = self.running.remove(&id) else { return };
         let ran = !matches!(outcome, Outcome::Failed { blame: Blame::Nobody, .. });
-        if ran && !self.suspicions.is_over() {
-            self.suspicions.clear(&invocation.part.records);
+        if ran {
+            self.outlived(&invocation.part.records);
         }
         self.note_ends(now, id, &invocation.part, &outcome);
         match outcome {
@@ -462,6 +468,7 @@ impl ShardDispatch {
         self.holds.ripen(now);
         self.free_strands(now);
         self.suspicions.outlive(now);
+        self.outlive_parked(now);
         if self.wait.as_ref().is_some_and(|wait| wait.until <= now) {
             self.wait = None;
         }
@@ -517,7 +524,8 @@ impl ShardDispatch {
             }
             _ => [None; 5],
         };
-        work.into_iter().chain([commit, self.suspicions.turn_ends_at()]).flatten().min()
+        let turns = [self.suspicions.turn_ends_at(), self.doubts.turn_ends_at()];
+        work.into_iter().chain([commit]).chain(turns).flatten().min()
     }
 
     /// The records of an invocation, in the order they are run; empty when it is over.

@@ -48,13 +48,13 @@ use crate::shard::PartitionStart;
 pub(crate) const NODE_ENDED: &str = "Millrace.NodeEnded";
 
 /// What runs for so long has not ended its node. A record that takes longer to do so is not found.
-const TURN: Duration = Duration::from_secs(10);
+pub(crate) const TURN: Duration = Duration::from_secs(10);
 /// The first attempt that is made piece by piece.
 const PIECEWISE: u32 = 3;
 /// Attempts of one record alone before it is given up, behind the one that found it.
 const CONFIRMED: u32 = 2;
 /// How many attempts it takes at least: three in pieces, of 16 records and more each.
-const ATTEMPTS_MIN: u32 = PIECEWISE + 2 + CONFIRMED;
+pub(crate) const ATTEMPTS_MIN: u32 = PIECEWISE + 2 + CONFIRMED;
 
 /// The suspects of a shard, by the index of the partition.
 #[derive(Debug, Default)]
@@ -128,6 +128,11 @@ impl Suspicions {
     #[inline]
     pub(crate) const fn is_over(&self) -> bool {
         self.count == 0
+    }
+
+    /// Whether one was let in that has not run yet.
+    pub(crate) fn has_open(&self) -> bool {
+        self.count != 0 && self.partitions.iter().flatten().any(|it| !it.open.is_empty())
     }
 
     fn of(&mut self, partition: u16) -> Option<&mut Suspicion> {

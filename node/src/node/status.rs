@@ -172,7 +172,7 @@ impl Shown {
             let Some(limits) = function.limits else { continue };
             let name = function.name();
             let share = shares(state, me, &name, limits).remove(&me).unwrap_or_default();
-            let mut taken = before.remove(&name).unwrap_or(Taken::new(share));
+            let mut taken = before.remove(&name).unwrap_or_else(|| Taken::new(share));
             let Share { warm, max } = taken.follow(now, share);
             let warm = warm.max(function.warm_each).min(max);
             (function.warm, function.status.instances.max) = (warm, max);

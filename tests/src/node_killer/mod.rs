@@ -8,7 +8,8 @@
 //!
 //! The function cannot reach its node, so it says over a socket which record it runs; whoever
 //! listens here sends SIGKILL and starts the node again, as a supervisor does, and nothing else.
-//! On Kafka one of three nodes is killed so too, whichever runs the record.
+//! On Kafka one of three nodes is killed so too, whichever runs the record. One more is parked first,
+//! because it fails, and kills its node whenever it is tried again.
 
 mod three;
 mod verdict;
@@ -58,13 +59,13 @@ const FUNCTIONS: &str = r#"
 runtime = "python3"
 path    = "work"
 handler = "app.work"
-env     = { LISTENER = "ADDRESS" }
+env     = { LISTENER = "ADDRESS", FAILS_FIRST = "FAILS" }
 
 [[function.work.trigger]]
 topics = ["in"]
 start  = "earliest"
 batch  = { records = 100 }
-retry  = { attempts = 5 }
+retry  = RETRY
 output = { topic = "out" }
 
 [function.beside]
@@ -86,6 +87,8 @@ import socket
 
 def work(record, context):
     if record["kills"]:
+        if os.environ["FAILS_FIRST"] and context.attempt == 1:
+            raise ValueError("it is to be parked")
         host, port = os.environ["LISTENER"].rsplit(":", 1)
         with socket.create_connection((host, int(port))) as listener:
             listener.sendall(b"%d %s\n" % (record["n"], __file__.encode()))
@@ -96,6 +99,20 @@ def work(record, context):
 def beside(record, context):
     return record
 "#;
+
+/// A manifest whose function says over this address what it runs.
+fn manifest(address: &str, expected: &Expected) -> String {
+    // What waits for ten seconds or more waits in the park topic.
+    let (retry, fails) = match expected.fails_first {
+        true => (r#"{ backoff = ["10s", "10s", "10s", "10s"] }"#, "yes"),
+        false => ("{ attempts = 5 }", ""),
+    };
+    let functions = FUNCTIONS.replace("ADDRESS", address);
+    format!(
+        "{TOPICS}{}",
+        functions.replace("RETRY", retry).replace("\"FAILS\"", &format!("{fails:?}"))
+    )
+}
 
 /// Where everything of the run on one bus lies.
 struct Mill {
@@ -150,10 +167,14 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     let records = run.count("records", 10_000, 100_000);
     let killers = run.count("killers", 3, 10);
     let mut figures = Figures::default();
-    for (name, count) in [("one_", 1), ("several_", killers)] {
-        run.note(format!("{count} of {records} records end their node, on the embedded bus"));
+    for (name, count) in [("one_", 1), ("several_", killers), ("parked_", 1)] {
+        let first = if name == "parked_" { ", parked first," } else { "" };
+        run.note(format!(
+            "{count} of {records} records{first} end their node, on the embedded bus"
+        ));
         let mill = Mill::make(folder(run, &format!("{name}embedded"))?, None)?;
-        let expected = Expected::draw(&mut Rng::new(run.seed, count), records, count, true);
+        let mut expected = Expected::draw(&mut Rng::new(run.seed, count), records, count, true);
+        expected.fails_first = name == "parked_";
         let played = play(run, &mill, &expected)?;
         let seen = Seen::in_journal(&mill.folder.join("data"))?;
         figures.extend(&format!("{name}embedded_"), judge(&expected, &seen, played)?);
@@ -177,7 +198,7 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     let mut dump = Asked::start(&python, "dump.py", &[&broker.address()], &folder)?;
     let seen = Seen::in_kafka(|topic| dump.ask(topic, PATIENCE))?;
     figures.extend("three_nodes_", judge(&expected, &seen, played)?);
-    Ok(figures.with("red_controls", 4 * FAULTS.len()))
+    Ok(figures.with("red_controls", 5 * FAULTS.len()))
 }
 
 fn folder(run: &Run, name: &str) -> Result<PathBuf, NotShown> {
@@ -207,7 +228,7 @@ fn play(run: &Run, mill: &Mill, expected: &Expected) -> Result<Played, NotShown>
     let listener = TcpListener::bind("127.0.0.1:0").during("listen")?;
     let address = listener.local_addr().during("listen")?.to_string();
     listener.set_nonblocking(true).during("listen")?;
-    mill.write(&format!("{TOPICS}{}", FUNCTIONS.replace("ADDRESS", &address)))?;
+    mill.write(&manifest(&address, expected))?;
 
     let started_at = Instant::now();
     let (mut node, mut api) = mill.serve()?;
@@ -267,7 +288,12 @@ fn judge(expected: &Expected, seen: &Seen, played: Played) -> Result<Figures, No
     }
     let killers = expected.killers.len() as u32;
     // Of several, one may end a node while another is looked for.
-    let most = if killers == 1 { ATTEMPTS } else { 2 * ATTEMPTS * killers };
+    let most = match (killers, expected.fails_first) {
+        (1, false) => ATTEMPTS,
+        // Nobody suspected it when it ran for the first time after it was parked.
+        (1, true) => ATTEMPTS + 1,
+        _ => 2 * ATTEMPTS * killers,
+    };
     let deaths = played.deaths;
     demand!(deaths <= most, "{deaths} deaths for {killers} records, {ATTEMPTS} for one");
     demand!(ATTEMPTS <= deaths, "only {deaths} deaths for {killers} records");

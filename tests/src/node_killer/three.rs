@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::verdict::Expected;
-use super::{BATCH, FUNCTIONS, KEYS, Mill, PATIENCE, Played, TOPICS, asked, is_done};
+use super::{BATCH, KEYS, Mill, PATIENCE, Played, TOPICS, asked, is_done, manifest};
 use crate::demand;
 use crate::harness::api::ToProduce;
 use crate::harness::fleet::{Fleet, Slot};
@@ -43,7 +43,7 @@ pub(super) fn play(
     let listener = TcpListener::bind("127.0.0.1:0").during("listen")?;
     let address = listener.local_addr().during("listen")?.to_string();
     listener.set_nonblocking(true).during("listen")?;
-    mill.write(&format!("{TOPICS}{}", FUNCTIONS.replace("ADDRESS", &address)))?;
+    mill.write(&manifest(&address, expected))?;
 
     let started_at = Instant::now();
     fleet.slots[0].run(&deploy)?;

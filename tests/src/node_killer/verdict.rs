@@ -24,6 +24,8 @@ const DEAD: [&str; 2] = ["mill.work.dead", "mill.beside.dead"];
 pub(super) struct Expected {
     pub(super) records: u64,
     pub(super) killers: BTreeSet<u64>,
+    /// Whether killers fail the first time, and are parked.
+    pub(super) fails_first: bool,
     /// Whether nothing may come twice.
     exactly_once: bool,
 }
@@ -38,7 +40,7 @@ impl Expected {
         while (drawn.len() as u64) < killers {
             drawn.insert(rng.draw(records));
         }
-        Self { records, killers: drawn, exactly_once }
+        Self { records, killers: drawn, fails_first: false, exactly_once }
     }
 
     pub(super) fn record(&self, number: u64, keys: u64) -> ToProduce {

@@ -191,7 +191,7 @@ impl Checker {
         hold!(self, (source.rec.key, source.rec.value) == (rec.key, rec.value), "DEL-4: {rec:?}");
         source.parked = matches!(rec.park, Some(Parked::Envelope(..)));
         match rec.park {
-            Some(Parked::Envelope(attempts, _)) => {
+            Some(Parked::Envelope(attempts, ..)) => {
                 hold!(self, attempts < attempts_max, "SD-3: {attempts} attempts of {origin:?}");
                 self.parked += 1;
                 self.held.insert(key);

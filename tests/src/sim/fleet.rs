@@ -104,10 +104,10 @@ mod tests {
 
     #[test]
     fn what_a_machine_that_stays_broken_has_parked_is_owed() {
-        // Its position says that all is settled: the end was taken for reached before another owner
-        // had run what is parked.
-        play(Kind::Fleet, 309, None).unwrap();
-        let why = play(Kind::Fleet, 309, Some(Bug::NobodyRelieved)).unwrap_err();
+        // The end was once taken for reached when positions said that all is settled, before another
+        // owner had run what is parked.
+        play(Kind::Fleet, 1_211, None).unwrap();
+        let why = play(Kind::Fleet, 1_211, Some(Bug::NobodyRelieved)).unwrap_err();
         assert!(why.starts_with("OWN-4") && why.contains("owes"), "{why}");
     }
 

@@ -43,8 +43,9 @@ pub(super) struct Rec {
 /// What a park topic says of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Parked {
-    /// It waits there: attempts made, and when it is due, by the wall clock.
-    Envelope(u32, i64),
+    /// It waits there: attempts made, when it is due, by the wall clock, and how many nodes may have
+    /// ended while it ran.
+    Envelope(u32, i64, u32),
     /// It is settled.
     Tombstone,
 }

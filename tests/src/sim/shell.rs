@@ -176,7 +176,8 @@ impl Shell {
                     self.tell(letter.record, false);
                 }
                 Command::Park(park) => {
-                    let rec = self.parked(park.record, Parked::Envelope(park.attempts, park.due.0));
+                    let envelope = Parked::Envelope(park.attempts, park.due.0, park.ended);
+                    let rec = self.parked(park.record, envelope);
                     if self.bug != Some(Bug::EnvelopeLeftOut) {
                         self.gathered.push((PARK + self.trigger, rec));
                     }

@@ -117,7 +117,8 @@ impl ShardDispatch {
             let Left { strand, token, partition, offset, place, attempts, bytes, due } = it;
             let lot = token.map_or(Lot::Single(partition, offset), Lot::Token);
             let due = self.due_at(due);
-            let slip = Slip { partition, offset, place: Some(place), attempts, due, bytes };
+            let (place, ended) = (Some(place), None);
+            let slip = Slip { partition, offset, place, attempts, due, bytes, ended };
             self.take_in(lot, strand, slip);
             lots.insert(lot);
         }

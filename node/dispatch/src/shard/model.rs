@@ -58,7 +58,7 @@ impl Settled {
 }
 
 /// An envelope, attempts and due time, or a tombstone.
-type Parked = (Place, Option<(u32, Timestamp)>);
+type Parked = (Place, Option<(u32, Timestamp, u32)>);
 
 struct Sent {
     id: CommitId,
@@ -282,11 +282,11 @@ impl Model {
         let parked = self.parked();
         self.told = self.durable.keys().chain(parked.keys()).copied().collect();
         let mut resumed = Vec::new();
-        for (&place, &(at, attempts, due)) in &parked {
+        for (&place, &(at, attempts, due, ended)) in &parked {
             let (key, bytes) = (self.log[&place].key, 10);
             let at = Wanted { partition: place.0, offset: Offset(place.1), place: Offset(at) };
             let key = key.map(|key| vec![key]);
-            resumed.push(Resumed { at, key, bytes, attempts, due });
+            resumed.push(Resumed { at, key, bytes, attempts, due, ended });
             let known = self.log.get_mut(&place).unwrap();
             (known.attempt, known.charged) = (attempts, 0 < attempts);
         }
@@ -301,12 +301,14 @@ impl Model {
         self.follow();
     }
 
-    /// What is parked, durably: where its envelope lies, attempts, due time.
-    fn parked(&self) -> BTreeMap<Place, (i64, u32, Timestamp)> {
+    /// What is parked, durably: where its envelope lies, attempts, due time, ends of nodes.
+    fn parked(&self) -> BTreeMap<Place, (i64, u32, Timestamp, u32)> {
         let mut parked = BTreeMap::new();
         for (at, (place, envelope)) in (0..).zip(&self.park_log) {
             match envelope {
-                Some((attempts, due)) => drop(parked.insert(*place, (at, *attempts, *due))),
+                Some((attempts, due, ended)) => {
+                    parked.insert(*place, (at, *attempts, *due, *ended));
+                }
                 None => drop(parked.remove(place)),
             }
         }
@@ -328,7 +330,8 @@ impl Model {
             let mut alone = BatchBuilder::default();
             alone.push_view(all.find(|record| record.offset == it.offset).unwrap());
             let batch = alone.finish().unwrap().with_base(it.offset);
-            loaded.push(Loaded { partition: it.partition, batch });
+            let (partition, failure) = (it.partition, Default::default());
+            loaded.push(Loaded { partition, batch, failure });
         }
         self.core.on_loaded(self.now, loaded);
     }
@@ -376,7 +379,7 @@ impl Model {
                     self.trace.push(format!("park {place:?} after {}", park.attempts));
                     assert!(!self.is_settled(place), "seed {seed}: {place:?} is parked too late");
                     assert!(park.attempts < ATTEMPTS_MAX, "seed {seed}: SD-3, {park:?}");
-                    self.parks.push((place, Some((park.attempts, park.due))));
+                    self.parks.push((place, Some((park.attempts, park.due, park.ended))));
                 }
                 Command::Unpark(record) => {
                     let place = self.place(record);

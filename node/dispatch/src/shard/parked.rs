@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use bus::{Offset, RecordBatch, Timestamp};
+use bus::{Offset, Timestamp};
 
-use super::{Lineage, Mode, ShardDispatch};
+use super::{Mode, ShardDispatch};
 use crate::command::{Command, Loaded, Park, Resumed};
 use crate::parking::{Lot, Read, Slip};
 use crate::records::RecordId;
@@ -28,7 +28,8 @@ impl ShardDispatch {
             let lot = lot(strand, token, partition, offset);
             let due = self.due_at(it.due);
             let (place, attempts, bytes) = (Some(it.at.place), it.attempts, it.bytes);
-            let slip = Slip { partition, offset, place, attempts, due, bytes };
+            let ended = Some(it.ended);
+            let slip = Slip { partition, offset, place, attempts, due, bytes, ended };
             self.take_in(lot, strand, slip);
             lots.insert(lot);
         }
@@ -58,23 +59,29 @@ impl ShardDispatch {
         if self.is_stopped() {
             return;
         }
-        let mut found: BTreeMap<(u32, Offset), RecordBatch> =
-            loaded.into_iter().map(|it| ((it.partition, it.batch.base()), it.batch)).collect();
+        let mut found: BTreeMap<(u32, Offset), Loaded> =
+            loaded.into_iter().map(|it| ((it.partition, it.batch.base()), it)).collect();
         let at = |slip: &Slip| (u32::from(slip.partition), slip.offset);
         let (read, again) = self.holds.parking.loaded(|slip| found.contains_key(&at(slip)));
-        let mut records = Vec::with_capacity(read.len());
-        for Read { lot, slip, strand } in read {
-            let batch = found.remove(&at(&slip)).expect("it was looked for");
+        let (mut records, mut is_named) = (Vec::with_capacity(read.len()), false);
+        for it in read {
+            let Read { lot, slip, strand } = it;
+            let Loaded { batch, failure, .. } =
+                found.remove(&at(&slip)).expect("it was looked for");
             let token = if let Lot::Token(token) = lot { token } else { 0 };
             let (order, past) = ((strand, token), (slip.bytes, slip.attempts));
-            records.push(self.records.admit_back(now, batch, slip.partition, order, past));
+            let record = self.records.admit_back(now, batch, slip.partition, order, past);
             self.out -= 1;
+            if let Some(ended) = slip.ended {
+                if !self.doubt(record, &it, ended, failure) {
+                    continue;
+                }
+                is_named = true;
+            }
+            records.push(record);
         }
         again.into_iter().for_each(|lot| self.reconsider(lot));
-        if !records.is_empty() {
-            let part = self.piece(records, true);
-            self.lineages.push_back(Lineage::from([part]));
-        }
+        self.run_back(records, is_named);
         self.proceed(now);
     }
 
@@ -128,7 +135,8 @@ impl ShardDispatch {
             self.suspicions.clear(&[record]);
         }
         let (partition, attempts, bytes) = (entry.partition, entry.attempts, entry.bytes);
-        let slip = Slip { partition, offset, place: None, attempts, due: due_at, bytes };
+        let (place, due, ended) = (None, due_at, None);
+        let slip = Slip { partition, offset, place, attempts, due, bytes, ended };
         if self.holds.parking.park(lot, entry.strand, slip) {
             self.counters.parked += 1;
         }
@@ -142,7 +150,8 @@ impl ShardDispatch {
         self.commits.park((record, lot), offset, leaves);
         self.commits.touch(partition);
         let due = self.wall(due_at.unwrap_or(self.clock.0));
-        self.commands.push_back(Command::Park(Park { record, attempts, due, failure }));
+        let park = Park { record, attempts, due, failure, ended: 0 };
+        self.commands.push_back(Command::Park(park));
     }
 
     pub(super) fn wall(&self, at: Instant) -> Timestamp {
@@ -162,6 +171,9 @@ impl ShardDispatch {
                 self.out += 1;
             }
             self.reconsider(it.lot);
+        }
+        if parked.iter().any(|it| it.is_named) {
+            self.are_named();
         }
     }
 
@@ -221,6 +233,9 @@ impl ShardDispatch {
         let most = self.config.window.records.get() + limits.records.get();
         let is_full = most <= self.records.len();
         if !may_run || is_full || limits.records.get() <= self.holds.parking.busy() {
+            return;
+        }
+        if !self.may_load() {
             return;
         }
         let batch = self.config.batch;

@@ -13,13 +13,17 @@ impl ShardDispatch {
     /// with [`on_turn`](Self::on_turn).
     #[must_use]
     pub fn wants_turn(&self) -> Option<Turn> {
-        if self.runs_nothing_more() { None } else { self.suspicions.wants_turn() }
+        if self.runs_nothing_more() {
+            return None;
+        }
+        let parked = self.doubts.wants_turn().then_some(Turn::Alone);
+        self.suspicions.wants_turn().or(parked)
     }
 
     /// Whether it keeps its turn. Ask after every input, once it has one.
     #[must_use]
     pub fn has_turn(&self) -> bool {
-        !self.runs_nothing_more() && self.suspicions.has_turn()
+        !self.runs_nothing_more() && (self.suspicions.has_turn() || self.doubts.has_turn())
     }
 
     /// Whether nothing is in flight, and nothing will be.
@@ -32,6 +36,7 @@ impl ShardDispatch {
         if !self.is_stopped() {
             let named = self.suspicions.on_turn();
             named.into_iter().for_each(|partition| self.commits.touch(partition));
+            self.doubts.on_turn(now);
             self.proceed(now);
         }
     }
@@ -47,6 +52,14 @@ impl ShardDispatch {
                 false
             }
         }
+    }
+
+    /// These were in an invocation that ended.
+    pub(super) fn outlived(&mut self, records: &[RecordId]) {
+        if !self.suspicions.is_over() {
+            self.suspicions.clear(records);
+        }
+        self.have_outlived(records);
     }
 
     /// Lets positions say what is no longer suspected, with the next commit there is.

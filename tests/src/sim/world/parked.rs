@@ -23,10 +23,10 @@ impl World {
             let offset = Offset(offset);
             if !place.tells(offset.0) {
                 untold.push((0, offset));
-            } else if let Some(Parked::Envelope(attempts, due)) = rec.park {
+            } else if let Some(Parked::Envelope(attempts, due, ended)) = rec.park {
                 let at = Wanted { partition: 0, offset, place: Offset(at) };
                 let (key, bytes, due) = (rec.key.map(|key| vec![key]), 9, Timestamp(due));
-                resumed.push(Resumed { at, key, bytes, attempts, due });
+                resumed.push(Resumed { at, key, bytes, attempts, due, ended });
             }
         }
         (resumed, untold)
@@ -48,7 +48,7 @@ impl World {
             let mut builder = BatchBuilder::default();
             builder.push(Timestamp(1_000), key, Some(&value), Headers::default());
             let batch = builder.finish().ok_or("a record was pushed")?.with_base(it.offset);
-            loaded.push(Loaded { partition: 0, batch });
+            loaded.push(Loaded { partition: 0, batch, failure: Default::default() });
         }
         shell.core.on_loaded(now, loaded);
         self.pump(life)

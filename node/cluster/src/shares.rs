@@ -3,7 +3,7 @@
 //!
 //! Every member computes it from the replicated state, and takes its own share. Who has shards of the
 //! function comes first, then who is there at all (it owns shards of something), then a hash of the
-//! function and the member: so shares stay where they are while owners do.
+//! function and the member: so shares stay where they are while owners do. Who cannot run it has none.
 //!
 //! ```text
 //! most    one each, in that order; the rest by shards owned, as far as a member may have more
@@ -106,7 +106,7 @@ fn candidates(state: &State, me: u64, function: &str) -> Vec<Candidate> {
     voters
         .map(|(id, it)| {
             let goes = it.is_draining || state.is_stopping(*id) || it.role != Role::Voter;
-            candidate(*id, !goes)
+            candidate(*id, !goes && !state.is_unfit(*id, function))
         })
         .filter(|it| it.is_able || 0 < it.shards)
         .collect()

@@ -69,6 +69,10 @@ fn what_is_kept_ready_leaves_who_drains_and_who_is_gone() {
     assert_eq!(of(&state, 4, 9)[2].1, 0, "it drains");
     assign(&mut state, "a/f/t", &[1, 2]);
     assert_eq!(of(&state, 4, 9), [(1, 2, 6), (2, 2, 3)]);
+    let (function, revision) = (FUNCTION.to_owned(), Some("1".to_owned()));
+    assign(&mut state, "a/f/t", &[1]);
+    state.apply(&Command::Unfit { member: 2, function, revision }).unwrap();
+    assert_eq!(of(&state, 4, 9), [(1, 4, 8)], "it cannot run there");
     let alone = State::default();
     assert_eq!(of(&alone, 2, 5), [(1, 2, 5)]);
 }

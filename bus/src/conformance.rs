@@ -546,6 +546,18 @@ async fn topics_are_made_and_deleted_at_run_time(stage: &dyn Stage) {
     assert_eq!(bus.topic("a"), Some(made.clone()));
     let other = bus.create_topic(TopicSpec::new("a", 3)).await;
     assert!(matches!(other, Err(Error::TopicExists { partitions: 2, .. })), "{other:?}");
+    let several = |names: &[(&str, i32)]| {
+        names.iter().map(|(name, partitions)| TopicSpec::new(*name, *partitions)).collect()
+    };
+    bus.create_topics(several(&[("b", 1), ("a", 2), ("c", 3)])).await.expect("new, or as asked");
+    let partitions = |name| bus.topic(name).map(|it| it.spec.partitions);
+    assert_eq!(["a", "b", "c"].map(partitions), [Some(2), Some(1), Some(3)]);
+    let other = bus.create_topics(several(&[("a", 2), ("b", 2)])).await;
+    let is_named = matches!(&other, Err((name, Error::TopicExists { .. })) if &**name == "b");
+    assert!(is_named, "{other:?}");
+    for name in ["b", "c"] {
+        bus.delete_topic(name).await.expect("it exists");
+    }
     bus.append(vec![to("a", 1, ["x"])]).await.expect("room");
     bus.commit(commit(1, vec![], vec![moved("a", 1, position(1, &[]))])).await.expect("forward");
     let mut reader = bus.reader(vec![(place("a", 0), Offset(0))]).await.expect("it exists");

@@ -41,6 +41,10 @@ pub struct KafkaConfig {
     pub topics_every: Duration,
     /// How long an admin request may take.
     pub request_timeout: Duration,
+    /// How long a lane waits where nothing comes, which is how long a partition that joins it may
+    /// wait for its first record. Every wait is a request that names all of its partitions, for
+    /// each of which librdkafka looks through all of its topics.
+    pub lane_wait: Duration,
 }
 
 impl fmt::Debug for KafkaConfig {
@@ -71,6 +75,7 @@ impl KafkaConfig {
             offsets_every: Duration::from_millis(500),
             topics_every: Duration::from_secs(5),
             request_timeout: Duration::from_secs(15),
+            lane_wait: Duration::from_millis(100),
         }
     }
 
@@ -122,10 +127,10 @@ impl KafkaConfig {
         if ours(&config, "fetch.queue.backoff.ms") {
             config.set("fetch.queue.backoff.ms", "10");
         }
-        // A partition that joins a lane waits until the broker has answered what was asked before,
-        // and that takes so long where nothing comes; half a second by default.
+        // A partition that joins a lane waits until the broker has answered what was asked before;
+        // half a second by default.
         if ours(&config, "fetch.wait.max.ms") {
-            config.set("fetch.wait.max.ms", "100");
+            config.set("fetch.wait.max.ms", self.lane_wait.as_millis().to_string());
         }
         // The memory of a partition that nobody takes from.
         if ours(&config, "queued.max.messages.kbytes") {

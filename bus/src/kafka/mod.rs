@@ -93,6 +93,7 @@ struct Brokers {
     lanes: Lanes,
     /// How far partitions reach at least, as their readers saw: spares a question per commit.
     ends: Mutex<BTreeMap<TopicPartition, Offset>>,
+    opened_at: tokio::time::Instant,
     is_closed: AtomicBool,
 }
 
@@ -134,6 +135,7 @@ impl KafkaBus {
         let brokers = Arc::new(Brokers {
             lanes: Lanes::new(config.clone(), Arc::clone(&health)),
             ends: Mutex::default(),
+            opened_at: tokio::time::Instant::now(),
             is_closed: AtomicBool::new(false),
             health: Arc::clone(&health),
             config: config.clone(),
@@ -599,24 +601,35 @@ impl Inner {
 #[async_trait]
 impl Bus for KafkaBus {
     async fn create_topic(&self, spec: TopicSpec) -> Result<TopicInfo, Error> {
-        limits::check_topic_name(&spec.name)?;
-        if !(1..=limits::PARTITIONS_MAX).contains(&spec.partitions) {
-            let max = limits::PARTITIONS_MAX;
-            return Err(Error::Partitions { partitions: spec.partitions, max });
+        let name = Arc::clone(&spec.name);
+        self.create_topics(vec![spec]).await.map_err(|(_, error)| error)?;
+        let gone = || Error::UnknownTopic { topic: name.to_string() };
+        self.topic(&name).ok_or_else(gone)
+    }
+
+    async fn create_topics(&self, specs: Vec<TopicSpec>) -> Result<(), (Arc<str>, Error)> {
+        for TopicSpec { name, partitions, .. } in &specs {
+            let refused = |error| (Arc::clone(name), error);
+            limits::check_topic_name(name).map_err(refused)?;
+            if !(1..=limits::PARTITIONS_MAX).contains(partitions) {
+                let max = limits::PARTITIONS_MAX;
+                return Err(refused(Error::Partitions { partitions: *partitions, max }));
+            }
+            self.inner.brokers.check_open().map_err(refused)?;
         }
-        self.inner.brokers.check_open()?;
         let topics = &self.inner.brokers.topics;
-        topics.refresh(&[&spec.name]).await?;
-        if topics.get(&spec.name).is_none() {
-            topics.create(&spec).await?;
+        topics.make(&specs).await?;
+        for TopicSpec { name, partitions: asked, .. } in specs {
+            let topic = name.to_string();
+            match topics.get(&name).map(|it| it.info().spec.partitions) {
+                None => return Err((name, Error::UnknownTopic { topic })),
+                Some(partitions) if partitions != asked => {
+                    return Err((name, Error::TopicExists { topic, partitions }));
+                }
+                Some(_as_asked) => {}
+            }
         }
-        let gone = || Error::UnknownTopic { topic: spec.name.to_string() };
-        let info = topics.get(&spec.name).ok_or_else(gone)?.info();
-        let partitions = info.spec.partitions;
-        if partitions != spec.partitions {
-            return Err(Error::TopicExists { topic: spec.name.to_string(), partitions });
-        }
-        Ok(info)
+        Ok(())
     }
 
     async fn delete_topic(&self, name: &str) -> Result<(), Error> {

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka_ffi::Message;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::Brokers;
 use super::lanes::Seat;
@@ -25,6 +26,12 @@ const RECORD_BYTES: usize = 256;
 /// A queue that does not wake its reader would stop a shard for ever: it is looked at this often
 /// without being asked, and counted when that found something.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// When all readers look next: at the same time, so that hundreds of them wake the node once.
+fn look_at(opened_at: Instant) -> Instant {
+    let looks = opened_at.elapsed().as_millis() / LOOK_EVERY.as_millis() + 1;
+    opened_at + LOOK_EVERY * u32::try_from(looks).unwrap_or(u32::MAX)
+}
 
 /// Which partitions of a reader may have something.
 #[derive(Debug, Default)]
@@ -263,7 +270,7 @@ impl Reader for KafkaReader {
             tokio::select! {
                 () = self.ready.notify.notified() => {}
                 () = changed => {}
-                () = tokio::time::sleep(LOOK_EVERY) => {
+                () = tokio::time::sleep_until(look_at(self.brokers.opened_at)) => {
                     looked = true;
                     self.enqueue_all();
                 }

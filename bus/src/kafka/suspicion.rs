@@ -3,14 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use super::Inner;
 use crate::ShardId;
 
 /// How often the clock is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How often a node alone looks whether the bus is closed.
+const IDLE_LOOK: Duration = Duration::from_secs(5);
 
 /// Between two looks: more is a pause, in which a shard can have been given to another node.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -24,6 +29,8 @@ pub(super) struct Suspicion {
     looked_at: Mutex<Instant>,
     /// Of each shard, after how many pauses its group was looked at.
     seen: Mutex<BTreeMap<ShardId, u64>>,
+    /// Notified when somebody else may own a shard from now on.
+    shared: Arc<Notify>,
 }
 
 impl Default for Suspicion {
@@ -33,6 +40,7 @@ impl Default for Suspicion {
             pauses: AtomicU64::new(0),
             looked_at: Mutex::new(Instant::now()),
             seen: Mutex::default(),
+            shared: Arc::default(),
         }
     }
 }
@@ -43,7 +51,14 @@ fn hold<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Suspicion {
     pub(super) fn share(&self, is_shared: bool) {
+        if is_shared && !self.is_shared() {
+            // Alone nobody looked: that was no pause.
+            *hold(&self.looked_at) = Instant::now();
+        }
         self.is_shared.store(is_shared, Ordering::Release);
+        if is_shared {
+            self.shared.notify_one();
+        }
     }
 
     pub(super) fn is_shared(&self) -> bool {
@@ -76,17 +91,32 @@ impl Suspicion {
     }
 }
 
-/// Looks at the clock until the bus is closed.
+/// Looks at the clock until the bus is closed, while others may own shards.
 pub(super) async fn run(bus: Weak<Inner>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
-        let Some(inner) = bus.upgrade() else { return };
-        if inner.brokers.is_closed() {
-            return;
+        let alone = {
+            let Some(inner) = bus.upgrade() else { return };
+            if inner.brokers.is_closed() {
+                return;
+            }
+            let suspicion = &inner.suspicion;
+            if suspicion.is_shared() {
+                suspicion.look(Instant::now());
+                None
+            } else {
+                Some(Arc::clone(&suspicion.shared))
+            }
+        };
+        match alone {
+            Some(shared) => {
+                // The bus may have been closed meanwhile.
+                drop(tokio::time::timeout(IDLE_LOOK, shared.notified()).await);
+                ticks.reset();
+            }
+            None => drop(ticks.tick().await),
         }
-        inner.suspicion.look(Instant::now());
     }
 }
 

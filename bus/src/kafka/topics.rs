@@ -26,6 +26,9 @@ const BATCH_HEAD_BYTES: usize = 128;
 const WANTED_MAX: usize = 1_000;
 /// What is asked of a cluster in one request.
 const NAMES_A_REQUEST: usize = 200;
+/// Topics that one request makes. With their partitions it has to be done within the time that a
+/// request has.
+const TOPICS_A_REQUEST: usize = 50;
 /// How long a change that the controller acknowledged may take to be seen by a broker.
 const PROPAGATION: Duration = Duration::from_secs(30);
 
@@ -86,6 +89,38 @@ fn segment_bytes(bytes: u64, batch_bytes_max: usize) -> Option<u64> {
     const DEFAULT: u64 = 1 << 30;
     let segment = (bytes / 4).max(4 * batch_bytes_max as u64);
     (segment < DEFAULT).then_some(segment)
+}
+
+/// How the brokers are told of a topic.
+fn settings(spec: &TopicSpec) -> Vec<(&'static str, String)> {
+    let age = spec.retention.age.map(|age| age.as_millis().to_string());
+    let bytes = spec.retention.bytes.map(|bytes| bytes.to_string());
+    let batch = batch_bytes_max(spec.record_bytes_max);
+    let segment = spec.retention.bytes.and_then(|bytes| segment_bytes(bytes, batch));
+    let no_bound = || "-1".to_owned();
+    let mut settings = vec![
+        ("retention.ms", age.unwrap_or_else(no_bound)),
+        ("retention.bytes", bytes.unwrap_or_else(no_bound)),
+        ("max.message.bytes", batch.to_string()),
+    ];
+    settings.extend(segment.map(|segment| ("segment.bytes", segment.to_string())));
+    if spec.cleanup == Cleanup::Compact {
+        // Mostly small: a segment is closed after an hour, so that it can be compacted, and a fresh
+        // partition does not cost the broker two index files of 10 MB.
+        let compacted = [
+            ("cleanup.policy", "compact"),
+            ("segment.ms", "3600000"),
+            ("segment.index.bytes", "65536"),
+        ];
+        settings.extend(compacted.map(|(key, value)| (key, value.to_owned())));
+    }
+    settings
+}
+
+fn new_topic<'a>(spec: &'a TopicSpec, settings: &'a [(&str, String)]) -> NewTopic<'a> {
+    // -1: the brokers' own default.
+    let topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(-1));
+    settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value))
 }
 
 /// All topics that were seen.
@@ -183,35 +218,39 @@ impl Topics {
     /// Looks at topics by name.
     pub(super) async fn refresh(&self, names: &[&str]) -> Result<(), Error> {
         let _order = self.order.lock().await;
-        for names in names.chunks(NAMES_A_REQUEST) {
-            let mut fresh = Vec::new();
-            for Described { name, found } in self.describe(names).await? {
-                match found {
-                    Ok(description) => {
-                        if !self.is_same(&name, &description) {
-                            fresh.push((name, description));
-                        }
-                    }
-                    Err(error) if error.code == Code::UnknownTopicOrPartition => {
-                        self.end(&name, GONE);
-                    }
-                    Err(error) if error.code == Code::InvalidTopic => {}
-                    Err(error) => {
-                        return Err(self.health.admin_error("describe a topic", error));
+        let mut fresh = Vec::new();
+        for Described { name, found } in self.describe(names).await? {
+            match found {
+                Ok(description) => {
+                    if !self.is_same(&name, &description) {
+                        fresh.push((name, description));
                     }
                 }
+                Err(error) if error.code == Code::UnknownTopicOrPartition => {
+                    self.end(&name, GONE);
+                }
+                Err(error) if error.code == Code::InvalidTopic => {}
+                Err(error) => {
+                    return Err(self.health.admin_error("describe a topic", error));
+                }
             }
-            self.take_in(fresh).await?;
         }
-        Ok(())
+        self.take_in(fresh).await
     }
 
+    /// Waits on one thread for all that is asked, however many requests that is: threads that wait
+    /// stay for a while.
     async fn describe(&self, names: &[&str]) -> Result<Vec<Described>, Error> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let (admin, timeout) = (Arc::clone(&self.admin), self.timeout);
         let described = blocking(move || {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            rdkafka_ffi::describe_topics(admin.inner(), &names, timeout)
+            let mut described = Vec::with_capacity(names.len());
+            for names in names.chunks(NAMES_A_REQUEST) {
+                let some = rdkafka_ffi::describe_topics(admin.inner(), names, timeout)?;
+                described.extend(some);
+            }
+            Ok::<_, rdkafka_ffi::AdminError>(described)
         });
         let described = described.await?;
         let described =
@@ -240,7 +279,10 @@ impl Topics {
         if fresh.is_empty() {
             return Ok(());
         }
-        let mut limits = self.configs(fresh.iter().map(|(name, _)| name.as_str())).await?;
+        let mut limits = BTreeMap::new();
+        for some in fresh.chunks(NAMES_A_REQUEST) {
+            limits.extend(self.configs(some.iter().map(|(name, _)| name.as_str())).await?);
+        }
         for (name, description) in fresh {
             let spec = limits.remove(&name).unwrap_or_else(|| TopicSpec::new(name.as_str(), 1));
             let spec = TopicSpec { partitions: partitions_of(&description), ..spec };
@@ -318,49 +360,51 @@ impl Topics {
         Ok(specs)
     }
 
-    /// Makes a topic, and waits until the brokers know it.
-    pub(super) async fn create(&self, spec: &TopicSpec) -> Result<(), Error> {
-        let age = spec.retention.age.map(|age| age.as_millis().to_string());
-        let bytes = spec.retention.bytes.map(|bytes| bytes.to_string());
-        let batch = batch_bytes_max(spec.record_bytes_max);
-        let segment = spec.retention.bytes.and_then(|bytes| segment_bytes(bytes, batch));
-        let (batch, segment) = (batch.to_string(), segment.map(|it| it.to_string()));
-        // -1: the brokers' own default.
-        let is_compacted = spec.cleanup == Cleanup::Compact;
-        let mut topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(-1))
-            .set("retention.ms", age.as_deref().unwrap_or("-1"))
-            .set("retention.bytes", bytes.as_deref().unwrap_or("-1"))
-            .set("max.message.bytes", &batch);
-        if let Some(segment) = &segment {
-            topic = topic.set("segment.bytes", segment);
+    /// Makes those of these topics that are missing, and waits until the brokers know them. One
+    /// request makes many: the brokers take some 100 ms for it, whether it is for one or fifty.
+    pub(super) async fn make(&self, specs: &[TopicSpec]) -> Result<(), (Arc<str>, Error)> {
+        let Some(first) = specs.first() else { return Ok(()) };
+        let of_first = |error| (Arc::clone(&first.name), error);
+        let names: Vec<&str> = specs.iter().map(|spec| &*spec.name).collect();
+        self.refresh(&names).await.map_err(of_first)?;
+        let missing: Vec<&TopicSpec> = {
+            let known = self.known();
+            specs.iter().filter(|spec| !known.contains_key(&spec.name)).collect()
+        };
+        for specs in missing.chunks(TOPICS_A_REQUEST) {
+            self.create(specs).await?;
         }
-        if is_compacted {
-            // Mostly small: a segment is closed after an hour, so that it can be compacted, and a
-            // fresh partition does not cost the broker two index files of 10 MB.
-            topic = topic
-                .set("cleanup.policy", "compact")
-                .set("segment.ms", "3600000")
-                .set("segment.index.bytes", "65536");
-        }
+        let names: Vec<&str> = missing.iter().map(|spec| &*spec.name).collect();
+        if names.is_empty() { Ok(()) } else { self.wait_for(&names, true).await.map_err(of_first) }
+    }
+
+    async fn create(&self, specs: &[&TopicSpec]) -> Result<(), (Arc<str>, Error)> {
+        let settings: Vec<Vec<(&str, String)>> = specs.iter().map(|spec| settings(spec)).collect();
+        let described = specs.iter().zip(&settings);
+        let topics: Vec<NewTopic<'_>> = described.map(|(spec, it)| new_topic(spec, it)).collect();
         let options = AdminOptions::new()
             .request_timeout(Some(self.timeout))
             .operation_timeout(Some(self.timeout));
         let action = "make a topic";
-        let mut made = self.admin.create_topics([&topic], &options).await;
+        let mut made = self.admin.create_topics(&topics, &options).await;
         if let Err(KafkaError::AdminOp(Code::DestroyBroker)) = &made {
             // It waited at a connection that the client has given up. If it was carried out all
-            // the same, the topic is there.
-            made = self.admin.create_topics([&topic], &options).await;
+            // the same, the topics are there.
+            made = self.admin.create_topics(&topics, &options).await;
         }
-        let made = made.map_err(|error| self.health.client_error(action, &error))?;
+        let of_first = |error| (Arc::clone(&specs[0].name), error);
+        let made = made.map_err(|error| of_first(self.health.client_error(action, &error)))?;
         for one in made {
             match one {
                 // Somebody else was quicker.
                 Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
-                Err((_, code)) => return Err(self.health.error(action, code, code.to_string())),
+                Err((name, code)) => {
+                    let error = self.health.error(action, code, code.to_string());
+                    return Err((name.into(), error));
+                }
             }
         }
-        self.wait_for(&spec.name, true).await
+        Ok(())
     }
 
     /// Deletes a topic, and waits until the brokers do not know it any more.
@@ -382,16 +426,16 @@ impl Topics {
             }
         }
         self.end(name, GONE);
-        self.wait_for(name, false).await
+        self.wait_for(&[name], false).await
     }
 
-    async fn wait_for(&self, name: &str, is_there: bool) -> Result<(), Error> {
+    async fn wait_for(&self, names: &[&str], is_there: bool) -> Result<(), Error> {
         let until = Instant::now() + PROPAGATION;
+        let mut left = names.to_vec();
         loop {
-            self.refresh(&[name]).await?;
-            if self.known().contains_key(name) == is_there {
-                return Ok(());
-            }
+            self.refresh(&left).await?;
+            left.retain(|name| self.known().contains_key(*name) != is_there);
+            let Some(name) = left.first() else { return Ok(()) };
             if until <= Instant::now() {
                 let reason = format!("topic {name} did not appear or go within {PROPAGATION:?}");
                 return Err(Error::Unreachable { action: "make or delete a topic", reason });

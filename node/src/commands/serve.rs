@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use function::Manifest;
 use gateway::{Gateway, GatewayConfig, NodeView as _};
@@ -230,8 +231,15 @@ fn reach(path: &Path) -> Result<Spawner, CommandError> {
     })
 }
 
+/// How long a thread for what blocks waits for more; tokio's ten seconds keep as many of them as
+/// there are such calls in ten seconds.
+const THREAD_IDLE_MAX: Duration = Duration::from_secs(1);
+
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_keep_alive(THREAD_IDLE_MAX)
+        .build();
     runtime.map_err(|error| {
         CommandError::new(exit::FAILED, "E0312", format!("cannot start threads: {error}"))
     })

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bus::kafka::{GroupName, KafkaBus, KafkaConfig};
 use bus::{Bus, Position, PositionKey, PositionLog, ShardId};
@@ -136,6 +137,17 @@ pub(super) fn cluster_of(
     }
 }
 
+/// Whether shards may come here from other nodes, and go there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Neighbours {
+    Some,
+    None,
+}
+
+/// Between nodes the wait of a lane is part of the silence when a shard moves. A node alone has only
+/// its deploys and seeks to wait for.
+const LANE_WAIT_ALONE: Duration = Duration::from_millis(250);
+
 /// Connects to the brokers.
 pub(super) async fn open(
     kafka: &Kafka,
@@ -143,9 +155,13 @@ pub(super) async fn open(
     name: &str,
     groups: &Groups,
     positions: SledPositions,
+    neighbours: Neighbours,
 ) -> Result<Arc<dyn Bus>, CommandError> {
     let cluster = cluster_of(kafka, data_dir, name)?;
     let mut config = KafkaConfig::new(&kafka.brokers, &*cluster);
+    if neighbours == Neighbours::None {
+        config.lane_wait = LANE_WAIT_ALONE;
+    }
     config.settings.clone_from(&kafka.settings);
     config.group = groups.namer(&cluster);
     let opened = KafkaBus::open(config, Arc::new(Truth(positions))).await;

@@ -196,7 +196,13 @@ impl Node {
         let groups = Groups::default();
         groups.learn_all(&cluster.state());
         let bus = match &kafka {
-            Some(kafka) => kafka::open(kafka, data_dir, whole, &groups, opened.store).await?,
+            Some(kafka) => {
+                let neighbours = match &peers {
+                    Some(_) => kafka::Neighbours::Some,
+                    None => kafka::Neighbours::None,
+                };
+                kafka::open(kafka, data_dir, whole, &groups, opened.store, neighbours).await?
+            }
             None => open_embedded(data_dir, opened.store)?,
         };
         match &peers {

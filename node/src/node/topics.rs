@@ -116,6 +116,7 @@ impl Node {
             let looked = self.inner.bus.topics().await;
             looked.map_err(|error| super::deploy::failed(&error))?;
         }
+        let mut missing = Vec::new();
         for topic in topics {
             if let Some(kafka) = &self.inner.kafka {
                 if self.inner.bus.topic(&topic.name).is_some() {
@@ -133,23 +134,31 @@ impl Node {
                     ));
                 }
             }
-            self.inner.bus.create_topic(topic.to_bus()).await.map_err(|error| {
-                let (status, code) = match &error {
-                    bus::Error::DiskFull { .. } => (exit::FAILED, "E0401"),
-                    bus::Error::TopicExists { .. } => (exit::CONFLICT, "E0408"),
-                    _ => (exit::FAILED, "E0412"),
-                };
-                let message = format!("cannot make topic {}: {}", topic.name, chain(&error));
-                let failed = CommandError::new(status, code, message);
-                if code == "E0408" {
-                    let text = "a topic keeps its partitions: name that many in the manifest, or \
-                                delete the topic first";
-                    return failed.help(text);
-                }
-                failed
-            })?;
+            missing.push(topic.to_bus());
         }
-        Ok(())
+        self.inner.bus.create_topics(missing).await.map_err(|(name, error)| {
+            let (status, code) = match &error {
+                bus::Error::DiskFull { .. } => (exit::FAILED, "E0401"),
+                bus::Error::TopicExists { .. } => (exit::CONFLICT, "E0408"),
+                _ => (exit::FAILED, "E0412"),
+            };
+            let message = format!("cannot make topic {name}: {}", chain(&error));
+            let failed = CommandError::new(status, code, message);
+            if code == "E0408" {
+                let text = "a topic keeps its partitions: name that many in the manifest, or \
+                            delete the topic first";
+                return failed.help(text);
+            }
+            failed
+        })
+    }
+
+    /// Makes topics that are the node's own.
+    async fn make_own_topics(&self, specs: Vec<bus::TopicSpec>) -> Result<(), CommandError> {
+        self.inner.bus.create_topics(specs).await.map_err(|(name, error)| {
+            let message = format!("cannot make topic {name}: {}", chain(&error));
+            CommandError::new(exit::FAILED, "E0412", message)
+        })
     }
 
     /// Makes the history topics of these functions' triggers that are missing: one partition, bounded
@@ -173,14 +182,7 @@ impl Node {
                 bus::Retention { age: Some(history.max_age), bytes: Some(history.max_bytes) };
             specs.push(bus::TopicSpec { retention, ..bus::TopicSpec::new(name, 1) });
         }
-        for spec in specs {
-            let name = Arc::clone(&spec.name);
-            self.inner.bus.create_topic(spec).await.map_err(|error| {
-                let message = format!("cannot make topic {name}: {}", chain(&error));
-                CommandError::new(exit::FAILED, "E0412", message)
-            })?;
-        }
-        Ok(())
+        self.make_own_topics(specs).await
     }
 
     /// Makes the park topics of these functions' triggers that are missing: compacted, with as many
@@ -210,14 +212,7 @@ impl Node {
             let record_bytes_max = bytes.saturating_add(DEAD_LETTER_BYTES as usize);
             specs.push(bus::TopicSpec { partitions, record_bytes_max, ..spec });
         }
-        for spec in specs {
-            let name = Arc::clone(&spec.name);
-            self.inner.bus.create_topic(spec).await.map_err(|error| {
-                let message = format!("cannot make topic {name}: {}", chain(&error));
-                CommandError::new(exit::FAILED, "E0412", message)
-            })?;
-        }
-        Ok(())
+        self.make_own_topics(specs).await
     }
 }
 

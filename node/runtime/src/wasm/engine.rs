@@ -2,23 +2,21 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, Type, WasmStr};
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use super::Instance;
 use super::cache::{CodeCache, CodeId};
 use super::host::{Host, Level};
-use super::{Instance, TICK};
+use super::ticks::{Clock, Guests};
 use crate::logs::{LogSink, Logs};
 use crate::pool::Pools;
 use crate::{Pool, PoolConfig};
 
-/// How often pools expire what is idle.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Cached code of the engine's own format begins like this (ELF).
 const PRECOMPILED: &[u8] = b"\x7fELF";
 /// The largest component that is compiled, bytes.
@@ -111,6 +109,7 @@ struct Compiled {
     handle: ComponentExportIndex,
     world: World,
     engine: wasmtime::Engine,
+    running: Arc<Guests>,
 }
 
 impl std::fmt::Debug for Module {
@@ -152,6 +151,11 @@ impl Module {
     pub(crate) fn engine(&self) -> &wasmtime::Engine {
         &self.compiled.engine
     }
+
+    /// Where its instances say that they run.
+    pub(crate) fn running(&self) -> &Arc<Guests> {
+        &self.compiled.running
+    }
 }
 
 /// Compiles and runs components. Dropping it ends its threads.
@@ -165,8 +169,8 @@ pub struct Engine {
     logs: Option<LogSink>,
     guests: Option<tokio::runtime::Runtime>,
     pools: Pools,
-    stop: Arc<AtomicBool>,
-    ticker: Option<std::thread::JoinHandle<()>>,
+    running: Arc<Guests>,
+    clock: Option<Clock>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -197,14 +201,10 @@ impl Engine {
             .event_interval(1)
             .build()
             .map_err(EngineError::Threads)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let pools = Pools::default();
-        let ticker = {
-            let (engine, stop, pools) = (engine.clone(), Arc::clone(&stop), pools.clone());
-            let thread = std::thread::Builder::new().name("millrace-ticks".into());
-            thread.spawn(move || tick(&engine, &stop, &pools)).map_err(EngineError::Threads)?
-        };
-        let (logs, ticker, guests) = (config.logs, Some(ticker), Some(guests));
+        let (pools, running) = (Pools::default(), Arc::<Guests>::default());
+        let clock = Clock::start(engine.clone(), &running, pools.clone());
+        let clock = Some(clock.map_err(EngineError::Threads)?);
+        let (logs, guests) = (config.logs, Some(guests));
         let mut fingerprint = Fingerprint(Vec::new());
         std::hash::Hash::hash(&engine.precompile_compatibility_hash(), &mut fingerprint);
         Ok(Arc::new(Self {
@@ -216,8 +216,8 @@ impl Engine {
             logs,
             guests,
             pools,
-            stop,
-            ticker,
+            running,
+            clock,
         }))
     }
 
@@ -246,8 +246,8 @@ impl Engine {
         };
         let (handle, world) = self.world(&component)?;
         let pre = self.linker.instantiate_pre(&component).map_err(|error| missing(&error))?;
-        let engine = self.engine.clone();
-        let compiled = Arc::new(Compiled { pre, handle, world, engine });
+        let (engine, running) = (self.engine.clone(), Arc::clone(&self.running));
+        let compiled = Arc::new(Compiled { pre, handle, world, engine, running });
         let mut modules = self.modules();
         modules.retain(|_, compiled| 0 < compiled.strong_count());
         modules.insert(id, Arc::downgrade(&compiled));
@@ -314,26 +314,9 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        if let Some(ticker) = self.ticker.take() {
-            ticker.thread().unpark();
-            drop(ticker.join());
-        }
+        drop(self.clock.take());
         if let Some(guests) = self.guests.take() {
             guests.shutdown_background();
-        }
-    }
-}
-
-fn tick(engine: &wasmtime::Engine, stop: &AtomicBool, pools: &Pools) {
-    let mut housekeeping_at = Instant::now() + HOUSEKEEPING;
-    while !stop.load(Ordering::Acquire) {
-        std::thread::park_timeout(TICK);
-        engine.increment_epoch();
-        let now = Instant::now();
-        if housekeeping_at <= now {
-            housekeeping_at = now + HOUSEKEEPING;
-            pools.on_time(now);
         }
     }
 }

@@ -10,6 +10,7 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
 use super::engine::{Template, World};
 use super::host::Host;
+use super::ticks::Guests;
 use crate::held::{Held, alone};
 use crate::logs::{self, escaped};
 use crate::{Failure, FailureKind, Invocation};
@@ -35,6 +36,7 @@ enum Handle {
 pub(crate) struct Instance {
     store: Store<Host>,
     handle: Handle,
+    running: Arc<Guests>,
 }
 
 impl std::fmt::Debug for Instance {
@@ -56,6 +58,8 @@ impl Instance {
         deadline: Instant,
     ) -> Result<Self, Failure> {
         let module = &template.module;
+        let running = Arc::clone(module.running());
+        let _runs = running.enter();
         let host = Host::new(template.memory_bytes_max, out, deadline);
         let mut store = Store::new(module.engine(), host);
         store.limiter(|host| host);
@@ -72,7 +76,7 @@ impl Instance {
         };
         let handle =
             handle.map_err(|error| start_failure(template, &store, &CallError::Guest(error)))?;
-        Ok(Self { store, handle })
+        Ok(Self { store, handle, running })
     }
 
     /// Runs one batch.
@@ -93,6 +97,7 @@ impl Instance {
         timeout: Duration,
         answer_bytes_max: usize,
     ) -> Result<Bytes, Failure> {
+        let _runs = self.running.enter();
         let host = self.store.data_mut();
         host.deadline = until;
         host.memory_denied = false;

@@ -9,6 +9,7 @@ mod cache;
 mod engine;
 mod host;
 mod instance;
+mod ticks;
 
 pub use engine::{Engine, EngineConfig, EngineError, LoadError, Module};
 

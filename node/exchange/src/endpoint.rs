@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
-    ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
-    TransportConfig, VarInt,
+    ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig,
+    VarInt,
 };
 
 use tokio::sync::watch;
@@ -27,6 +27,7 @@ use crate::peers::{self, Peers};
 use crate::refusal::{Refusal, Refusals};
 use crate::serve::Handler;
 use crate::tls;
+use crate::udp::Quiet;
 
 /// Handshakes on their way at most; from a quarter of it on, an address has to show that it is
 /// its own (RFC 9000 section 8.1.2).
@@ -175,7 +176,7 @@ impl Exchange {
         server.max_incoming(PENDING_MAX as usize);
         let bound = |source| StartError::Bind { address: config.bind, source };
         let socket = UdpSocket::bind(config.bind).map_err(bound)?;
-        let runtime = Arc::new(TokioRuntime);
+        let runtime = Arc::new(Quiet);
         let quic = quinn::Endpoint::new(endpoint_config(), Some(server), socket, runtime);
         let inner = Arc::new(Inner {
             quic: quic.map_err(bound)?,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{ClientConfig, TokioRuntime};
+use quinn::ClientConfig;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
@@ -20,6 +20,7 @@ use crate::peers::SERVER_NAME;
 use crate::refusal::Refusal;
 use crate::tls;
 use crate::token::Token;
+use crate::udp::Quiet;
 
 /// What a joiner sends, and that it has the key that it wants certified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,7 +213,7 @@ pub async fn join(
         SocketAddr::V6(_) => ([0_u16; 8], 0).into(),
     };
     let socket = std::net::UdpSocket::bind(any).map_err(|error| unreachable(&error))?;
-    let quic = quinn::Endpoint::new(endpoint_config(), None, socket, Arc::new(TokioRuntime));
+    let quic = quinn::Endpoint::new(endpoint_config(), None, socket, Arc::new(Quiet));
     let quic = quic.map_err(|error| unreachable(&error))?;
     let dialling = quic.connect_with(config, address, SERVER_NAME);
     let dialling = dialling.map_err(|error| unreachable(&error))?;

@@ -41,6 +41,7 @@ mod subscribers;
 mod tls;
 mod token;
 mod tries;
+mod udp;
 mod validity;
 
 pub use blob::{Blob, BlobReader};

@@ -2,13 +2,16 @@
 
 use std::cmp::Reverse;
 use std::fmt;
-use std::sync::Arc;
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 
 use quinn::{Connection, ReadError, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
 
-use crate::frame::{Decoder, Formats, Frame, FrameError};
+use crate::frame::{Decoder, Formats, Frame, FrameError, Head};
 use crate::gate::Side;
 use crate::identity::{NodeId, NodeName};
 
@@ -59,7 +62,27 @@ pub(crate) struct Link {
     /// What the other side reads.
     pub(crate) reads: Formats,
     busy: AtomicU64,
+    /// Answers that are written and may not have left.
+    leaving: Mutex<Leaving>,
 }
+
+/// See [`Link::is_busy`]. Nothing waits for what leaves: each packet that says that an answer came
+/// would wake a task, beside the one that has to do with what else is in it.
+struct Leaving {
+    answers: Vec<Stream>,
+    /// How many there are when it is looked which have left.
+    look_at: usize,
+}
+
+impl Leaving {
+    fn look(&mut self) {
+        self.answers.retain(|answer| !answer.is_taken());
+        self.look_at = LEAVING_LOOK.max(2 * self.answers.len());
+    }
+}
+
+/// Fewer answers than these are not worth a look.
+const LEAVING_LOOK: usize = 32;
 
 impl Link {
     pub(crate) fn new(
@@ -69,7 +92,8 @@ impl Link {
         (claim, reads): (Claim, Formats),
     ) -> Arc<Self> {
         let busy = AtomicU64::new(0);
-        Arc::new(Self { connection, name, certificate, side, claim, reads, busy })
+        let leaving = Mutex::new(Leaving { answers: Vec::new(), look_at: LEAVING_LOOK });
+        Arc::new(Self { connection, name, certificate, side, claim, reads, busy, leaving })
     }
 
     pub(crate) fn is_live(&self) -> bool {
@@ -82,8 +106,13 @@ impl Link {
         Busy(Arc::clone(self))
     }
 
+    /// Whether a request is on its way, or an answer to one.
     pub(crate) fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Relaxed) != 0
+        self.busy.load(Ordering::Relaxed) != 0 || {
+            let mut leaving = self.leaving.lock().expect(UNPOISONED);
+            leaving.look();
+            !leaving.answers.is_empty()
+        }
     }
 
     pub(crate) fn close(&self, code: VarInt, reason: &str) {
@@ -100,6 +129,21 @@ impl fmt::Debug for Link {
 /// A request on its way over a link.
 #[derive(Debug)]
 pub(crate) struct Busy(Arc<Link>);
+
+impl Busy {
+    /// The request was answered, but the answer may not have left: a link that was replaced has to
+    /// wait for that.
+    pub(crate) fn leave(self, answer: Stream) {
+        if answer.on_drop.is_some() {
+            return;
+        }
+        let mut leaving = self.0.leaving.lock().expect(UNPOISONED);
+        leaving.answers.push(answer);
+        if leaving.look_at <= leaving.answers.len() {
+            leaving.look();
+        }
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
@@ -121,11 +165,10 @@ impl Stream {
         Self { send, recv, on_drop: Some(on_drop) }
     }
 
-    /// Waits until the other side has all that was said, or does not want it.
-    pub(crate) async fn wait_taken(&self) {
-        if self.on_drop.is_none() {
-            self.send.stopped().await.ok();
-        }
+    /// Whether the other side has all that was said, or does not want it.
+    fn is_taken(&self) -> bool {
+        let stopped = pin!(self.send.stopped());
+        stopped.poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     /// From here on there is nothing to take back.
@@ -166,10 +209,27 @@ pub(crate) async fn read_frame(recv: &mut RecvStream, limit: usize) -> Result<Fr
         let Some(chunk) = chunk else { return Err(ReadFailed::Frame(FrameError::Truncated)) };
         let frame = decoder.on_bytes(&chunk.bytes).map_err(ReadFailed::Frame)?;
         if let Some(frame) = frame {
+            if !matches!(frame.head, Head::Blob { .. }) {
+                take_end(recv).await;
+            }
             return Ok(frame);
         }
     }
 }
+
+/// Takes the end of a stream, which comes with the last of its bytes, and waits for nothing. A
+/// stream whose end was not taken is stopped when it is dropped: that is a packet for each request
+/// and for each answer, and as many acknowledgements.
+async fn take_end(recv: &mut RecvStream) {
+    let mut read = pin!(recv.read_chunk(1, true));
+    poll_fn(|cx| {
+        drop(read.as_mut().poll(cx));
+        Poll::Ready(())
+    })
+    .await;
+}
+
+const UNPOISONED: &str = "nothing panics while it holds this";
 
 /// What is taken from a stream at once, in bytes.
 pub(crate) const CHUNK: usize = 1 << 20;

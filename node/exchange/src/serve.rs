@@ -88,9 +88,7 @@ pub(crate) async fn serve_link(inner: Arc<Inner>, link: Arc<Link>) {
         let (inner, peer, busy) = (Arc::clone(&inner), peer.clone(), link.busy());
         tokio::spawn(async move {
             serve(&inner, peer, &mut stream).await;
-            // An answer that is written may not have left: a link that was replaced has to wait.
-            stream.wait_taken().await;
-            drop(busy);
+            busy.leave(stream);
         });
     }
     inner.forget(&link);

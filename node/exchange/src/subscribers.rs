@@ -16,8 +16,7 @@ use std::time::Duration;
 
 use live::{Decoder, Frame, FrameError, REQUEST_MAX, Reason, Subscribe};
 use quinn::{
-    Connection, ConnectionError, Incoming, SendStream, ServerConfig, TokioRuntime,
-    TransportErrorCode, VarInt,
+    Connection, ConnectionError, Incoming, SendStream, ServerConfig, TransportErrorCode, VarInt,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
@@ -26,6 +25,7 @@ use crate::endpoint::{Exchange, PENDING_MAX, StartError, Timing, endpoint_config
 use crate::metrics;
 use crate::peers::NO_APPLICATION_PROTOCOL;
 use crate::tls;
+use crate::udp::Quiet;
 
 /// What a subscriber may have on its way: enough for 100 Mbit/s at 80 ms.
 const SEND_WINDOW: u64 = 1 << 20;
@@ -141,7 +141,7 @@ impl Exchange {
         server.max_incoming(PENDING_MAX as usize);
         let bound = |source| StartError::Bind { address: config.bind, source };
         let socket = UdpSocket::bind(config.bind).map_err(bound)?;
-        let runtime = Arc::new(TokioRuntime);
+        let runtime = Arc::new(Quiet);
         let quic = quinn::Endpoint::new(endpoint_config(), Some(server), socket, runtime);
         let inner = Arc::new(Inner {
             quic: quic.map_err(bound)?,

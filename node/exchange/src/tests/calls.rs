@@ -70,6 +70,23 @@ async fn bytes_that_are_no_request_are_refused_by_name_and_the_connection_stays(
 }
 
 #[tokio::test]
+async fn a_call_stops_no_stream_and_its_answer_is_known_to_have_left() {
+    let (_, _, [one, two]) = pair();
+    one.exchange.set_peer(TWO, two.address);
+    let asks = one.exchange.inner.wait_link(TWO).await.unwrap();
+    for _ in 0..100 {
+        let answer = one.exchange.call(TWO, Kind::PING, Bytes::from_static(b"x"), SOON).await;
+        assert_eq!(answer, Ok(Bytes::from_static(b"x")));
+    }
+    let answers = two.exchange.inner.wait_link(NodeId(1)).await.unwrap();
+    for link in [&asks, &answers] {
+        let stopped = link.connection.stats().frame_tx.stop_sending;
+        assert_eq!(stopped, 0, "each is a packet, and an acknowledgement");
+    }
+    until("the answers to have left", || !answers.is_busy()).await;
+}
+
+#[tokio::test]
 async fn a_call_that_goes_once_says_whether_it_left() {
     let (_, _, [one, two]) = pair();
     let call = |kind| one.exchange.call_once(TWO, kind, Bytes::from_static(b"x"), SOON);

@@ -17,6 +17,8 @@ const RECORDS: i64 = 60;
 
 /// What an envelope says: attempts, and ends of nodes. `None`: a tombstone.
 type Said = Option<(u32, u32)>;
+/// A dead letter: its record, attempts and failure.
+type Dead = (i64, u32, String);
 
 struct World {
     rng: u64,
@@ -24,7 +26,7 @@ struct World {
     now: Instant,
     killers: BTreeSet<i64>,
     log: Vec<(i64, Said)>,
-    dead: Vec<(i64, u32, String)>,
+    dead: Vec<Dead>,
     lives: u64,
     deaths: u32,
 }
@@ -35,8 +37,8 @@ struct Life {
     running: Vec<(InvocationId, Vec<i64>)>,
     loading: Option<Vec<Wanted>>,
     parks: Vec<(i64, Said)>,
-    gathered: Vec<(i64, u32, String)>,
-    sent: Option<(CommitId, Vec<(i64, Said)>, Vec<(i64, u32, String)>)>,
+    gathered: Vec<Dead>,
+    sent: Option<(CommitId, Vec<(i64, Said)>, Vec<Dead>)>,
     /// What envelopes said when it began, of records that it has not outlived.
     doubted: BTreeMap<i64, u32>,
 }
@@ -222,7 +224,7 @@ impl World {
             }
         }
         assert!(self.parked().is_empty(), "seed {seed}: something never ends");
-        let ended = |it: &&(i64, u32, String)| it.2 == NODE_ENDED;
+        let ended = |it: &&Dead| it.2 == NODE_ENDED;
         let found: BTreeSet<i64> = self.dead.iter().filter(ended).map(|it| it.0).collect();
         assert_eq!(found, self.killers, "seed {seed}: NK-7");
         let attempts = self.dead.iter().filter(ended).map(|it| it.1);

@@ -62,8 +62,16 @@ impl Follower {
 
     /// These rows moved.
     pub(super) fn follow(&self, mut moved: BTreeSet<PositionKey>) {
-        self.desk.work().moved.append(&mut moved);
-        self.desk.wake.notify_one();
+        let is_first = {
+            let mut work = self.desk.work();
+            let is_first = work.moved.is_empty();
+            work.moved.append(&mut moved);
+            is_first
+        };
+        // Else the thread knows, and gathers: it sleeps until it writes.
+        if is_first {
+            self.desk.wake.notify_one();
+        }
     }
 
     /// Rows were forgotten: the log has no other way to lose some than to lose all.

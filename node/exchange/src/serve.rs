@@ -1,11 +1,12 @@
-//! Answering other nodes: one task per stream. A handler is dropped when whoever asked has gone,
+//! Answering other nodes: one task per stream that has to wait. A handler is dropped when whoever asked has gone,
 //! or when the time that they gave is over.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -86,10 +87,16 @@ pub(crate) async fn serve_link(inner: Arc<Inner>, link: Arc<Link>) {
     while let Ok(opened) = link.connection.accept_bi().await {
         let mut stream = Stream::new(opened, code::ABANDONED);
         let (inner, peer, busy) = (Arc::clone(&inner), peer.clone(), link.busy());
-        tokio::spawn(async move {
+        let mut serving = Box::pin(async move {
             serve(&inner, peer, &mut stream).await;
             busy.leave(stream);
         });
+        // As far as it comes at once it goes here: before a task of its own begins a thread is woken
+        // that takes it, which takes as long. That task polls it again, and is what is woken.
+        let mut nobody = Context::from_waker(Waker::noop());
+        if serving.as_mut().poll(&mut nobody).is_pending() {
+            drop(tokio::spawn(serving));
+        }
     }
     inner.forget(&link);
 }
@@ -127,6 +134,10 @@ pub(crate) async fn serve(inner: &Inner, peer: Peer, stream: &mut Stream) {
     }
     let deadline = Instant::now() + Duration::from_millis(left_ms).min(LEFT_MAX);
     let request = Request { peer: peer.clone(), kind, deadline, payload: frame.payload.into() };
+    if kind != Kind::INVOKE {
+        // It may compute for a while, and other requests of the link do not wait for that.
+        next_poll().await;
+    }
     let ended = tokio::select! {
         biased;
         _gone = stream.send.stopped() => "cancelled",
@@ -143,6 +154,19 @@ pub(crate) async fn serve(inner: &Inner, peer: Peer, stream: &mut Stream) {
         }
     };
     metrics::served(kind, ended);
+}
+
+/// Comes back when it is polled again, which it asks for.
+async fn next_poll() {
+    let mut was_polled = false;
+    let once_more = poll_fn(|cx| {
+        if std::mem::replace(&mut was_polled, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    });
+    once_more.await;
 }
 
 /// Writes an answer; how it ended.

@@ -19,6 +19,8 @@ const RECORDS: i64 = 60;
 type Said = Option<(u32, u32)>;
 /// A dead letter: its record, attempts and failure.
 type Dead = (i64, u32, String);
+/// A commit in flight: its envelopes, and its dead letters.
+type Sent = (CommitId, Vec<(i64, Said)>, Vec<Dead>);
 
 struct World {
     rng: u64,
@@ -38,7 +40,7 @@ struct Life {
     loading: Option<Vec<Wanted>>,
     parks: Vec<(i64, Said)>,
     gathered: Vec<Dead>,
-    sent: Option<(CommitId, Vec<(i64, Said)>, Vec<Dead>)>,
+    sent: Option<Sent>,
     /// What envelopes said when it began, of records that it has not outlived.
     doubted: BTreeMap<i64, u32>,
 }

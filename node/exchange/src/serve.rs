@@ -1,5 +1,5 @@
-//! Answering other nodes: one task per stream that has to wait. A handler is dropped when whoever asked has gone,
-//! or when the time that they gave is over.
+//! Answering other nodes: one task per stream that has to wait. A handler is dropped when whoever
+//! asked has gone, or when the time that they gave is over.
 
 use std::fmt;
 use std::future::{Future, poll_fn};

@@ -381,7 +381,6 @@ fn all_came(api: &Api, expected: &Expected) -> Result<(), NotShown> {
 
 /// What the node holds when nothing happens; with `wanted`, once it is no more than that.
 fn rest(node: &Node, data: &Path, wanted: Option<Holds>) -> Result<Holds, NotShown> {
-    // Threads for what blocks stay for 10 s after their last use.
     let patience = Duration::from_secs(30);
     let holds = || Holds {
         descriptors: entries(&PathBuf::from(format!("/proc/{}/fd", node.pid()))),
@@ -399,14 +398,18 @@ fn rest(node: &Node, data: &Path, wanted: Option<Holds>) -> Result<Holds, NotSho
         let found = wait::until(patience, || Some(holds()).filter(|it| fits(*it)));
         return found.ok_or_else(|| broken(format!("it held {wanted:?}, now {:?}", holds())));
     }
-    // At rest means the same twice, some seconds apart.
+    // At rest means the same for some seconds. Threads for what blocks come and go every few: the most
+    // of them in that time is what there is.
     let mut last = (holds(), Instant::now());
     let calm = wait::until(patience, || {
         let now = holds();
-        if now != last.0 {
+        let threads = now.threads.max(last.0.threads);
+        if (Holds { threads, ..now }) == (Holds { threads, ..last.0 }) {
+            last.0.threads = threads;
+        } else {
             last = (now, Instant::now());
         }
-        (Duration::from_secs(11) <= last.1.elapsed()).then_some(now)
+        (Duration::from_secs(11) <= last.1.elapsed()).then_some(last.0)
     });
     calm.ok_or_else(|| broken(format!("it does not come to rest: {:?}", holds())))
 }

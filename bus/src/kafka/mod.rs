@@ -142,8 +142,10 @@ impl KafkaBus {
             topics,
         });
         brokers.topics.refresh_all(brokers.list_topics().await?).await?;
+        let producers = Producers::new(config.clone(), Arc::clone(&health));
+        producers.begin()?;
         let inner = Arc::new(Inner {
-            producers: Producers::new(config.clone(), Arc::clone(&health)),
+            producers,
             ledger: Mutex::new(Ledger::load(rows)),
             room: Arc::new(Semaphore::new(config.in_flight_bytes_max)),
             offsets: Offsets::default(),

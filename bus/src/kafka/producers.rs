@@ -23,6 +23,8 @@ use super::health::{Context, Health};
 use super::topics::{Topic, batch_bytes_max};
 use crate::{Append, Appended, Error, Offset, TopicPartition};
 
+/// The limit of records that brokers have, and that we make topics with, where nobody says another.
+const USUAL_BYTES_MAX: usize = 1 << 20;
 /// How often a full queue is tried again.
 const FULL_PAUSE: Duration = Duration::from_millis(5);
 /// How often a producer's thread looks whether it should end.
@@ -224,6 +226,12 @@ impl Drop for Unsent<'_> {
 impl Producers {
     pub(super) fn new(config: KafkaConfig, health: Arc<Health>) -> Self {
         Self { config, health, by_class: Mutex::default() }
+    }
+
+    /// Makes the producer that most topics need before there is anything for it: librdkafka asks for
+    /// a producer's id half a second after it was made, and the first batch waits for that.
+    pub(super) fn begin(&self) -> Result<(), Error> {
+        self.of(USUAL_BYTES_MAX).map(drop)
     }
 
     /// The producer whose batches fit a topic of this limit: that of the largest power of two

@@ -11,6 +11,11 @@ use super::Node;
 /// How long a node that ends waits until its shards are others'.
 const RETIRE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a node has run before it asks for shards: until then a producer on Kafka has no id, and
+/// the first outputs of a shard that moves here would wait for one. Who has the shard goes on
+/// meanwhile.
+const WARM_AFTER: Duration = Duration::from_millis(700);
+
 /// How often a node that starts looks whether the cluster knows.
 const TELL_AGAIN: Duration = Duration::from_millis(50);
 
@@ -19,6 +24,13 @@ impl Node {
     /// that the node has started.
     pub(super) async fn tell_ready(self) {
         let (member, starts) = (self.inner.cluster.me(), self.inner.cluster.incarnation());
+        if self.inner.kafka.is_some() && self.has_others() {
+            let warm_at = Instant::from_std(self.inner.started_at + WARM_AFTER);
+            tokio::select! {
+                () = self.inner.shutdown.cancelled() => return,
+                () = tokio::time::sleep_until(warm_at) => {}
+            }
+        }
         loop {
             let (has_started, is_starting) = self.state(|state| {
                 let known = state.roster().members().get(&member);

@@ -87,6 +87,14 @@ pub struct Wanted {
     pub busy: BTreeMap<ShardId, u64>,
 }
 
+impl Wanted {
+    /// Whether its shards have needed nothing of late.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.widths.values().all(|it| *it <= BASE) && self.busy.values().all(|it| *it == 0)
+    }
+}
+
 /// What is remembered of a shard.
 #[derive(Clone, Copy, Debug)]
 struct Track {
@@ -133,6 +141,11 @@ impl Scaling {
         }
         let given = self.share(functions, room);
         functions.iter().map(|(name, it)| (name.clone(), self.wanted(it, &given))).collect()
+    }
+
+    /// Nothing has happened since the last look, which found all [at rest](Wanted::is_at_rest).
+    pub fn rest(&mut self, at: Duration) {
+        self.looked_at = Some(at);
     }
 
     /// What the shards of a function need. One that has not run anything yet is judged by the others.

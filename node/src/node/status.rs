@@ -153,6 +153,17 @@ fn instances(function: &FunctionStatus, pool: &Pool) -> Vec<InstanceInfo> {
 }
 
 impl Shown {
+    /// What changes when a shard does something, or is given something to do or to another.
+    pub(super) fn moved(&self) -> (usize, u64) {
+        let shards = self.functions.iter().flat_map(|it| &it.shards);
+        let moved = |(handle, at): &(Arc<ShardHandle>, ShardStatus)| {
+            let load = handle.scaled().load;
+            let moved = load.settled.wrapping_mul(3).wrapping_add(load.lag).wrapping_add(load.ran);
+            moved.wrapping_add(at.shard)
+        };
+        shards.fold((0, 0), |(count, sum), it| (count + 1, moved(it).wrapping_add(sum)))
+    }
+
     /// What scaling looks at: every function that runs, by name.
     pub(super) fn loads(&self) -> BTreeMap<String, FunctionLoad> {
         let running = self.functions.iter().filter(|it| it.pool.is_some());

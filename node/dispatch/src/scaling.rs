@@ -87,14 +87,6 @@ pub struct Wanted {
     pub busy: BTreeMap<ShardId, u64>,
 }
 
-impl Wanted {
-    /// Whether its shards have needed nothing of late.
-    #[must_use]
-    pub fn is_at_rest(&self) -> bool {
-        self.widths.values().all(|it| *it <= BASE) && self.busy.values().all(|it| *it == 0)
-    }
-}
-
 /// What is remembered of a shard.
 #[derive(Clone, Copy, Debug)]
 struct Track {
@@ -143,7 +135,14 @@ impl Scaling {
         functions.iter().map(|(name, it)| (name.clone(), self.wanted(it, &given))).collect()
     }
 
-    /// Nothing has happened since the last look, which found all [at rest](Wanted::is_at_rest).
+    /// Whether no shard has needed anything of late: another look would say the same, unless
+    /// something happens.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.tracks.values().all(|it| whole(it.held) == 0 && it.busy < 1e-3)
+    }
+
+    /// Nothing has happened since the last look, which found all [at rest](Self::is_at_rest).
     pub fn rest(&mut self, at: Duration) {
         self.looked_at = Some(at);
     }

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use dispatch::scaling::{Scaling, Wanted};
+use dispatch::scaling::Scaling;
 
 use super::Node;
 
@@ -20,7 +20,7 @@ impl Node {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         let room = u32::try_from(ROOM_PER_CORE * cores).unwrap_or(u32::MAX);
         let (mut scaling, begun_at) = (Scaling::default(), Instant::now());
-        let (mut before, mut is_at_rest) = (None, false);
+        let mut before = None;
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -32,13 +32,12 @@ impl Node {
             let mut shown = self.inner.shown.lock().expect("nothing panics while holding it");
             shown.take_shares(begun_at.elapsed(), &state, me);
             let now = shown.moved();
-            if before.replace(now) == Some(now) && is_at_rest {
+            if before.replace(now) == Some(now) && scaling.is_at_rest() {
                 // Hundreds of shards may wait for records.
                 scaling.rest(begun_at.elapsed());
                 continue;
             }
             let wanted = scaling.look(begun_at.elapsed(), &shown.loads(), room);
-            is_at_rest = wanted.values().all(Wanted::is_at_rest);
             shown.scale(&wanted);
         }
     }

@@ -107,6 +107,7 @@ fn what_is_not_needed_any_more_is_kept_for_a_while() {
     assert!(4 <= world.width(1), "{}", world.width(1));
     world.rates.insert(ShardId(1), 0.0);
     world.looks(19);
+    assert!(!world.scaling.is_at_rest());
     assert!(4 <= world.width(1), "AS-2: nearly five seconds later: {}", world.width(1));
     world.looks(44);
     assert_eq!((world.width(1), world.last.instances), (BASE, 0), "AS-2");

@@ -15,7 +15,7 @@ use exchange::{Decoder, FrameError, Head, JoinRequest, NodeKey, Refusal, Token};
 
 use crate::demand;
 use crate::harness::rng::Rng;
-use crate::promise::{During, Figures, NotShown, Run, broken};
+use crate::promise::{During, Figures, NotShown, Run, broken, panics_unprinted};
 
 /// The longest payload that is taken.
 const LIMIT: usize = 48;
@@ -30,11 +30,7 @@ pub fn run(run: &mut Run) -> Result<Figures, NotShown> {
     let executions = run.count("executions", 1_000_000, 10_000_000);
     let mut rng = Rng::new(run.seed, 0xf7);
     // A panic is judged here, and need not be printed as well.
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let shown = all(run, executions, &mut rng);
-    std::panic::set_hook(before);
-    shown
+    panics_unprinted(|| all(run, executions, &mut rng))
 }
 
 fn all(run: &Run, executions: u64, rng: &mut Rng) -> Result<Figures, NotShown> {

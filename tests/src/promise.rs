@@ -213,3 +213,12 @@ impl Run {
 fn note_plainly(line: &str) {
     eprintln!("  {line}");
 }
+
+/// Runs `work`, whose panics are caught and judged, and need not be printed as well.
+pub fn panics_unprinted<T>(work: impl FnOnce() -> T) -> T {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let done = work();
+    std::panic::set_hook(before);
+    done
+}

@@ -142,6 +142,8 @@ fn prove(asked: &Asked) -> ExitCode {
     if all.len() > 1 {
         table(&all);
         counts(&all);
+        // Whoever sees only the end of a long log sees what broke.
+        all.iter().filter(|it| it.outcome.is_err()).for_each(|it| report(it, asked));
     }
     last_line(&all, asked);
     status(&all, asked.ci)

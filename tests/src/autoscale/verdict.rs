@@ -49,6 +49,17 @@ impl Phase {
         self.samples.last().map_or(0, |it| it.instances)
     }
 
+    /// When how many there were changed, and to what: seconds, instances.
+    fn course(&self) -> Vec<(u64, u64)> {
+        let mut course: Vec<(u64, u64)> = Vec::new();
+        for it in &self.samples {
+            if course.last().is_none_or(|(_, instances)| *instances != it.instances) {
+                course.push((it.after.as_secs(), it.instances));
+            }
+        }
+        course
+    }
+
     /// When there were so many for the first time.
     fn reached(&self, instances: u64) -> Option<Duration> {
         self.samples.iter().find(|it| instances <= it.instances).map(|it| it.after)
@@ -96,7 +107,7 @@ impl Seen {
         format!(
             "instances {} low, {} at most high, {} needed after {:?}, {} at most hot, {} at the end; \
              the hot partition owes {}, shards of its node {:?}; quiet ones took {quiet:?} ms (p99), {} \
-             are late",
+             are late; instances after the load went, by second: {:?}",
             low.last(),
             up.most(),
             self.needed,
@@ -105,7 +116,8 @@ impl Seen {
             down.last(),
             hot.owed_worst,
             self.hot_shares,
-            self.quiet_owed
+            self.quiet_owed,
+            down.course()
         )
     }
 }

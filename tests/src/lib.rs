@@ -26,6 +26,7 @@ pub mod harness;
 pub mod hidden;
 pub mod journal_reader;
 pub mod kill;
+pub mod labels;
 pub mod node_killer;
 pub mod partial;
 pub mod poison;

@@ -396,6 +396,19 @@ pub const PROMISES: &[Promise] = &[
         run: crate::autoscale::run,
     },
     Promise {
+        name: "labels",
+        says: "a function that names a label runs at the nodes that have it and at no other, \
+               whichever of three nodes it is deployed, called or rolled back at and whichever of \
+               them dies; one that cannot start there, or whose labels nobody has, is refused by name",
+        needs: "python3 with venv and PyPI, Java 17 and Maven (77 without)",
+        flags: &[],
+        full: "1 min: seven parts of 120 records",
+        ci: "the same",
+        may_skip: false,
+        floors: &[("parts", 7), ("records", 840), ("red_controls", 5)],
+        run: crate::labels::run,
+    },
+    Promise {
         name: "drain",
         says: "a node of three that is drained, or stopped and started again, repeats nothing, loses \
                nothing, and no shard is silent for more than 300 ms (p99)",

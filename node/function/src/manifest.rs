@@ -1,7 +1,7 @@
 //! The specs that `millrace.toml` is turned into: one struct per kind, checked and with defaults
 //! filled in. Whoever holds one of these needs no further check; every field says what it costs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bus::Timestamp;
@@ -124,6 +124,9 @@ pub struct FunctionSpec {
     pub timeout: Duration,
     /// How many instances, and how long each lives.
     pub instances: Instances,
+    /// `labels`: only nodes that have all of these run it. Default: none, any node does.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub labels: BTreeSet<Name>,
     /// Variables of the environment. A component has none.
     #[serde(default)]
     pub env: BTreeMap<String, String>,

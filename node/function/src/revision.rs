@@ -117,6 +117,7 @@ mod tests {
             memory_bytes: FunctionSpec::MEMORY_BYTES,
             timeout: FunctionSpec::TIMEOUT,
             instances: Instances::default(),
+            labels: std::collections::BTreeSet::new(),
             env: std::collections::BTreeMap::new(),
             allow_produce: vec!["side".to_owned()],
             triggers: Vec::new(),

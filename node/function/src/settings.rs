@@ -23,6 +23,7 @@ impl FunctionSpec {
             memory_bytes,
             timeout,
             instances,
+            labels,
             env,
             allow_produce,
             triggers: _,
@@ -40,6 +41,8 @@ impl FunctionSpec {
         set("instances.cluster-warm", cluster_warm.to_string());
         set("instances.cluster-max", cluster_max.map_or_else(none, |it| it.to_string()));
         set("instances.fresh", word(fresh));
+        let labels: Vec<String> = labels.iter().map(ToString::to_string).collect();
+        set("labels", list(&labels));
         set("allow.produce", list(allow_produce));
         for (name, value) in env {
             set(&format!("env.{name}"), value.clone());
@@ -193,6 +196,7 @@ on-failure = "hot.failed"
             "instances.cluster-warm 0",
             "instances.cluster-max none",
             "instances.fresh never",
+            "labels none",
             "allow.produce none",
             "env.LIMIT 30",
         ];

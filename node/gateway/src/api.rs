@@ -28,7 +28,8 @@ use crate::data::Data;
 pub use apps::{
     AliasInfo, AliasList, Change, Deployed, FunctionError, FunctionInfo, FunctionList,
     FunctionOutcome, FunctionPlan, Outcome, Plan, Proposal, RevisionInfo, RevisionList,
-    RevisionName, RolledBack, SettingPlan, Target, TopicChange, TopicPlan, TriggerPlan,
+    RevisionName, RolledBack, SettingPlan, Target, TopicChange, TopicPlan, Trial, Tried,
+    TriggerPlan,
 };
 pub use authorities::{
     CaInfo, CaRole, CaStatus, OutdatedToken, RotationInfo, RotationStage, RotationWish,

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use serde::Serialize;
 
-use crate::api::{AliasList, FunctionList, Proposal, RevisionList, Target};
+use crate::api::{AliasList, FunctionList, Proposal, RevisionList, Target, Trial, Tried};
 use crate::codes;
 use crate::invoke::{self, At, Wishes};
 use crate::problem::Refusal;
@@ -36,12 +36,13 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         )
         .route("/v1/apps/{app}", post(app_verb).delete(remove))
         .route("/v1/packages/{digest}", put(receive))
+        .route("/v1/node:try", post(try_here))
 }
 
 /// Whether a request may take as long as compiling, starting, draining or reading a whole topic
 /// takes.
 pub(crate) fn is_long(path: &str) -> bool {
-    [":deploy", ":rollback", ":seek", ":invoke"].iter().any(|verb| path.ends_with(verb))
+    [":deploy", ":rollback", ":seek", ":invoke", ":try"].iter().any(|verb| path.ends_with(verb))
         || path.starts_with("/v1/packages/")
         || path.starts_with("/v1/dead-letters/")
 }
@@ -152,6 +153,11 @@ async fn receive(
     let archive = body(content, node.package_bytes_max()).await?;
     node.receive(digest, archive).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn try_here(State(app): State<Arc<App>>, content: Body) -> Result<Json<Tried>, Refusal> {
+    let trial: Trial = question(content, PROPOSAL_BYTES_MAX).await?;
+    Ok(Json(node(&app)?.try_here(trial).await))
 }
 
 /// The version that `If-Match` names, as `"7"`; without it, or with `*`, any will do.

@@ -22,6 +22,7 @@
 //! | `POST /v1/apps/{a}:plan` | [`Proposal`](api::Proposal): what a deploy would change |
 //! | `PUT /v1/packages/{digest}` | an archive, in the layout of node/function/src/archive.rs |
 //! | `POST /v1/apps/{a}:deploy` | [`Proposal`](api::Proposal), with the plan's version in `If-Match` |
+//! | `POST /v1/node:try` | [`Trial`](api::Trial): whether a function starts here that another node deploys |
 //! | `DELETE /v1/apps/{a}` | ends it; topics stay |
 //! | `GET /v1/config` | [`Effective`](api::Effective): settings, without secrets |
 //! | `GET /v1/doctor` | [`Examination`](api::Examination) |

@@ -100,6 +100,7 @@ impl Question {
             )
             | (Verb::Get | Verb::Delete, ["v1", "triggers", _, _, _, "replay"])
             | (Verb::Get | Verb::Delete, ["v1", "dead-letters", _, "redrive"]) => true,
+            (Verb::Post, ["v1", "node:try"]) => true,
             (Verb::Post, ["v1", "triggers", _, _, trigger]) => trigger.ends_with(":seek"),
             _ => false,
         }
@@ -248,6 +249,7 @@ mod tests {
             assert!(may(Verb::Get, target), "{target}");
         }
         assert!(may(Verb::Post, "/v1/triggers/a/f/t:seek"));
+        assert!(may(Verb::Post, "/v1/node:try"));
         assert!(may(Verb::Delete, "/v1/triggers/a/f/t/replay"));
         for target in [
             "/v1/topics/in/records",

@@ -11,7 +11,7 @@ use crate::api::{
     MadeSubscriberToken, MemberList, Plan, Proposal, RaftStatus, RecordAccount, Redrive,
     RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, RotationWish, Seek, ShardStatus,
     Sought, Status, SubscriberTokenList, SubscriberTokenWish, TailLines, TailQuestion, Target,
-    TriggerInfo, TriggerList, UpgradeStatus,
+    Trial, Tried, TriggerInfo, TriggerList, UpgradeStatus,
 };
 use crate::data::Data;
 use crate::read::Begin;
@@ -165,6 +165,9 @@ pub trait Applications: Send + Sync + Debug {
         target: Target,
         expects: Option<u64>,
     ) -> Result<RolledBack, Refused>;
+
+    /// Whether a function starts here that another node deploys, which lacks its labels.
+    async fn try_here(&self, trial: Trial) -> Tried;
 
     /// Ends an application, with its positions, revisions and aliases. Topics stay.
     ///

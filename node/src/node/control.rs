@@ -13,14 +13,14 @@ use gateway::api::{
     Deployed as Answer, Effective, Examination, FunctionError, FunctionInfo, FunctionList,
     FunctionOutcome, InstanceList, InvocationInfo, LogLines, LogQuestion, Outcome, Plan, Proposal,
     RecordAccount, Redrive, RedriveStatus, Replay, ReplayStatus, RevisionInfo, RevisionList,
-    RevisionName, RolledBack, Seek, Sought, TailLines, TailQuestion, Target, TriggerInfo,
-    TriggerList, UpgradeStatus,
+    RevisionName, RolledBack, Seek, Sought, TailLines, TailQuestion, Target, Trial, Tried,
+    TriggerInfo, TriggerList, UpgradeStatus,
 };
 use gateway::{Applications, Begin, Data, Operations, Refused};
 
 use super::deploy::Deployed;
 use super::plan::{self, There};
-use super::prepare::{Source, prepare};
+use super::prepare::{Named, Source, prepare};
 use super::restore::as_kept;
 use super::status::rfc3339;
 use super::{Node, chain, topics};
@@ -179,8 +179,15 @@ impl Node {
             }
         }
         let runs = self.pools_of(app).await;
-        let ready = prepare(&self.inner, Source::Kept(&kept), &spec, runs.get(function)).await;
-        let ready = ready.map_err(refused)?;
+        let ready = if self.inner.lacking(&spec).is_empty() {
+            let ready = prepare(&self.inner, Source::Kept(&kept), &spec, runs.get(function)).await;
+            Some(ready.map_err(refused)?)
+        } else {
+            let (spec, revision) = (spec.clone(), kept.revision);
+            let named = Named { spec, revision, package: kept.package.to_string() };
+            self.try_elsewhere(&named).await.map_err(refused)?;
+            None
+        };
         let command = Command::Rollback {
             name: app.to_owned(),
             function: function.to_owned(),
@@ -191,7 +198,9 @@ impl Node {
         let mut apps = self.inner.apps.lock().await;
         let loose = self.append_and_loosen(command).await?;
         apps.entry(app.to_owned()).or_default().refused.remove(function);
-        self.inner.ownership().is_ready(app, function, ready);
+        if let Some(ready) = ready {
+            self.inner.ownership().is_ready(app, function, ready);
+        }
         self.settle(&mut apps, app, loose).await;
         Ok(())
     }
@@ -513,6 +522,10 @@ impl Applications for Node {
             node.roll_back_to(&app, &function, target.to.as_deref(), expects).await
         };
         self.detached(roll_back).await
+    }
+
+    async fn try_here(&self, trial: Trial) -> Tried {
+        self.try_for_another(&trial).await
     }
 
     async fn remove(&self, app: String, expects: Option<u64>) -> Result<Answer, Refused> {

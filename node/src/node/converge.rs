@@ -11,6 +11,7 @@ use cluster::{Command, Placing, State};
 use tokio::sync::Semaphore;
 
 use super::prepare::Ready;
+use super::restore::as_kept;
 use super::running::{Apps, RunningApp, RunningFunction, RunningShard};
 use super::{DRAIN_PATIENCE, Inner, Node};
 
@@ -168,15 +169,22 @@ impl Node {
         self.show(apps);
     }
 
-    /// Ends functions that are no more.
+    /// Ends functions that are no more, and those that others run now, because they name labels that
+    /// this node lacks.
     async fn take_away(&self, apps: &mut Apps, state: &State) {
-        let is_there = |app: &str, function: &str| {
-            state.apps().get(app).is_some_and(|app| app.functions.contains_key(function))
+        let is_there = |app: &str, function: &str, running: &RunningFunction| {
+            let known = state.apps().get(app).and_then(|app| app.functions.get(function));
+            let is_ours = |known: &cluster::Function| {
+                !running.shards.is_empty()
+                    || *running.revision == *known.revision
+                    || as_kept(known).is_ok_and(|(spec, _)| self.inner.lacking(&spec).is_empty())
+            };
+            known.is_some_and(is_ours)
         };
         let mut gone = Vec::new();
         for (name, app) in apps.iter_mut() {
-            let names: Vec<String> =
-                app.functions.keys().filter(|it| !is_there(name, it)).cloned().collect();
+            let stale = app.functions.iter().filter(|(function, it)| !is_there(name, function, it));
+            let names: Vec<String> = stale.map(|(function, _)| function.clone()).collect();
             gone.extend(names.iter().filter_map(|function| app.functions.remove(function)));
         }
         apps.retain(|name, _| state.apps().contains_key(name));

@@ -10,7 +10,7 @@ use cluster::{App, Command, Function, Trigger};
 use function::{FunctionSpec, Manifest, PackageDigest, Topic, TriggerSpec};
 use runtime::Pool;
 
-use super::prepare::{Ready, Source, prepare};
+use super::prepare::{Named, Ready, Refused, Source, named, prepare};
 use super::restore::as_kept;
 use super::running::RunningFunction;
 use super::{Node, chain, topics};
@@ -40,6 +40,13 @@ pub struct Refusal {
     pub message: String,
     /// Whether an older revision runs on.
     pub older_runs: bool,
+}
+
+/// Where a function can run.
+enum Fit {
+    Here(Ready),
+    /// At nodes with its labels.
+    Elsewhere(Named),
 }
 
 impl Node {
@@ -73,23 +80,34 @@ impl Node {
         let prepared = manifest
             .functions
             .iter()
-            .map(|spec| prepare(&self.inner, source, spec, ran.get(spec.name.as_str())));
+            .map(|spec| self.fit(source, &name, spec, ran.get(spec.name.as_str())));
         let prepared = futures::future::join_all(prepared).await;
         let (mut deployed, mut ready) = (Deployed::default(), BTreeMap::new());
+        let mut fit = BTreeMap::new();
         let mut refused = BTreeMap::new();
         for (spec, prepared) in manifest.functions.iter().zip(prepared) {
             let function = spec.name.to_string();
             match prepared {
-                Ok(it) => {
+                Ok(Fit::Here(it)) => {
                     let is_new =
                         ran.get(&function).map(|(revision, _)| revision) != Some(&it.revision);
                     let list = if is_new { &mut deployed.changed } else { &mut deployed.unchanged };
                     list.push((function.clone(), it.revision.to_string()));
+                    fit.insert(function.clone(), it.named());
                     ready.insert(function, it);
                 }
+                Ok(Fit::Elsewhere(it)) => {
+                    let is_new = self.known(&name, &function) != Some(it.revision.to_string());
+                    let list = if is_new { &mut deployed.changed } else { &mut deployed.unchanged };
+                    list.push((function.clone(), it.revision.to_string()));
+                    fit.insert(function, it);
+                }
                 Err((code, message)) => {
-                    let mut older_runs = ran.contains_key(&function);
+                    let mut older_runs = ran.contains_key(&function)
+                        || !self.inner.lacking(spec).is_empty()
+                            && self.known(&name, &function).is_some();
                     if !older_runs && let Some(older) = self.older(&name, &function).await {
+                        fit.insert(function.clone(), older.named());
                         ready.insert(function.clone(), older);
                         older_runs = true;
                     }
@@ -99,11 +117,11 @@ impl Node {
                 }
             }
         }
-        let app = self.next_app(&name, &ready, |it| refused.contains_key(it), &topics);
+        let app = self.next_app(&name, &fit, |it| refused.contains_key(it), &topics);
         let at = bus::Timestamp::now();
         deployed.removed = self.functions_of(&name);
         deployed.removed.retain(|function| !app.functions.contains_key(function));
-        let needed = ready.values().filter_map(|it| PackageDigest::parse(&it.package).ok());
+        let needed = fit.values().filter_map(|it| PackageDigest::parse(&it.package).ok());
         let needed: BTreeSet<PackageDigest> = needed.collect();
         let members = self.inner.cluster.vitals().members;
         if let Some(peers) = &self.inner.peers {
@@ -129,6 +147,31 @@ impl Node {
         }
         self.sweep().await;
         Ok(deployed)
+    }
+
+    /// Makes a function ready here, or has it tried where its labels are.
+    async fn fit(
+        &self,
+        source: Source<'_>,
+        app: &str,
+        spec: &FunctionSpec,
+        running: Option<&(Arc<str>, Arc<Pool>)>,
+    ) -> Result<Fit, Refused> {
+        let packages = match source {
+            Source::Store(packages) if !self.inner.lacking(spec).is_empty() => packages,
+            _ => return prepare(&self.inner, source, spec, running).await.map(Fit::Here),
+        };
+        let named = named(packages, spec)?;
+        // What is deployed was tried when that was done.
+        if self.known(app, spec.name.as_str()).as_deref() != Some(&*named.revision) {
+            self.try_elsewhere(&named).await?;
+        }
+        Ok(Fit::Elsewhere(named))
+    }
+
+    /// The revision that a function is, wherever it runs.
+    fn known(&self, app: &str, function: &str) -> Option<String> {
+        self.state(|state| Some(state.apps().get(app)?.functions.get(function)?.revision.clone()))
     }
 
     /// One change at a time. A node that ends takes no more of them.
@@ -212,11 +255,11 @@ impl Node {
         Ok(removed)
     }
 
-    /// The application as it will be: what is ready, and of the rest what is to `stay` as it is.
+    /// The application as it will be: what can run, and of the rest what is to `stay` as it is.
     pub(super) fn next_app(
         &self,
         name: &str,
-        ready: &BTreeMap<String, Ready>,
+        fit: &BTreeMap<String, Named>,
         stay: impl Fn(&str) -> bool,
         topics: &[Topic],
     ) -> App {
@@ -224,7 +267,7 @@ impl Node {
         self.state(|state| {
             let Some(before) = state.apps().get(name) else { return };
             for (function, it) in &before.functions {
-                if stay(function) && !ready.contains_key(function) {
+                if stay(function) && !fit.contains_key(function) {
                     app.functions.insert(function.clone(), it.clone());
                 }
             }
@@ -234,7 +277,7 @@ impl Node {
                 }
             }
         });
-        for (function, it) in ready {
+        for (function, it) in fit {
             // A revision that is there stays as it was written, perhaps by another version.
             let known = self.state(|state| {
                 let known = state.history(name, function)?.find(&it.revision)?;

@@ -44,7 +44,8 @@ impl Node {
             (functions, summary)
         });
         let data_dir = inner.data_dir.display().to_string();
-        Effective { api: API, data_dir, kafka, traces, functions, cluster }
+        let labels = inner.labels.iter().map(ToString::to_string).collect();
+        Effective { api: API, data_dir, labels, kafka, traces, functions, cluster }
     }
 }
 

@@ -16,6 +16,7 @@ mod handing;
 mod history;
 mod invoke;
 mod kafka;
+mod labels;
 mod logbook;
 mod packages;
 pub(crate) mod peers;
@@ -40,6 +41,7 @@ mod trust;
 mod upgrade;
 mod weighing;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -47,6 +49,7 @@ use std::time::{Duration, Instant};
 use bus::Bus;
 use bus::embedded::{Embedded, EmbeddedConfig};
 use cluster::Cluster;
+use function::Name;
 use runtime::{Engine, EngineConfig, LogSink, Spawner, Workers, WorkersConfig};
 use storage::SledPositions;
 use tokio_util::sync::CancellationToken;
@@ -115,6 +118,8 @@ struct Inner {
     workers: Arc<Workers>,
     packages: Arc<PackageStore>,
     cluster: Cluster,
+    /// What an operator says that it has.
+    labels: BTreeSet<Name>,
     /// The other nodes, if the node belongs to a cluster.
     peers: Option<Arc<Peers>>,
     /// One for all shards.
@@ -282,6 +287,7 @@ impl Node {
             calls: invoke::Calls::default(),
             redrives: Mutex::default(),
             replays: Mutex::default(),
+            labels: site.labels,
             drain: site.drain,
             redriving: tokio::sync::Mutex::default(),
             shutdown: CancellationToken::new(),

@@ -27,6 +27,21 @@ pub(super) struct Ready {
     pub(super) pool: Arc<Pool>,
 }
 
+/// A revision by its name, and what it is made of.
+#[derive(Clone, Debug)]
+pub(super) struct Named {
+    pub(super) spec: FunctionSpec,
+    pub(super) revision: Arc<str>,
+    pub(super) package: String,
+}
+
+impl Ready {
+    pub(super) fn named(&self) -> Named {
+        let (spec, revision) = (self.spec.clone(), Arc::clone(&self.revision));
+        Named { spec, revision, package: self.package.clone() }
+    }
+}
+
 /// Where packages come from.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Source<'a> {
@@ -65,17 +80,15 @@ pub(super) async fn prepare(
         compiled
             .map_err(|error| (error.code, format!("the filter of {}: {error}", trigger.name)))?;
     }
-    let named = |digest| -> Arc<str> { function::Revision::of(spec, digest).as_str().into() };
+    inner.check_labels(spec)?;
     let (digest, revision, read) = match source {
         Source::Folder(dir) => {
             let package = read_folder(dir, spec).await?;
-            (package.digest(), named(package.digest()), Some(package))
+            (package.digest(), revision_of(spec, package.digest()), Some(package))
         }
         Source::Store(packages) => {
-            let known = packages.get(spec.name.as_str()).copied();
-            let digest =
-                known.ok_or_else(|| ("E0524", "no package was named for it".to_owned()))?;
-            (digest, named(digest), None)
+            let digest = digest_of(packages, spec)?;
+            (digest, revision_of(spec, digest), None)
         }
         Source::Kept(kept) => (kept.package, Arc::clone(&kept.revision), None),
     };
@@ -96,6 +109,28 @@ pub(super) async fn prepare(
         false => compile(inner, spec, &package).await?,
     };
     Ok(Ready { spec: spec.clone(), revision, package: digest.to_string(), pool })
+}
+
+/// What a function would be whose package is in the store.
+pub(super) fn named(
+    packages: &BTreeMap<String, PackageDigest>,
+    spec: &FunctionSpec,
+) -> Result<Named, Refused> {
+    let digest = digest_of(packages, spec)?;
+    let (spec, revision) = (spec.clone(), revision_of(spec, digest));
+    Ok(Named { spec, revision, package: digest.to_string() })
+}
+
+fn digest_of(
+    packages: &BTreeMap<String, PackageDigest>,
+    spec: &FunctionSpec,
+) -> Result<PackageDigest, Refused> {
+    let known = packages.get(spec.name.as_str()).copied();
+    known.ok_or_else(|| ("E0524", "no package was named for it".to_owned()))
+}
+
+fn revision_of(spec: &FunctionSpec, digest: PackageDigest) -> Arc<str> {
+    function::Revision::of(spec, digest).as_str().into()
 }
 
 fn refused(error: crate::commands::error::CommandError) -> Refused {

@@ -9,6 +9,7 @@ use cluster::{Command, State};
 use function::{FunctionSpec, Manifest, PackageDigest};
 
 use super::deploy::{Deployed, Refusal, draining};
+use super::labels::LACKS;
 use super::prepare::{Kept, Ready, Refused, Source, prepare};
 use super::running::Apps;
 use super::{Inner, Node, topics};
@@ -176,6 +177,7 @@ impl Node {
                     deployed.changed.push((function.clone(), it.revision.to_string()));
                     self.inner.ownership().is_ready(name, &function, it);
                 }
+                Err((LACKS, message)) => tracing::info!(app = name, function, "{message}"),
                 Err((code, message)) => {
                     let refusal = refusal(&function, code, message);
                     deployed.refused.push(refusal.clone());
@@ -239,6 +241,7 @@ impl Node {
                 }
                 self.inner.ownership().is_ready(app, function, ready);
             }
+            Err((LACKS, message)) => tracing::debug!(app, function, "{message}"),
             Err((code, message)) => self.refuse(app, function, &known, code, message).await,
         }
         let revision = (!is_ready).then(|| known.revision.clone());
@@ -248,6 +251,7 @@ impl Node {
 
     async fn prepare_known(&self, name: &str, known: &cluster::Function) -> Result<Ready, Refused> {
         let (spec, kept) = as_kept(known)?;
+        self.inner.check_labels(&spec)?;
         let app = self.state(|state| state.apps().get(name).cloned()).unwrap_or_default();
         let made = self.make_again(name, &app, std::slice::from_ref(&spec)).await;
         made.map_err(|error| (error.code.unwrap_or("E0412"), error.message))?;

@@ -25,7 +25,8 @@ pub struct NodeFlags {
     /// commas.
     #[arg(long, value_name = "BROKERS", env = "MILLRACE_KAFKA", hide_env_values = true)]
     pub kafka: Option<String>,
-    /// The node's file: [node] with name, data, listen, spawner and drain, [kafka] with brokers,
+    /// The node's file: [node] with name, data, listen, spawner,
+    /// labels and drain, [kafka] with brokers,
     /// cluster, create-topics, [kafka.settings] and [kafka.credentials], [history] with max-bytes and
     /// max-age, [traces] with endpoint and ratio, [cluster] with listen and advertise,
     /// [subscribers] with listen and max.

@@ -1,10 +1,12 @@
 //! `[node]` of the node's file: where a service keeps its data, listens, finds its spawner, and how
 //! long it lets work end. A flag or a variable goes before it.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use function::Name;
 use serde::Deserialize;
 
 use super::history::duration;
@@ -24,6 +26,8 @@ pub struct Site {
     pub listen: Option<SocketAddr>,
     /// The socket of the process that starts workers; without one the node has its own.
     pub spawner: Option<PathBuf>,
+    /// What it has that others may lack: functions with `labels` run where all of theirs are.
+    pub labels: BTreeSet<Name>,
     /// How long what is in flight may take to end when the node is asked to.
     #[serde(deserialize_with = "duration")]
     pub drain: Duration,
@@ -31,7 +35,14 @@ pub struct Site {
 
 impl Default for Site {
     fn default() -> Self {
-        Self { name: None, data: None, listen: None, spawner: None, drain: DRAIN }
+        Self {
+            name: None,
+            data: None,
+            listen: None,
+            spawner: None,
+            labels: BTreeSet::new(),
+            drain: DRAIN,
+        }
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Slot {
     host: Host,
     /// What it runs.
     program: PathBuf,
+    /// What its file says that it has.
+    labels: Vec<String>,
     /// What its processes have in their environment beside what each has.
     environment: Vec<(String, String)>,
     up: Option<(Node, Option<Api>)>,
@@ -227,6 +229,7 @@ impl Slot {
             makes_topics: false,
             host,
             program: binaries::millrace(),
+            labels: Vec::new(),
             environment: Vec::new(),
             up: None,
         })
@@ -267,6 +270,11 @@ impl Slot {
     pub fn set_environment(&mut self, name: &str, value: Option<&str>) {
         self.environment.retain(|(it, _)| it != name);
         self.environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
+    /// From its next start on its file says that it has these labels; it has one where it makes topics.
+    pub fn set_labels(&mut self, labels: &[&str]) {
+        self.labels = labels.iter().map(|it| (*it).to_owned()).collect();
     }
 
     /// Another node beside this one, on the same Kafka, that does not belong to a cluster yet.
@@ -361,7 +369,10 @@ impl Slot {
 
     fn begin(&self) -> Result<Node, NotShown> {
         if self.makes_topics {
-            let text = format!("[kafka]\nbrokers = \"{}\"\ncreate-topics = true\n", self.brokers);
+            let text = format!(
+                "[node]\nlabels = {:?}\n\n[kafka]\nbrokers = \"{}\"\ncreate-topics = true\n",
+                self.labels, self.brokers
+            );
             std::fs::write(self.file(), text).during("write a node's file")?;
         }
         Node::start(&mut self.serving(), &self.log)

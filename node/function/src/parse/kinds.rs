@@ -1,7 +1,7 @@
 //! The kinds of a manifest, one reader each: application, topics, functions, the feed.
 //! A reader gives a draft: the spec as far as it could be read, and where each part stands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -237,6 +237,7 @@ fn read_function<'a>(
         Some(section) => read_instances(&section, fresh),
         None => Instances { fresh, ..Instances::default() },
     };
+    let labels = read_labels(&section);
     let env = if is_process { read_env(&section) } else { BTreeMap::new() };
     let allow = section.section("allow", "allow = { produce = [\"alerts\"] }");
     let produce = allow.map(|section| read_allow(&section)).unwrap_or_default();
@@ -263,6 +264,7 @@ fn read_function<'a>(
         ),
         timeout: timeout.map_or(FunctionSpec::TIMEOUT, |timeout| timeout.value),
         instances,
+        labels,
         env,
         allow_produce: produce.iter().map(|topic| topic.value.clone()).collect(),
         triggers: Vec::new(),
@@ -363,6 +365,20 @@ fn read_env(section: &Section<'_>) -> BTreeMap<String, String> {
         }
     }
     env
+}
+
+/// `labels = ["gpu"]`.
+fn read_labels(section: &Section<'_>) -> BTreeSet<Name> {
+    let mut labels = BTreeSet::new();
+    for text in section.strings("labels").map(|all| all.value).unwrap_or_default() {
+        let Some(label) = parse_name(section, text.value, &text.span, "a label") else { continue };
+        if !labels.insert(label) {
+            let message = format!("`labels` names {:?} twice", text.value);
+            let error = section.log.error(code::DUPLICATE, &text.span, message);
+            section.log.push(error.note("once is enough"));
+        }
+    }
+    labels
 }
 
 /// The largest `instances.max`.

@@ -135,6 +135,28 @@ fn bounds_of_instances_are_read_and_compared() {
 }
 
 #[test]
+fn labels_are_names_each_once() {
+    let with = |labels: &str| {
+        Manifest::parse(
+            &good_with("[function.gale]", &format!("labels = {labels}\n")),
+            "millrace.toml",
+        )
+    };
+    let read = with("[\"gpu\", \"arm64\"]").unwrap();
+    let labels: Vec<&str> =
+        read.function("gale").unwrap().labels.iter().map(AsRef::as_ref).collect();
+    assert_eq!(labels, ["arm64", "gpu"]);
+    for (wrong, said) in [
+        ("[\"gpu\", \"gpu\"]", "`labels` names \"gpu\" twice"),
+        ("[\"GPU\"]", "cannot be the name of a label"),
+        ("\"gpu\"", "takes a list of strings"),
+    ] {
+        let errors = with(wrong).unwrap_err().to_string();
+        assert!(errors.contains(said), "{wrong}: {errors}");
+    }
+}
+
+#[test]
 fn what_is_not_said_has_its_default() {
     let manifest = Manifest::parse(GOOD, "millrace.toml").unwrap();
     let gale = manifest.function("gale").unwrap();

@@ -186,6 +186,30 @@ pub struct FunctionError {
     pub message: String,
 }
 
+/// `POST /v1/node:try`: a function whose labels the node that deploys it lacks. Only nodes ask this of
+/// each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trial {
+    /// Its settings, as the cluster keeps them.
+    pub spec: String,
+    /// The revision that it will be.
+    pub revision: String,
+    /// The digest of its package, which the node that asks has.
+    pub package: String,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tried {
+    /// [`API`](super::API).
+    pub api: u32,
+    /// Labels that this node lacks as well: then it was not tried.
+    pub lacks: Vec<String>,
+    /// Why it cannot start.
+    pub error: Option<FunctionError>,
+}
+
 /// `GET /v1/functions`: what is deployed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionList {

@@ -13,6 +13,9 @@ pub struct Effective {
     pub api: u32,
     /// Where it keeps everything.
     pub data_dir: String,
+    /// What an operator says that it has.
+    #[serde(default)]
+    pub labels: Vec<String>,
     /// The brokers, where the bus is not the node's own.
     pub kafka: Option<KafkaSettings>,
     /// Where spans go, where they do.

@@ -8,7 +8,7 @@ use millrace_gateway::api::{
     AliasList, DeadLetterChoice, DeadLetterInfo, DeadLetterList, Deployed, Effective, Examination,
     FunctionList, InstanceList, InvocationInfo, LogLines, LogQuestion, Plan, Proposal,
     RecordAccount, Redrive, RedriveStatus, Replay, ReplayStatus, RevisionList, RolledBack, Seek,
-    Sought, TailLines, TailQuestion, Target, TriggerInfo, TriggerList, UpgradeStatus,
+    Sought, TailLines, TailQuestion, Target, Trial, Tried, TriggerInfo, TriggerList, UpgradeStatus,
 };
 use millrace_gateway::{Applications, Begin, Data, Operations, Refused};
 use serde_json::json;
@@ -111,6 +111,11 @@ impl Applications for Asked {
     ) -> Result<RolledBack, Refused> {
         self.note(format!("{app}/{function} back to {:?} at {expects:?}", target.to));
         Ok(RolledBack { version: 9, ..RolledBack::default() })
+    }
+
+    async fn try_here(&self, trial: Trial) -> Tried {
+        self.note(format!("try {}", trial.revision));
+        Tried { api: 1, ..Tried::default() }
     }
 
     async fn remove(&self, app: String, expects: Option<u64>) -> Result<Deployed, Refused> {
@@ -371,6 +376,8 @@ fn what_is_asked_reaches_the_node_with_its_version() {
     assert_eq!(served.get("/v1/functions/a/f/revisions").tag.as_deref(), Some("\"7\""));
     served.get("/v1/functions/a/f/aliases").ok();
     assert_eq!(served.put("/v1/packages/00", &[0; PACKAGE_BYTES_MAX]).status, 204);
+    let trial = json!({"spec": "{}", "revision": "9f2", "package": "00"});
+    assert_eq!(served.post("/v1/node:try", &trial).ok()["lacks"], json!([]));
     served.delete("/v1/apps/a").ok();
     assert_eq!(served.get("/v1/functions").ok()["api"], 1);
     let expected = [
@@ -385,6 +392,7 @@ fn what_is_asked_reaches_the_node_with_its_version() {
         "no stable of a/f",
         "revisions of a/f",
         "1000 bytes for 00",
+        "try 9f2",
         "remove a at None",
     ];
     assert_eq!(served.asked.take(), expected);

@@ -1,6 +1,6 @@
 //! The few calls of librdkafka that the `rdkafka` crate lacks, behind a safe interface: consuming
-//! a partition's queue by the batch, producing with a cached topic handle, and the admin calls
-//! for topic ids and for the offsets of any group.
+//! a partition's queue by the batch, producing with a cached topic handle, a client's log in a queue
+//! of its own, and the admin calls for topic ids and for the offsets of any group.
 //!
 //! All `unsafe` of the Kafka bus is in this crate. Three rules make it sound, and each block
 //! says which of them it leans on:
@@ -14,6 +14,7 @@
 #![expect(unsafe_code, reason = "this crate is the border to C")]
 
 mod admin;
+mod log;
 mod produce;
 mod queue;
 
@@ -21,6 +22,7 @@ pub use admin::{
     AdminError, Described, Description, GroupOffset, alter_group_offsets, delete_group_offsets,
     describe_topics, list_group_offsets,
 };
+pub use log::LogQueue;
 pub use produce::{Outgoing, ProducerTopic};
 pub use queue::{Message, PartitionQueue, Wake};
 

@@ -190,3 +190,33 @@ fn a_name_with_a_zero_byte_is_no_name() {
     assert_eq!(zero.unwrap_err().code, RDKafkaErrorCode::InvalidArgument);
     assert!(PartitionQueue::split(consumer, "a\0b", 0, Box::new(|| {})).is_none());
 }
+
+#[test]
+fn what_a_client_says_is_in_its_log_before_its_records_are_there() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let mut config = config(&cluster);
+    config.set("group.id", "lane").set("debug", "metadata");
+    config.set_log_level(rdkafka::config::RDKafkaLogLevel::Debug);
+    let consumer: Arc<BaseConsumer> = Arc::new(config.create().unwrap());
+    let log = LogQueue::of(Arc::clone(&consumer)).unwrap();
+    let (woken, wait) = mpsc::channel();
+    let wake = Box::new(move || woken.send(()).unwrap_or_default());
+    let queue = PartitionQueue::split(Arc::clone(&consumer), "t", 0, wake).unwrap();
+    let producer: BaseProducer = self::config(&cluster).create().unwrap();
+    producer.send(rdkafka::producer::BaseRecord::<(), _>::to("t").payload("v")).ok().unwrap();
+    producer.flush(PATIENCE).unwrap();
+    assign(&consumer, 0);
+    let mut taken = 0;
+    while taken == 0 {
+        wait.recv_timeout(PATIENCE).unwrap();
+        taken = queue.take(1, |message| assert_eq!(message.error(), None));
+    }
+    let mut lines = Vec::new();
+    log.take(|level, facility, text| lines.push((level, facility.to_owned(), text.to_owned())));
+    let leader = |(level, facility, text): &(i32, String, String)| {
+        *level == 7 && facility == "METADATA" && text.contains("Topic t [0] Leader 1")
+    };
+    assert!(lines.iter().any(leader), "{lines:?}");
+    log.take(|_, _, text| panic!("{text} was there before"));
+}

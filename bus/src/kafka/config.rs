@@ -136,6 +136,10 @@ impl KafkaConfig {
         if ours(&config, "queued.max.messages.kbytes") {
             config.set("queued.max.messages.kbytes", self.prefetch_kib.to_string());
         }
+        // What it says of the ids of topics is read: lanes.rs.
+        let debug = config.get("debug").map(|it| format!("{it},metadata"));
+        config.set("debug", debug.as_deref().unwrap_or("metadata"));
+        config.set_log_level(RDKafkaLogLevel::Debug);
         config
             // `assign` asks for a group. Nothing is committed in it and nobody joins it.
             .set("group.id", format!("millrace.{}.lanes", self.cluster))

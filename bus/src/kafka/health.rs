@@ -131,6 +131,7 @@ impl ClientContext for Context {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 tracing::warn!(facility, "librdkafka: {message}");
             }
+            RDKafkaLogLevel::Debug => tracing::trace!(facility, "librdkafka: {message}"),
             _ => tracing::debug!(facility, "librdkafka: {message}"),
         }
     }

@@ -6,21 +6,23 @@
 //! and its reader takes from it directly. A reader that takes nothing leaves its queue full,
 //! which is backpressure; `pause` would throw the prefetch away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rdkafka::TopicPartitionList;
-use rdkafka::config::FromClientConfigAndContext as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaResult;
-use rdkafka_ffi::{PartitionQueue, Wake};
+use rdkafka::{ClientContext as _, TopicPartitionList};
+use rdkafka_ffi::{LogQueue, PartitionQueue, Wake};
 
 use super::KafkaConfig;
 use super::health::{Context, Health};
-use super::topics::Topics;
+use super::topics::{Topics, folded};
 use crate::{Error, Offset, TopicPartition};
 
 /// How often a lane's thread looks whether it should end.
@@ -29,6 +31,7 @@ const POLL: Duration = Duration::from_millis(200);
 /// One reading client.
 pub(super) struct Lane {
     consumer: Arc<BaseConsumer<Context>>,
+    said: Arc<Said>,
     /// The topics whose metadata it has, with the ids they had.
     known: Mutex<BTreeSet<(Arc<str>, u64)>>,
     taken: Mutex<BTreeSet<TopicPartition>>,
@@ -49,8 +52,11 @@ impl Lane {
         let consumer =
             made.map_err(|error| health.client_error("make a reading client", &error))?;
         let consumer = Arc::new(consumer);
+        let no_log = || Error::Kafka { action: "read a client's log", reason: name.to_owned() };
+        let said = Arc::new(Said::of(&consumer).ok_or_else(no_log)?);
         let stop = Arc::new(AtomicBool::new(false));
         let (polled, stopped) = (Arc::clone(&consumer), Arc::clone(&stop));
+        let heard = Arc::clone(&said);
         let thread = std::thread::Builder::new()
             .name(format!("millrace-{name}"))
             .spawn(move || {
@@ -59,12 +65,13 @@ impl Lane {
                     if let Some(Ok(_)) = polled.poll(POLL) {
                         tracing::error!("a record came to a lane instead of its partition");
                     }
+                    drop(heard.listen());
                 }
             })
             .map_err(|source| Error::Io { action: "start a lane's thread".into(), source })?;
         let thread = Mutex::new(Some(thread));
         let known = Mutex::default();
-        Ok(Self { consumer, known, taken: Mutex::default(), stop, thread })
+        Ok(Self { consumer, said, known, taken: Mutex::default(), stop, thread })
     }
 
     fn taken(&self) -> MutexGuard<'_, BTreeSet<TopicPartition>> {
@@ -101,6 +108,57 @@ impl Lane {
 
     pub(super) const fn consumer(&self) -> &Arc<BaseConsumer<Context>> {
         &self.consumer
+    }
+}
+
+/// What a lane said so far.
+///
+/// librdkafka goes on in a topic that is made again, at the offset where it was in the one before, and
+/// says so in its log alone, before it asks for a record of the new one.
+struct Said {
+    log: LogQueue<Context>,
+    context: Arc<Context>,
+    /// By topic the id under which it is read.
+    reads: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Said {
+    fn of(consumer: &Arc<BaseConsumer<Context>>) -> Option<Self> {
+        let context = Arc::clone(consumer.context());
+        Some(Self { log: LogQueue::of(Arc::clone(consumer))?, context, reads: Mutex::default() })
+    }
+
+    /// All that it said until now, and no less for whoever comes while another listens.
+    fn listen(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        self.log.take(|level, facility, text| match changed_id(text) {
+            Some((topic, id)) => drop(reads.insert(topic.to_owned(), id)),
+            None => self.context.log(level_of(level), facility, text),
+        });
+        reads
+    }
+}
+
+/// `Topic NAME changed id from ID to ID`, as librdkafka 2.12 says it (rdkafka_topic.c): the name, and
+/// what [`Topics`] makes of the new id.
+fn changed_id(text: &str) -> Option<(&str, u64)> {
+    let (said, id) = text.rsplit_once(" to ")?;
+    let topic = said.rsplit_once(" changed id from ")?.0.rsplit(' ').next()?;
+    let bytes: [u8; 16] = STANDARD_NO_PAD.decode(id).ok()?.try_into().ok()?;
+    Some((topic, folded(u128::from_be_bytes(bytes))))
+}
+
+/// As syslog counts them.
+const fn level_of(level: i32) -> RDKafkaLogLevel {
+    match level {
+        ..=0 => RDKafkaLogLevel::Emerg,
+        1 => RDKafkaLogLevel::Alert,
+        2 => RDKafkaLogLevel::Critical,
+        3 => RDKafkaLogLevel::Error,
+        4 => RDKafkaLogLevel::Warning,
+        5 => RDKafkaLogLevel::Notice,
+        6 => RDKafkaLogLevel::Info,
+        7.. => RDKafkaLogLevel::Debug,
     }
 }
 
@@ -213,6 +271,11 @@ pub(super) struct Seat {
 }
 
 impl Seat {
+    /// Whether what was taken so far can be of the topic with this id.
+    pub(super) fn reads(&self, topic_id: u64) -> bool {
+        self.lane.said.listen().get(&*self.place.topic).is_none_or(|id| *id == topic_id)
+    }
+
     pub(super) fn queue(&self) -> &PartitionQueue<Context> {
         self.queue.as_ref().expect("a seat that was given has its queue")
     }
@@ -229,5 +292,19 @@ impl Drop for Seat {
             while queue.take(1_000, |_| {}) == 1_000 {}
         }
         self.lane.taken().remove(&self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_new_id_of_a_topic_is_read_as_it_is_written() {
+        let line = "[thrd:main]: Topic owned changed id from AAAAAAAAAAAAAAAAAAAAAA to \
+                    AAAAAAAAAAEAAAAAAAAAAg";
+        assert_eq!(changed_id(line), Some(("owned", 1 ^ 2)));
+        assert_eq!(changed_id("[thrd:main]: Topic owned [0] Leader 1 Epoch 0"), None);
+        assert_eq!(changed_id("Topic owned changed id from a to b"), None);
     }
 }

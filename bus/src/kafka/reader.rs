@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rdkafka::error::RDKafkaErrorCode as Code;
-use rdkafka_ffi::Message;
+use rdkafka_ffi::{Message, Wake};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -46,6 +46,11 @@ impl Ready {
         self.notify.notify_one();
     }
 
+    fn wake_of(ready: &Arc<Self>, index: usize) -> Wake {
+        let ready = Arc::clone(ready);
+        Box::new(move || ready.wake(index))
+    }
+
     fn take(&self) -> Vec<usize> {
         std::mem::take(&mut *self.woken.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -74,10 +79,11 @@ struct Cursor {
 }
 
 #[derive(Clone, Debug)]
-struct Trouble {
-    cursor: usize,
-    code: Code,
-    reason: String,
+enum Trouble {
+    /// An error of its partition.
+    Said { cursor: usize, code: Code, reason: String },
+    /// What was taken may be of another topic of this name.
+    OtherTopic { cursor: usize },
 }
 
 impl KafkaReader {
@@ -95,9 +101,8 @@ impl KafkaReader {
             let mut cursors = Vec::with_capacity(assigned.len());
             for (index, ((place, next), topic)) in assigned.into_iter().zip(topics).enumerate() {
                 // A negative offset would mean "the end" to librdkafka; -1 is out of range here.
-                let ready = Arc::clone(&woken);
-                let wake = Box::new(move || ready.wake(index));
                 let from = Offset(next.0.max(0));
+                let wake = Ready::wake_of(&woken, index);
                 let seat = shared.lanes.sit(place, &shared.topics, topic.id(), from, wake)?;
                 cursors.push(Cursor { seat, topic, next, has_turn: false });
             }
@@ -105,7 +110,7 @@ impl KafkaReader {
         });
         let cursors = cursors.await??;
         let below = cursors.iter().position(|cursor| cursor.next < Offset(0));
-        let trouble = below.map(|cursor| Trouble {
+        let trouble = below.map(|cursor| Trouble::Said {
             cursor,
             code: Code::OffsetOutOfRange,
             reason: "an offset below zero".to_owned(),
@@ -157,10 +162,11 @@ impl KafkaReader {
         let Self { cursors, builder, headers, trouble, .. } = self;
         let cursor = &mut cursors[index];
         let (mut batches, mut base) = (Vec::new(), Offset(0));
+        let before = cursor.next;
         let next = &mut cursor.next;
         let taken = cursor.seat.queue().take(at_most, |message| {
             if let Some((code, reason)) = message.error() {
-                *trouble = Some(Trouble { cursor: index, code, reason });
+                *trouble = Some(Trouble::Said { cursor: index, code, reason });
                 return;
             }
             let offset = Offset(message.offset());
@@ -181,6 +187,11 @@ impl KafkaReader {
             *next = offset.next();
         });
         batches.extend(builder.finish().map(|batch| batch.with_base(base)));
+        if 0 < taken && !cursor.seat.reads(cursor.topic.id()) {
+            batches.clear();
+            cursor.next = before;
+            *trouble = Some(Trouble::OtherTopic { cursor: index });
+        }
         if !batches.is_empty() {
             self.brokers.saw(&cursor.seat.place, cursor.next);
         }
@@ -189,9 +200,13 @@ impl KafkaReader {
 
     /// What is behind a message that is no record: an error, or nothing that lasts.
     async fn understand(&mut self, trouble: Trouble) -> Result<(), Error> {
-        let cursor = &self.cursors[trouble.cursor];
+        let (index, code, reason) = match trouble {
+            Trouble::Said { cursor, code, reason } => (cursor, code, reason),
+            Trouble::OtherTopic { cursor } => return self.sit_anew(cursor).await,
+        };
+        let cursor = &self.cursors[index];
         let place = cursor.seat.place.clone();
-        match trouble.code {
+        match code {
             Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::NoOffset => {
                 // Also what is first said of a topic that was deleted and made again.
                 self.brokers.topics.refresh(&[&place.topic]).await?;
@@ -214,15 +229,33 @@ impl KafkaReader {
                 Ok(())
             }
             Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed => {
-                Err(Error::Kafka { action: "read a partition", reason: trouble.reason })
+                Err(Error::Kafka { action: "read a partition", reason })
             }
             _ => {
-                let Trouble { code, reason, .. } = trouble;
                 tracing::warn!(partition = %place, ?code, reason, "could not fetch: trying again");
                 self.trouble = None;
                 Ok(())
             }
         }
+    }
+}
+
+impl KafkaReader {
+    /// What was taken is not of the topic that is read: that one is gone, or the lane has not learned
+    /// yet that it is there, and another lane has to do.
+    async fn sit_anew(&mut self, index: usize) -> Result<(), Error> {
+        let cursor = &self.cursors[index];
+        let place = cursor.seat.place.clone();
+        self.brokers.topics.refresh(&[&place.topic]).await?;
+        cursor.topic.check()?;
+        tracing::warn!(partition = %place, "a client reads another topic of this name: asking anew");
+        let (id, next) = (cursor.topic.id(), cursor.next);
+        let (shared, wake) = (Arc::clone(&self.brokers), Ready::wake_of(&self.ready, index));
+        let sit = move || shared.lanes.sit(place, &shared.topics, id, next, wake);
+        self.cursors[index].seat = blocking(sit).await??;
+        self.enqueue(index);
+        self.trouble = None;
+        Ok(())
     }
 }
 

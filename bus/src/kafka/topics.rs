@@ -445,9 +445,13 @@ impl Topics {
     }
 }
 
-/// The halves of a topic's id are random; what they have in common is nothing.
 fn id_of(description: &Description) -> u64 {
-    ((description.id >> 64) ^ description.id) as u64
+    folded(description.id)
+}
+
+/// The halves of a topic's id are random; what they have in common is nothing.
+pub(super) const fn folded(id: u128) -> u64 {
+    ((id >> 64) ^ id) as u64
 }
 
 fn partitions_of(description: &Description) -> i32 {

@@ -49,10 +49,13 @@ async fn open(broker: &Broker, dir: &Path) -> Result<Arc<KafkaBus>, NotShown> {
 }
 
 async fn open_as(broker: &Broker, cluster: &str, dir: &Path) -> Result<Arc<KafkaBus>, NotShown> {
+    open_with(KafkaConfig::new(broker.address(), cluster), dir).await
+}
+
+async fn open_with(config: KafkaConfig, dir: &Path) -> Result<Arc<KafkaBus>, NotShown> {
     let dir = dir.to_owned();
     let opened = tokio::task::spawn_blocking(move || ::conformance::positions(&dir)).await;
     let positions = opened.during("open the positions")?.map_err(broken)?;
-    let config = KafkaConfig::new(broker.address(), cluster);
     KafkaBus::open(config, positions).await.during("open the bus")
 }
 
@@ -164,14 +167,26 @@ async fn topic_made_again_is_another(
 ) -> Result<(), NotShown> {
     let assigned = vec![(place(), Offset(20))];
     let mut reader = one.reader(assigned).await.during("read")?;
+    // This one's client asks the new topic only when there are records at its place.
+    let mut slow = KafkaConfig::new(broker.address(), "owners");
+    slow.settings.insert("fetch.error.backoff.ms".to_owned(), "2000".to_owned());
+    let slow = open_with(slow, &dir.join("slow")).await?;
+    let mut late = slow.reader(vec![(place(), Offset(20))]).await.during("read")?;
+    let waiting = tokio::time::timeout(Duration::from_secs(1), late.fetch(1)).await;
+    demand!(waiting.is_err(), "there is nothing at the end of a topic, but {waiting:?}");
     let other = open(broker, &dir.join("other")).await?;
     other.delete_topic("owned").await.during("delete a topic")?;
     other.create_topic(TopicSpec::new("owned", 1)).await.during("make a topic")?;
     other.append(vec![records("owned", 30)]).await.during("append")?;
-    let fetched = tokio::time::timeout(SEEN_WITHIN, reader.fetch(1)).await;
-    let fetched = fetched.during("see that a topic was made again")?;
-    let is_named = matches!(fetched, Err(Error::TopicReplaced { .. } | Error::UnknownTopic { .. }));
-    demand!(is_named, "of a topic that was made again {fetched:?} was read");
+    for reader in [&mut late, &mut reader] {
+        let fetched = tokio::time::timeout(SEEN_WITHIN, reader.fetch(1)).await;
+        let fetched = fetched.during("see that a topic was made again")?;
+        let is_named =
+            matches!(fetched, Err(Error::TopicReplaced { .. } | Error::UnknownTopic { .. }));
+        demand!(is_named, "of a topic that was made again {fetched:?} was read");
+    }
+    drop(late);
+    slow.close().await;
     let moved = one.commit(commit(4, 16, &[])).await;
     demand!(matches!(moved, Err(Error::TopicReplaced { .. })), "a commit there says {moved:?}");
     let recovered = one.recover(SHARD, Epoch(5)).await;

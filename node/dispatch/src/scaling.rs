@@ -81,6 +81,9 @@ pub struct FunctionLoad {
 pub struct Wanted {
     /// Instances that it has work for.
     pub instances: u32,
+    /// Instances that what comes at this moment keeps busy: no more than these, and fewer at once when
+    /// a load goes.
+    pub needed: u32,
     /// Invocations that each shard may run at once.
     pub widths: BTreeMap<ShardId, u32>,
     /// Thousandths of an instance that each shard kept busy of late: what it weighs.
@@ -200,15 +203,17 @@ impl Scaling {
 
     fn wanted(&self, function: &FunctionLoad, given: &BTreeMap<ShardId, u32>) -> Wanted {
         let mut wanted = Wanted::default();
-        let mut held = 0.0;
+        let (mut held, mut need) = (0.0, 0.0);
         for (id, shard) in &function.shards {
             let more = given.get(id).copied().unwrap_or(0);
             wanted.widths.insert(*id, (BASE + more).min(shard.most.max(1)));
             wanted.busy.insert(*id, (1_000.0 * self.tracks[id].busy) as u64);
             held += self.tracks[id].held.min(f64::from(shard.most));
+            need += self.tracks[id].need.min(f64::from(shard.most));
         }
         let (warm, max) = (function.warm.min(function.max), function.max);
-        wanted.instances = (whole(held)).clamp(warm, max);
+        wanted.instances = whole(held).clamp(warm, max);
+        wanted.needed = whole(need).min(wanted.instances);
         wanted
     }
 }

@@ -309,10 +309,11 @@ impl Pool {
         taken.into_iter().map(figures).collect()
     }
 
-    /// There is work for so many instances, as whoever knows what waits outside of the pool says.
-    pub fn want(&self, instances: u32) {
+    /// There is work for so many instances, as whoever knows what waits outside of the pool says, and
+    /// what comes just now keeps `needed` of them busy.
+    pub fn want(&self, instances: u32, needed: u32) {
         let mut inner = self.shared.inner();
-        inner.slots.on_wanted(Instant::now(), instances);
+        inner.slots.on_wanted(Instant::now(), instances, needed);
         self.shared.carry_out(inner);
     }
 

@@ -30,8 +30,9 @@
 //! - **PS-6** a request waits beside a free slot only while one runs, usual runs take at most a quarter
 //!   of `patience`, and at least as many slots are taken as are wanted.
 //! - **PS-7** an idle instance beyond `warm` goes when it has not been needed for the idle expiry. A
-//!   run does not need it that came while as many as are wanted ran, and could have waited for one of
-//!   them: else records that meet by chance keep every instance that a burst has left.
+//!   run does not need it that came while as many ran as the load of the moment keeps busy, and could
+//!   have waited for one of them: else records that meet by chance keep every instance that a burst
+//!   has left.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -137,6 +138,8 @@ pub struct Slots {
     draining: bool,
     /// Instances that there is work for, as whoever knows the queues says.
     wanted: u32,
+    /// The same for what comes just now, without what came shortly before.
+    needed: u32,
     /// How long a run takes in an instance that is there, once one has.
     usual_run: Option<Duration>,
     /// Preparing failed: wait for a request before trying again.
@@ -162,6 +165,7 @@ impl Slots {
             next_slot: 0,
             draining: false,
             wanted: 0,
+            needed: 0,
             usual_run: None,
             prepare: true,
         }
@@ -175,9 +179,10 @@ impl Slots {
         }
     }
 
-    /// There is work for so many instances: up to that many are started for what waits.
-    pub fn on_wanted(&mut self, now: Instant, wanted: u32) {
-        self.wanted = wanted;
+    /// There is work for so many instances: up to that many are started for what waits. What comes just
+    /// now keeps `needed` of them busy.
+    pub fn on_wanted(&mut self, now: Instant, wanted: u32, needed: u32) {
+        (self.wanted, self.needed) = (wanted, needed);
         self.settle(now);
     }
 
@@ -264,13 +269,13 @@ impl Slots {
         let is_over = (self.config.max as usize) < self.slots.len();
         if keep && !spent && !is_over && !self.draining {
             let it = self.slots.get_mut(&slot).expect("it was looked at");
-            let unneeded = it.unneeded.take();
-            it.phase = Phase::Idle { since: unneeded.unwrap_or(now) };
-            it.is_risky = false;
-            match unneeded {
-                Some(_) => self.idle.push_front(slot),
-                None => self.idle.push_back(slot),
-            }
+            let since = it.unneeded.take().unwrap_or(now);
+            (it.phase, it.is_risky) = (Phase::Idle { since }, false);
+            // Where it was: were one that has just been needed put behind the others by a run that does
+            // not need it, the next run would need another, and in the end all would stay.
+            let earlier = |it: &SlotId| matches!(self.slots[it].phase, Phase::Idle { since: its } if its <= since);
+            let at = self.idle.iter().rposition(earlier).map_or(0, |at| at + 1);
+            self.idle.insert(at, slot);
         } else {
             self.slots.remove(&slot);
             self.commands.push_back(Command::Retire(slot));
@@ -456,7 +461,7 @@ impl Slots {
     }
 
     fn idle_slot(&mut self, now: Instant) -> Option<SlotId> {
-        let needed = self.running() < self.wanted.max(1) as usize || !self.is_short();
+        let needed = self.running() < self.needed.max(1) as usize || !self.is_short();
         while let Some(slot) = self.idle.pop_back() {
             let it = self.slots.get_mut(&slot).expect("an idle slot is taken");
             if now.saturating_duration_since(it.started_at) < self.config.age_max {
@@ -589,13 +594,54 @@ mod tests {
         slots.on_request(now, RequestId(5));
         slots.on_request(now, RequestId(6));
         assert_eq!(drain(&mut slots), []);
-        slots.on_wanted(now, 3);
+        slots.on_wanted(now, 3, 1);
         assert_eq!(drain(&mut slots), [run(3, 5, true)], "so many are wanted, and no more");
         now += ms(400);
         slots.on_finished(now, SlotId(0), true);
         assert_eq!(drain(&mut slots), [run(0, 6, false)]);
         slots.on_request(now, RequestId(7));
         assert_eq!(drain(&mut slots), [run(4, 7, true)], "one that runs takes long");
+    }
+
+    /// PS-7: records meet every now and then, for longer than the idle expiry.
+    #[test]
+    fn what_meets_by_chance_keeps_one_instance_of_many() {
+        let mut now = Instant::now();
+        let patience = Duration::from_secs(1);
+        let config =
+            SlotsConfig { max: 8, queue_max: 9, invocations_max: 1_000, patience, ..CONFIG };
+        let mut slots = Slots::new(config);
+        (0..8).for_each(|request| slots.on_request(now, RequestId(request)));
+        (0..8).for_each(|slot| slots.on_finished(now, SlotId(slot), true));
+        drop(drain(&mut slots));
+        let mut running = VecDeque::new();
+        let collect = |slots: &mut Slots, running: &mut VecDeque<SlotId>| {
+            let started = |command| match command {
+                Command::Run { slot, .. } => Some(slot),
+                _ => None,
+            };
+            running.extend(drain(slots).into_iter().filter_map(started));
+        };
+        for step in 0..50 {
+            // Two meet, and a third comes when the one of them that came first has ended.
+            slots.on_request(now, RequestId(8 + 3 * step));
+            slots.on_request(now, RequestId(9 + 3 * step));
+            collect(&mut slots, &mut running);
+            for end in 0..3 {
+                now += Duration::from_millis(1);
+                if let Some(slot) = running.pop_front() {
+                    slots.on_finished(now, slot, true);
+                }
+                if end == 0 {
+                    slots.on_request(now, RequestId(10 + 3 * step));
+                }
+                collect(&mut slots, &mut running);
+            }
+            now += Duration::from_millis(300);
+            slots.on_timeout(now);
+            drop(drain(&mut slots));
+        }
+        assert_eq!(slots.slots.len(), 1);
     }
 
     /// PS-1 to PS-6 at every step of seeded sequences.
@@ -614,7 +660,7 @@ mod tests {
             let (warm, max) = (draw(3) as u32, 1 + draw(4) as u32);
             let mut config = SlotsConfig { warm, max, patience, ..CONFIG };
             let (mut over, mut risky_over) = (0, 0);
-            let (mut since, mut wanted) = (BTreeMap::new(), 0);
+            let (mut since, mut wanted, mut few) = (BTreeMap::new(), 0, 0);
             let mut slots = Slots::new(config);
             let mut busy: BTreeMap<SlotId, u64> = BTreeMap::new();
             let mut preparing = Vec::new();
@@ -632,7 +678,8 @@ mod tests {
                     }
                     7 => {
                         wanted = draw(5) as u32;
-                        slots.on_wanted(now, wanted);
+                        few = draw(u64::from(wanted) + 1) as u32;
+                        slots.on_wanted(now, wanted, few);
                     }
                     6 => {
                         if let Some(slot) = slots.on_try(now) {
@@ -675,7 +722,7 @@ mod tests {
                             let usual = |id| !risky.contains(&RequestId(id));
                             let beside = busy.values().filter(|id| usual(**id)).count();
                             let is_short = slots.usual_run.is_some_and(|it| SHORT * it <= patience);
-                            if !cold && is_short && wanted.max(1) as usize <= beside {
+                            if !cold && is_short && few.max(1) as usize <= beside {
                                 unneeded.insert(slot);
                             }
                             assert!(busy.insert(slot, request.0).is_none(), "seed {seed}: PS-2");

@@ -198,7 +198,7 @@ impl Shown {
             let Some(wanted) = wanted.get(&function.name()) else { continue };
             let before = std::mem::replace(&mut function.status.instances.wanted, wanted.instances);
             if 0 < before.max(wanted.instances) {
-                function.pool.iter().for_each(|pool| pool.want(wanted.instances));
+                function.pool.iter().for_each(|pool| pool.want(wanted.instances, wanted.needed));
             }
             for (handle, at) in &mut function.shards {
                 let id = ShardId(at.shard);

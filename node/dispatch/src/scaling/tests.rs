@@ -109,6 +109,8 @@ fn what_is_not_needed_any_more_is_kept_for_a_while() {
     world.looks(19);
     assert!(!world.scaling.is_at_rest());
     assert!(4 <= world.width(1), "AS-2: nearly five seconds later: {}", world.width(1));
+    let Wanted { instances, needed, .. } = world.last;
+    assert!(4 <= instances && needed <= 1, "{instances} are kept, {needed} are needed");
     world.looks(44);
     assert_eq!((world.width(1), world.last.instances), (BASE, 0), "AS-2");
 }
@@ -164,6 +166,7 @@ fn any_load_keeps_the_invariants() {
                 let got = &wanted[name];
                 let most = function.max.max(1);
                 assert!(got.instances <= most, "seed {seed}: AS-5");
+                assert!(got.needed <= got.instances, "seed {seed}: AS-5");
                 assert!(function.warm.min(most) <= got.instances, "seed {seed}: AS-5");
                 let mut extra = 0;
                 for (id, shard) in &function.shards {

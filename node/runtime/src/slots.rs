@@ -273,7 +273,10 @@ impl Slots {
             (it.phase, it.is_risky) = (Phase::Idle { since }, false);
             // Where it was: were one that has just been needed put behind the others by a run that does
             // not need it, the next run would need another, and in the end all would stay.
-            let earlier = |it: &SlotId| matches!(self.slots[it].phase, Phase::Idle { since: its } if its <= since);
+            let earlier = |it: &SlotId| {
+                let Phase::Idle { since: its } = self.slots[it].phase else { return false };
+                its <= since
+            };
             let at = self.idle.iter().rposition(earlier).map_or(0, |at| at + 1);
             self.idle.insert(at, slot);
         } else {
